@@ -87,7 +87,10 @@ pub struct Touch {
 pub enum Touches {
     Known(Vec<Touch>),
     /// Could not tell. `seen` is what was recognised all the same.
-    Unknown { why: Arc<str>, seen: Vec<Touch> },
+    Unknown {
+        why: Arc<str>,
+        seen: Vec<Touch>,
+    },
 }
 
 impl Touches {
@@ -123,7 +126,9 @@ pub enum ParameterValue {
     /// Could not be decoded to text: kept as bytes.
     Bytes(Bytes),
     /// Too large to keep inline: its bytes are evidence of the same command.
-    Large { bytes: u64 },
+    Large {
+        bytes: u64,
+    },
 }
 
 /// A fact for policy's context and for the record.

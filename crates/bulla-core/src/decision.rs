@@ -112,9 +112,9 @@ pub enum Decision {
 impl Decision {
     pub fn because(&self) -> &Because {
         match self {
-            Self::Allow { because, .. } | Self::Hold { because, .. } | Self::Deny { because, .. } => {
-                because
-            }
+            Self::Allow { because, .. }
+            | Self::Hold { because, .. }
+            | Self::Deny { because, .. } => because,
         }
     }
     pub fn as_str(&self) -> &'static str {

@@ -24,7 +24,11 @@ fn check_name(text: &str, extra: &str) -> Result<(), NameError> {
         return Err(NameError::TooLong(text.chars().take(40).collect()));
     }
     let ok = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c) || extra.contains(c);
-    if text.chars().all(ok) { Ok(()) } else { Err(NameError::Character(text.escape_debug().to_string())) }
+    if text.chars().all(ok) {
+        Ok(())
+    } else {
+        Err(NameError::Character(text.escape_debug().to_string()))
+    }
 }
 
 macro_rules! name {
@@ -139,9 +143,7 @@ const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 /// 16 bytes as 26 digits of Crockford's base 32.
 fn base32(bytes: [u8; 16]) -> String {
     let value = u128::from_be_bytes(bytes);
-    (0..26)
-        .map(|i| char::from(CROCKFORD[((value >> (125 - i * 5)) & 31) as usize]))
-        .collect()
+    (0..26).map(|i| char::from(CROCKFORD[((value >> (125 - i * 5)) & 31) as usize])).collect()
 }
 
 fn parse_base32(text: &str) -> Option<[u8; 16]> {

@@ -81,7 +81,8 @@ impl Refusal {
             out.push_str(&format!(",\"policies\":\"{}\"", bundle.short(12)));
         }
         if let Some(approval) = &self.approval {
-            let safe: String = approval.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+            let safe: String =
+                approval.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
             out.push_str(&format!(",\"approval\":\"{safe}\""));
         }
         out.push('}');
