@@ -47,7 +47,9 @@ const NEEDS: &[Need] = &[
         scope: Scope::Build,
         package: "build-essential",
         why: "a C compiler, for the SQL grammar, SQLite, zstd and the cryptography",
-        present: || places::succeeds("cc", &["--version"]) && Path::new("/usr/include/stdio.h").exists(),
+        present: || {
+            places::succeeds("cc", &["--version"]) && Path::new("/usr/include/stdio.h").exists()
+        },
     },
     Need {
         scope: Scope::Build,
@@ -271,9 +273,12 @@ fn has_libclang() -> bool {
         };
         folders.extend(versions.filter(is_llvm).map(|path| path.join("lib")));
     }
-    folders.iter().any(|folder| contains(folder, |name| {
-        name.starts_with("libclang.so") || (name.starts_with("libclang-") && name.contains(".so"))
-    }))
+    folders.iter().any(|folder| {
+        contains(folder, |name| {
+            name.starts_with("libclang.so")
+                || (name.starts_with("libclang-") && name.contains(".so"))
+        })
+    })
 }
 
 fn has_contrib() -> bool {

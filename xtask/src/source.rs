@@ -288,7 +288,10 @@ mod tests {
 
     #[test]
     fn tests_are_not_code() {
-        check("fn a() {}\n#[cfg(test)]\nmod tests { fn b() { \"}\"; } }\nfn c() {}", "fn a(){}fn c(){}");
+        check(
+            "fn a() {}\n#[cfg(test)]\nmod tests { fn b() { \"}\"; } }\nfn c() {}",
+            "fn a(){}fn c(){}",
+        );
         check("#[cfg(test)]\nuse std::fs;\nfn a() {}", "fn a(){}");
         check("#[cfg(test)] fn b(x: [u8; 3]) { }\nfn a() {}", "fn a(){}");
         check("#[cfg(not(test))] fn b() {}", "#[cfg(not(test))]fn b(){}");
