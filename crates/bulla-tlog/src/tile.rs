@@ -196,8 +196,8 @@ pub enum BundleError {
 
 /// Appends one entry to a bundle's bytes: its length in 16 bits, big-endian, then the entry.
 pub fn push_bundle_entry(out: &mut Vec<u8>, entry: &[u8]) -> Result<(), BundleError> {
-    let len = u16::try_from(entry.len())
-        .map_err(|_| BundleError::EntryTooLong { len: entry.len() })?;
+    let len =
+        u16::try_from(entry.len()).map_err(|_| BundleError::EntryTooLong { len: entry.len() })?;
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(entry);
     Ok(())
@@ -325,11 +325,32 @@ mod tests {
     #[test]
     fn other_spellings_of_a_path_are_refused() {
         for bad in [
-            "", "tile", "tile/0", "tile/0/", "tile/0/0", "tile/0/00", "tile/0/0000", "tile/00/000",
-            "tile/64/000", "tile/-1/000", "tile/0/x000/000", "tile/0/x001/x000", "tile/0/001/000",
-            "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/01", "tile/0/000.p/", "tile/0/+00",
-            "tile/0/000.p/1/", "/tile/0/000", "tile/0/000 ", "tile/0/x01/000", "tile/entries/000",
-            "tile/0/x018/x446/x744/x073/x709/x551/616", "tile/0/x001/../000", "tile/0/٠٠٠",
+            "",
+            "tile",
+            "tile/0",
+            "tile/0/",
+            "tile/0/0",
+            "tile/0/00",
+            "tile/0/0000",
+            "tile/00/000",
+            "tile/64/000",
+            "tile/-1/000",
+            "tile/0/x000/000",
+            "tile/0/x001/x000",
+            "tile/0/001/000",
+            "tile/0/000.p/0",
+            "tile/0/000.p/256",
+            "tile/0/000.p/01",
+            "tile/0/000.p/",
+            "tile/0/+00",
+            "tile/0/000.p/1/",
+            "/tile/0/000",
+            "tile/0/000 ",
+            "tile/0/x01/000",
+            "tile/entries/000",
+            "tile/0/x018/x446/x744/x073/x709/x551/616",
+            "tile/0/x001/../000",
+            "tile/0/٠٠٠",
         ] {
             assert_eq!(TileId::parse(bad), None, "{bad:?}");
         }
@@ -404,10 +425,7 @@ mod tests {
             decode_bundle(3, &bytes[..end - 1]),
             Err(BundleError::Truncated { position: 2, offset: 7 })
         );
-        assert_eq!(
-            decode_bundle(1, &[0]),
-            Err(BundleError::Truncated { position: 0, offset: 0 })
-        );
+        assert_eq!(decode_bundle(1, &[0]), Err(BundleError::Truncated { position: 0, offset: 0 }));
         assert_eq!(
             push_bundle_entry(&mut bytes, &[0; ENTRY_BYTES_MAX + 1]),
             Err(BundleError::EntryTooLong { len: ENTRY_BYTES_MAX + 1 })

@@ -98,10 +98,7 @@ impl Edge {
 
     /// Takes a tree up again from its stored partial tiles, those of [`edge_tiles`]. The caller
     /// compares [`Edge::root`] with what was signed.
-    pub fn restore<R: TileRead>(
-        size: u64,
-        tiles: &mut R,
-    ) -> Result<Self, TileHashError<R::Error>> {
+    pub fn restore<R: TileRead>(size: u64, tiles: &mut R) -> Result<Self, TileHashError<R::Error>> {
         let mut edge = Self::default();
         for tile in edge_tiles(size) {
             let hashes = read_tile(tiles, tile)?;
@@ -215,8 +212,7 @@ fn read_tile<R: TileRead>(
     let full = tile.full();
     let bytes = tiles.read_tile(full).map_err(TileHashError::Read)?;
     let bytes = bytes.ok_or(TileHashError::Missing(tile))?;
-    let mut hashes =
-        decode_tile(full.width(), &bytes).ok_or(TileHashError::Malformed(full))?;
+    let mut hashes = decode_tile(full.width(), &bytes).ok_or(TileHashError::Malformed(full))?;
     hashes.truncate(usize::from(tile.width()));
     Ok(hashes)
 }
