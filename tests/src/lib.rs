@@ -1,1 +1,36 @@
+//! The test bed: everything around the gateway, real and throw-away.
+//!
+//! It starts real servers and real clients for the end-to-end tests, the demo and the benchmark.
+//! It is not part of the product and imitates none of it: the gateway is always the built binary,
+//! started as an operator would start it.
+//!
+//! **Invariants.** Whatever a guard starts is gone when it is dropped, and is killed by the kernel
+//! if this process dies first. Every wait is bounded and ends early when the thing waited for has
+//! died. Nothing listens or dials outside loopback. A failing test shows the tail of each log.
+//!
+//! | File | Holds |
+//! |---|---|
+//! | [`proc`] | a child process with its output, and bounded waits |
+//! | [`place`] | temporary folders and ports |
+//! | [`ca`] | a certificate authority |
+//! | [`postgres`] | PostgreSQL servers, seeded with `seed.sql` |
+//! | [`issuer`] | an OIDC issuer that can be made to misbehave |
+//! | [`mint`] | tokens, good and hostile |
+//! | [`gateway`] | the gateway under test and its configuration |
+//! | [`client`] | `psql`, `pgbench`, Python and Node as clients |
 
+pub mod ca;
+pub mod client;
+pub mod gateway;
+pub mod issuer;
+pub mod mint;
+pub mod place;
+pub mod postgres;
+pub mod proc;
+
+/// Chooses the cryptography for this process, once, as the gateway does for its own.
+pub fn crypto() {
+    // Both fail only when a provider was chosen before, which is this one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+}
