@@ -22,16 +22,20 @@
 //! | `tile` | paths and bytes of tiles and entry bundles |
 //! | `note` | signed notes, keys, cosignatures |
 //! | `checkpoint` | signed tree heads |
+//! | `proof` | offline proofs of one entry |
 //! | `entry` | what a leaf holds, as deterministic CBOR (`cbor`) |
 //! | `seal` | encryption and commitments under a session's data key |
+//! | `verify` | the verifier: tree (`bundle`), completeness (`session`), what it found (`finding`) |
 
 mod cbor;
 pub mod checkpoint;
 pub mod entry;
 pub mod hash;
 pub mod note;
+pub mod proof;
 pub mod seal;
 pub mod tile;
 pub mod tree;
+pub mod verify;
 
 pub use hash::Hash;
