@@ -314,7 +314,7 @@ impl Verifier {
         let passed = self.earlier.iter().take_while(|(size, _)| *size <= end).count();
         for (size, root) in self.earlier.drain(..passed) {
             let mut at = before.clone();
-            let mut leaves = result.leaves.iter().flatten().take((size - before.size()) as usize);
+            let leaves = result.leaves.iter().flatten().take((size - before.size()) as usize);
             // A part that is lost has a finding of its own.
             let known = leaves.copied().all(|leaf| at.append(leaf)) && at.size() == size;
             if known && at.root() != root {
