@@ -1,5 +1,7 @@
 //! Stock clients, told where to dial through the environment that each of them knows.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -203,4 +205,49 @@ pub fn program(name: &str) -> Result<PathBuf> {
     installed.or_else(|| places::which(name)).with_context(|| {
         format!("no `{name}`; install it: apt-get install postgresql-client postgresql-contrib")
     })
+}
+
+/// An HTTP request to loopback, as `curl` would send it: status and body.
+///
+/// # Errors
+/// Nobody listens, or what comes back is not HTTP.
+pub fn http(method: &str, url: &str, form: &str) -> Result<(u16, String)> {
+    let rest = url.strip_prefix("http://").context("an http:// address")?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let mut stream = TcpStream::connect(host).with_context(|| format!("reach {host}"))?;
+    stream.set_read_timeout(Some(PATIENCE)).context("set a deadline")?;
+    let length = form.len();
+    write!(
+        stream,
+        "{method} /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {length}\r\n\r\n{form}"
+    )
+    .with_context(|| format!("ask {host}"))?;
+    let mut answer = Vec::new();
+    stream.take(HTTP_BYTES_MAX).read_to_end(&mut answer).with_context(|| format!("read {host}"))?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").context("a head and a body")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    let body = if chunked { unchunk(body) } else { body.to_owned() };
+    Ok((status.context("a status")?, body))
+}
+
+/// # Errors
+/// As [`http`].
+pub fn http_get(url: &str) -> Result<(u16, String)> {
+    http("GET", url, "")
+}
+
+const HTTP_BYTES_MAX: u64 = 64 << 20;
+
+fn unchunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or_default();
+        let Some(chunk) = rest.get(..size).filter(|chunk| !chunk.is_empty()) else { break };
+        whole.push_str(chunk);
+        body = rest.get(size..).unwrap_or_default().trim_start_matches("\r\n");
+    }
+    whole
 }
