@@ -37,10 +37,12 @@ pub fn test(test: &Test) -> Result<()> {
         step("lints", clippy.args(["--workspace", "--all-targets", "--", "-D", "warnings"]))?;
         tidy::tidy()?;
     }
-    // The end-to-end tests run the very binary; test runners alone do not always build it.
-    step("build", cargo("build").args(["--workspace", "--all-targets"]))?;
-    let packages = test.packages.iter().flat_map(|package| ["-p", package]);
+    let packages: Vec<&str> = test.packages.iter().flat_map(|name| ["-p", name]).collect();
     let workspace = test.packages.is_empty().then_some("--workspace");
+    // The end-to-end tests run the very binary; test runners alone do not always build it.
+    let with_binary = test.packages.iter().any(|name| name == "bulla-e2e").then_some("-pbulla");
+    let mut build = cargo("build");
+    step("build", build.args(workspace).args(&packages).args(with_binary).arg("--all-targets"))?;
     let mut runner = if nextest() {
         let mut runner = cargo("nextest");
         runner.arg("run").arg("--config-file").arg(places::root().join("xtask/nextest.toml"));
@@ -54,7 +56,7 @@ pub fn test(test: &Test) -> Result<()> {
         cargo("test")
     };
     let separator = (!nextest() && !test.filters.is_empty()).then_some("--");
-    runner.args(workspace).args(packages).args(separator);
+    runner.args(workspace).args(&packages).args(separator);
     step("tests", runner.args(&test.filters).args(&test.runner_args))
 }
 
