@@ -55,9 +55,22 @@ pub fn test(test: &Test) -> Result<()> {
         println!("xtask: clearer run: cargo install --locked cargo-nextest");
         cargo("test")
     };
-    let separator = (!nextest() && !test.filters.is_empty()).then_some("--");
-    runner.args(workspace).args(&packages).args(separator);
-    step("tests", runner.args(&test.filters).args(&test.runner_args))
+    runner.args(workspace).args(&packages);
+    if nextest() {
+        runner.args(test.filters.iter().flat_map(|filter| selection(filter)));
+    } else {
+        runner.args((!test.filters.is_empty()).then_some("--")).args(&test.filters);
+    }
+    step("tests", runner.args(&test.runner_args))
+}
+
+/// Tests whose name, or whose file's name, contains the filter.
+fn selection(filter: &str) -> Vec<String> {
+    let plain = |c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '-';
+    if filter.chars().all(plain) {
+        return vec!["-E".to_owned(), format!("test(~{filter}) | binary(~{filter})")];
+    }
+    vec![filter.to_owned()]
 }
 
 /// Builds the gateway and the demo, and becomes the demo: its exit code is ours, and Ctrl-C
