@@ -80,6 +80,8 @@ pub struct ResourceSpec {
     pub password: Option<String>,
     /// PEM of a client certificate and of its key.
     pub identity: Option<(String, String)>,
+    /// `strict` or `bounded`; the gateway's default if none.
+    pub durability: Option<String>,
     /// Further lines of its table.
     pub more: String,
 }
@@ -111,6 +113,7 @@ impl ResourceSpec {
             user: user.to_owned(),
             password: Some(password.to_owned()),
             identity: None,
+            durability: None,
             more: String::new(),
         }
     }
@@ -180,7 +183,11 @@ impl Spec {
             if resource.identity.is_some() {
                 write!(toml, ", cert = \"{name}.client.pem\", key = \"{name}.client.key\"")?;
             }
-            write!(toml, " }}\n{more}\n")?;
+            toml.push_str(" }\n");
+            if let Some(durability) = &resource.durability {
+                writeln!(toml, "durability = {durability:?}")?;
+            }
+            writeln!(toml, "{more}")?;
         }
         toml.push_str(&self.last);
         Ok(toml)
@@ -441,4 +448,63 @@ pub fn binary() -> Result<PathBuf> {
     let candidates = me.ancestors().skip(1).take(2).map(|folder| folder.join("bulla"));
     let built = candidates.into_iter().find(|path| path.is_file());
     built.context("no `bulla` binary beside the tests; build it: cargo build -p bulla")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_is_toml_whatever_it_holds() {
+        let resource = |name: &str| ResourceSpec {
+            name: name.to_owned(),
+            host: "localhost".to_owned(),
+            port: 5432,
+            database: "or\"ders".to_owned(),
+            tls: "verify-full".to_owned(),
+            root: "PEM".to_owned(),
+            user: "back\\slash".to_owned(),
+            password: Some("secret".to_owned()),
+            identity: Some(("CERT".to_owned(), "KEY".to_owned())),
+            durability: Some("bounded".to_owned()),
+            more: "classes = { \"public.customers.ssn\" = \"pii.ssn\" }\n".to_owned(),
+        };
+        let spec = Spec {
+            name: "bed".to_owned(),
+            issuers: vec![IssuerSpec {
+                alias: "bed".to_owned(),
+                url: "http://127.0.0.1:1".to_owned(),
+                audience: "bulla".to_owned(),
+                subject: "{sub}".to_owned(),
+                groups: vec!["team:{team}".to_owned()],
+                more: String::new(),
+            }],
+            trust_domains: vec![TrustDomainSpec {
+                alias: "mesh".to_owned(),
+                trust_domain: "example.com".to_owned(),
+                bundle: "PEM".to_owned(),
+            }],
+            resources: vec![resource("orders"), resource("other")],
+            policies: Vec::new(),
+            first: String::new(),
+            last: "[extra]\nkey = 1\n".to_owned(),
+        };
+        let resources = vec![Port::new().unwrap(), Port::new().unwrap()];
+        let ports = Ports { health: Port::new().unwrap(), resources };
+        let text = spec.toml(&ports).unwrap();
+        let parsed: toml::Table = text.parse().unwrap_or_else(|e| panic!("{e}:\n{text}"));
+        let orders = &parsed["resources"]["orders"];
+        assert_eq!(orders["target"]["database"].as_str(), Some("or\"ders"));
+        assert_eq!(orders["login"]["user"].as_str(), Some("back\\slash"));
+        assert_eq!(orders["login"]["password_file"].as_str(), Some("orders.password"));
+        assert_eq!(orders["durability"].as_str(), Some("bounded"));
+        let listen = format!("127.0.0.1:{}", ports.resources[0].number());
+        assert_eq!(orders["listen"].as_str(), Some(listen.as_str()));
+        assert!(!text.contains("secret"), "a secret stays in its file");
+
+        let dir = TempDir::new("spec").unwrap();
+        spec.write(&dir, &ports).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("other.password")).unwrap(), "secret");
+        assert_eq!(fs::read_to_string(dir.join("mesh.bundle.pem")).unwrap(), "PEM");
+    }
 }

