@@ -27,7 +27,7 @@ use crate::{
     checkpoint::{CheckpointError, SignedCheckpoint},
     hash::{HASH_BYTES, Hash},
     note::Vkey,
-    tile::{BundleId, TILE_HEIGHT, TILE_WIDTH, TileId, decode_tile, hashes_at},
+    tile::{BundleError, BundleId, TILE_HEIGHT, TILE_WIDTH, TileId, decode_tile, hashes_at},
     tree::{Frontier, root_of},
 };
 
@@ -117,6 +117,13 @@ pub enum VerifyError<E> {
     Checkpoint(#[from] CheckpointError),
     #[error("bug: bundle {0} was fed out of order")]
     OutOfOrder(u64),
+}
+
+impl<E> VerifyError<E> {
+    /// True if the archive is to blame, not the reading of it.
+    pub fn is_integrity(&self) -> bool {
+        matches!(self, Self::NoCheckpoint | Self::Checkpoint(_))
+    }
 }
 
 /// Verifies a whole archive. `progress` is told after every bundle.
@@ -222,9 +229,8 @@ impl Verifier {
         for other in &options.earlier {
             let (size, root) = (other.size(), other.root());
             if other.origin() != signed.origin() {
-                continue;
-            }
-            if size > signed.size() {
+                findings.push(Finding::new(What::OtherLog(other.origin().into())));
+            } else if size > signed.size() {
                 findings.push(Finding::new(What::RolledBack { earlier: size }));
             } else if size > 0 {
                 earlier.push((size, root));
@@ -276,6 +282,7 @@ impl Verifier {
         self.note_missing(&result);
         let guilt = self.guilt(&result, parent);
         self.check_entries(&result, guilt);
+        self.note_broken(&result);
         self.objects += result.objects;
         if id.is_full() {
             let root = result.root.or(parent);
@@ -338,19 +345,7 @@ impl Verifier {
                 let from = self.missing.map_or(first, |(from, _)| from);
                 self.missing = Some((from, end));
             }
-            Some(path) => {
-                self.flush_missing();
-                if let Some(broken) = &result.broken {
-                    let offset = match broken {
-                        crate::tile::BundleError::Truncated { offset, .. }
-                        | crate::tile::BundleError::Surplus { offset } => *offset,
-                        crate::tile::BundleError::EntryTooLong { .. } => 0,
-                    };
-                    let index = (first + result.entries.len() as u64).min(end - 1);
-                    let finding = Finding::new(What::BundleBroken(broken.clone())).at(index);
-                    self.findings.push(finding.in_file(path.clone(), offset));
-                }
-            }
+            Some(_) => self.flush_missing(),
         }
         let tile = TileId::new(0, id.index(), id.width());
         match (&result.tile, tile) {
@@ -364,6 +359,19 @@ impl Verifier {
             }
             _ => {}
         }
+    }
+
+    /// After the entries before it: the first of those that differ is what was changed.
+    fn note_broken(&mut self, result: &BundleResult) {
+        let (Some(broken), Some(path)) = (&result.broken, &result.path) else { return };
+        let offset = match broken {
+            BundleError::Truncated { offset, .. } | BundleError::Surplus { offset } => *offset,
+            BundleError::EntryTooLong { .. } => 0,
+        };
+        let last = u64::from(result.id.width()) - 1;
+        let index = result.id.first_entry() + last.min(result.entries.len() as u64);
+        let finding = Finding::new(What::BundleBroken(broken.clone())).at(index);
+        self.findings.push(finding.in_file(path.clone(), offset));
     }
 
     fn flush_missing(&mut self) {
@@ -540,7 +548,9 @@ impl Verifier {
         self.settle();
         let uncovered = uncovered(archive, size).map_err(VerifyError::Read)?;
         let mut findings = self.findings.list;
-        findings.sort_by_key(|finding| finding.index.unwrap_or(u64::MAX));
+        findings.sort_by_key(|finding| {
+            (finding.index.unwrap_or(u64::MAX), finding.what.is_of_a_tile())
+        });
         let first = |class| findings.iter().find(|finding| finding.class() == class).cloned();
         let verdict = match (first(Class::Tampered), first(Class::Gap)) {
             (Some(first), _) => Verdict::Tampered { first },

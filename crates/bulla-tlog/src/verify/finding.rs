@@ -53,6 +53,8 @@ pub enum What {
     RolledBack {
         earlier: u64,
     },
+    /// An earlier checkpoint to compare with is of another log, so that it proves nothing.
+    OtherLog(String),
     /// An object's bytes are not those that the entry names.
     ObjectAltered(Hash),
 
@@ -106,6 +108,7 @@ impl What {
             | Self::Root { .. }
             | Self::Forked { .. }
             | Self::RolledBack { .. }
+            | Self::OtherLog(_)
             | Self::ObjectAltered(_) => Class::Tampered,
             Self::ObjectMissing(_)
             | Self::ObjectUnreadable(_)
@@ -123,6 +126,13 @@ impl What {
             | Self::SessionTranscript
             | Self::TooManySessions => Class::Gap,
         }
+    }
+}
+
+impl What {
+    /// Tiles can be made again from the entries, so they come second.
+    pub(super) fn is_of_a_tile(&self) -> bool {
+        matches!(self, Self::TileAltered | Self::TileMissing | Self::TileLength)
     }
 }
 
@@ -151,6 +161,9 @@ impl fmt::Display for What {
             }
             Self::RolledBack { earlier } => {
                 write!(f, "the checkpoint is smaller than an earlier one of {earlier} entries")
+            }
+            Self::OtherLog(origin) => {
+                write!(f, "an earlier checkpoint is of another log, `{origin}`")
             }
             Self::ObjectAltered(name) => write!(f, "object {name} is not what was recorded"),
             Self::ObjectMissing(name) => write!(f, "object {name} is missing"),
