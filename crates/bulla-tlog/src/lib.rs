@@ -25,7 +25,7 @@
 //! | `proof` | offline proofs of one entry |
 //! | `entry` | what a leaf holds, as deterministic CBOR (`cbor`) |
 //! | `seal` | encryption and commitments under a session's data key |
-//! | `verify` | the verifier: tree (`bundle`), completeness (`session`), what it found (`finding`) |
+//! | `verify` | the verifier: tree (`bundle`), completeness (`session`), what it says (`finding`) |
 
 mod cbor;
 pub mod checkpoint;

@@ -8,8 +8,8 @@
 //! session's first entry; nor does a ciphertext commit to a plaintext once the key may be chosen
 //! afterwards, so each object carries a salted commitment of its own.
 //!
-//! Whoever holds the data key can read and forge the private part, not the log: entry and ciphertext
-//! hashes are in the tree.
+//! Whoever holds the data key can read and forge the private part, not the log: the hashes of entry
+//! and ciphertext are in the tree.
 
 use std::fmt;
 

@@ -136,7 +136,8 @@ impl BundleId {
     }
 }
 
-/// Hashes that a tree of `size` leaves stores at a tile level: its complete subtrees of that height.
+/// Hashes that a tree of `size` leaves stores at a tile level: its complete subtrees of that
+/// height.
 pub fn hashes_at(size: u64, level: u8) -> u64 {
     size.checked_shr(u32::from(level) * u32::from(TILE_HEIGHT)).unwrap_or(0)
 }
@@ -210,7 +211,7 @@ pub struct BundleEntry<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Walks a bundle of `width` entries. The first error ends the walk; the entries before it are good.
+/// Walks a bundle of `width` entries. The first error ends the walk; the entries before it hold.
 pub fn bundle_entries(
     width: u16,
     bytes: &[u8],
