@@ -1,1 +1,57 @@
+//! The ledger: where Bulla's record becomes durable. Implements the ports [`bulla_core::Recorder`]
+//! and [`bulla_core::Journal`] over files.
+//!
+//! An append is encoded, sealed and chained in its caller's thread, made durable by one committer
+//! that writes whatever waits in one frame of the journal, and later copied, off the hot path, into
+//! an archive in the C2SP tlog-tiles format that any verifier reads.
+//!
+//! This crate is *not* the format of the log (`bulla-tlog`), knows no protocol, and decides nothing
+//! about traffic: it says whether something is durable, and never that it is when it is not.
+//!
+//! Invariants:
+//! - **No completion before the sync.** A [`bulla_core::Pending`] resolves to a receipt only after
+//!   the frame that holds the entry and its objects is on stable storage.
+//! - **No retry after a failed write or sync.** The ledger stops for good; every later append fails.
+//! - **An append happens whole or not at all**; its room on disk is taken before it is numbered.
+//! - **Nothing that a client or target wrote becomes an entry**: frames carry a tag under a salt that
+//!   only this host knows.
+//! - **A torn tail is cut off and kept; damage that no crash explains stops the start.**
+//! - **The recovered log is never smaller than the published checkpoint.**
+//! - **No personal data in the clear part of an entry**, no key in the archive.
+//!
+//! The directory is trusted to keep secrets: who can read `keys` reads all evidence, who can write
+//! `journal` can add entries until a checkpoint covers them. Who can only write `archive` can destroy
+//! it, not change it unseen.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config` | set-up and limits |
+//! | `ledger` | opening, closing, health; the [`bulla_core::Recorder`] |
+//! | `record` | sessions: from records to sealed entries |
+//! | `detail` | the private part of an entry |
+//! | `committer` | the thread that makes appends durable |
+//! | `journal` | frames, segments, recovery |
+//! | `archive` | tiles, bundles, objects, checkpoints |
+//! | `keys` | signing, wrapping and index keys |
+//! | `vfs` | the file system, real and simulated |
 
+mod aligned;
+mod archive;
+mod committer;
+mod config;
+mod detail;
+mod index;
+mod journal;
+mod keys;
+mod ledger;
+mod pack;
+mod record;
+mod tracker;
+pub mod vfs;
+
+pub use archive::ArchiveError;
+pub use config::*;
+pub use detail::*;
+pub use journal::recover::RecoverError;
+pub use keys::{Kek, KeyError, KeyReader, log_vkey};
+pub use ledger::{GATEWAY_PROTOCOL, GATEWAY_RESOURCE, Ledger, LedgerError, Recovery, wait_durable};
