@@ -612,37 +612,22 @@ pub enum Tx {
 pub enum NameUse {
     /// `PREPARE name AS …`; `inner` is the range of the inner statement in the whole text. The
     /// inner statement's relations, functions and effects are in the statement already.
-    Prepare {
-        name: String,
-        inner: Option<Range<usize>>,
-    },
+    Prepare { name: String, inner: Option<Range<usize>> },
     /// Runs a prepared statement (`EXECUTE`, `EXPLAIN EXECUTE`, `CREATE TABLE AS EXECUTE`).
-    Execute {
-        name: String,
-    },
+    Execute { name: String },
     /// `None` is `DEALLOCATE ALL` (and `DISCARD ALL`).
-    Deallocate {
-        name: Option<String>,
-    },
+    Deallocate { name: Option<String> },
     /// `inner` as for `Prepare`. `hold`: survives the transaction.
-    Declare {
-        name: String,
-        hold: bool,
-        inner: Option<Range<usize>>,
-    },
+    Declare { name: String, hold: bool, inner: Option<Range<usize>> },
     Fetch {
         name: String,
         /// `MOVE`: no rows come back.
         moves: bool,
     },
     /// `None` is `CLOSE ALL` (and `DISCARD ALL`).
-    Close {
-        name: Option<String>,
-    },
+    Close { name: Option<String> },
     /// `UPDATE|DELETE … WHERE CURRENT OF name`
-    CurrentOf {
-        name: String,
-    },
+    CurrentOf { name: String },
 }
 
 /// An object that a statement makes.

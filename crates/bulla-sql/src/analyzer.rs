@@ -1,0 +1,171 @@
+//! The door: text in, facts out, through the cache and the pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::Cache;
+use crate::catalog::{Catalog, SearchPath};
+use crate::facts::Facts;
+use crate::pool::{ParserPool, PoolError};
+use crate::{parse, reading};
+
+/// What a statement may cost. The defaults keep the worst case well under a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one text.
+    pub statement_bytes_max: usize,
+    /// Tokens of one text, comments included.
+    pub tokens_max: usize,
+    /// Tokens of one expression without a comma, semicolon or parenthesis between them.
+    pub run_tokens_max: usize,
+    /// Open parentheses and brackets inside each other.
+    pub nesting_max: usize,
+    /// Statements of one text.
+    pub statements_max: usize,
+    /// Levels of a parse tree.
+    pub depth_max: usize,
+    /// How long a caller waits for a free thread and the answer together.
+    pub wait: Duration,
+    /// Parser threads, and statements that may wait for one.
+    pub threads: usize,
+    pub queue_max: usize,
+    /// Of the cache, in all.
+    pub cache_entries_max: usize,
+    pub cache_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            statement_bytes_max: 4 << 20,
+            tokens_max: 400_000,
+            run_tokens_max: 20_000,
+            nesting_max: 1_000,
+            statements_max: 10_000,
+            depth_max: 3_000,
+            wait: Duration::from_secs(5),
+            threads: 2,
+            queue_max: 256,
+            cache_entries_max: 20_000,
+            cache_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Why a text has no facts. Every one is a refusal; none may become "let it pass".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("the statement has {bytes} bytes, at most {max} can be read")]
+    TooLarge { bytes: usize, max: usize },
+    #[error("the statement has more than {max} {what}")]
+    TooComplex { what: &'static str, max: usize },
+    /// `position` counts characters from 1, as PostgreSQL's error field `P` does.
+    #[error("{message}")]
+    Syntax { message: String, position: Option<usize> },
+    #[error("the statement holds a NUL byte")]
+    Nul,
+    #[error("too many statements wait to be read")]
+    Busy,
+    #[error("the statement could not be read within {ms} ms")]
+    TimedOut { ms: u128 },
+    #[error("the statement could not be read because the reader failed")]
+    Internal,
+}
+
+impl ReadError {
+    /// What the client can do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "send large values as parameters or with COPY",
+            Self::TooComplex { .. } => {
+                "split the statement, or use = ANY($1) or COPY instead of long lists and chains"
+            }
+            Self::Syntax { .. } => {
+                "correct the statement; what the gateway cannot read it does not forward"
+            }
+            Self::Nul => "text cannot hold a NUL byte in PostgreSQL",
+            Self::Busy | Self::TimedOut { .. } => "try again",
+            Self::Internal => "report this statement to the gateway's operator",
+        }
+    }
+}
+
+/// Reads statements: share one per gateway.
+#[derive(Debug)]
+pub struct Analyzer {
+    limits: Limits,
+    pool: ParserPool,
+    cache: Arc<Cache>,
+}
+
+impl Analyzer {
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn new(limits: Limits) -> std::io::Result<Self> {
+        Ok(Self {
+            limits,
+            pool: ParserPool::new(limits.threads, limits.queue_max)?,
+            cache: Arc::new(Cache::new(limits.cache_entries_max, limits.cache_bytes_max)),
+        })
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The facts of `text`. A text that was read before under the same snapshot and path returns at
+    /// once; otherwise the wait for the pool happens inside `block`, which calls its argument once
+    /// (an async caller passes its runtime's "this blocks" function).
+    ///
+    /// # Errors
+    /// [`ReadError`]: the caller refuses the statement.
+    pub fn read(
+        &self,
+        text: &str,
+        catalog: &Arc<Catalog>,
+        path: &SearchPath,
+        block: &dyn Fn(&mut dyn FnMut()),
+    ) -> Result<Arc<Facts>, ReadError> {
+        parse::admit(text, &self.limits)?;
+        if let Some(facts) = self.cache.find(text, catalog.epoch(), path) {
+            return Ok(facts);
+        }
+        let mut answer = Err(ReadError::Internal);
+        block(&mut || answer = self.miss(text, catalog, path));
+        answer
+    }
+
+    fn miss(
+        &self,
+        text: &str,
+        catalog: &Arc<Catalog>,
+        path: &SearchPath,
+    ) -> Result<Arc<Facts>, ReadError> {
+        let (limits, cache) = (self.limits, Arc::clone(&self.cache));
+        let (text, catalog, path) = (text.to_owned(), Arc::clone(catalog), path.clone());
+        let job = move || {
+            let facts = Arc::new(facts(&text, &catalog, &path, &limits)?);
+            cache.insert(&text, catalog.epoch(), &path, &facts);
+            Ok(facts)
+        };
+        match self.pool.run(limits.wait, job) {
+            Ok(answer) => answer,
+            Err(PoolError::Busy { .. }) => Err(ReadError::Busy),
+            Err(PoolError::TimedOut { ms }) => Err(ReadError::TimedOut { ms }),
+            Err(PoolError::Failed) => Err(ReadError::Internal),
+        }
+    }
+}
+
+/// Parses and reads on the calling thread, which MUST have a big stack.
+fn facts(
+    text: &str,
+    catalog: &Catalog,
+    path: &SearchPath,
+    limits: &Limits,
+) -> Result<Facts, ReadError> {
+    let tree = parse::parse(text, limits)?;
+    reading::read(text, &tree, catalog, path, limits)
+}

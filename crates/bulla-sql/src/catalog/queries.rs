@@ -1,0 +1,94 @@
+//! The SQL that loads a snapshot: PostgreSQL 13 to 18, simple protocol, every cell as text.
+
+/// Run once on the loading connection. An empty path makes `pg_get_viewdef` and `pg_get_expr`
+/// qualify every name outside `pg_catalog`.
+pub const SETUP: &str = "SET search_path TO ''";
+
+/// What brackets the queries, so that they see one state: run the first, [`QUERIES`], the second.
+pub const SESSION: (&str, &str) = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "COMMIT");
+
+/// One result each, in the order that `Catalog::from_rows` expects.
+pub const QUERIES: [&str; 10] =
+    [INFO, SCHEMAS, RELATIONS, COLUMNS, INHERITS, POLICIES, FUNCTIONS, TYPES, OPERATORS, CASTS];
+
+/// One row, one text: it changes whenever anything that [`QUERIES`] load changes. Sums of `xmin`
+/// and not their maximum, because transaction numbers wrap; temporary relations are left out,
+/// because the session that makes them is followed instead.
+pub const FINGERPRINT: &str = "\
+SELECT pg_catalog.concat_ws('/',
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint), ':', sum(oid::bigint))
+    FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint), ':', sum(oid::bigint))
+    FROM pg_catalog.pg_class WHERE relpersistence <> 't'),
+ (SELECT pg_catalog.concat(count(*), ':', sum(a.xmin::text::bigint))
+    FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+   WHERE c.relpersistence <> 't' AND a.attnum > 0),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint), ':', sum(oid::bigint))
+    FROM pg_catalog.pg_rewrite),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint), ':', sum(oid::bigint))
+    FROM pg_catalog.pg_proc),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_inherits),
+ (SELECT pg_catalog.concat(count(*), ':', sum(t.xmin::text::bigint), ':', sum(t.oid::bigint))
+    FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.reltype = t.oid
+   WHERE c.relpersistence IS DISTINCT FROM 't' AND t.typelem = 0),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_operator),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_cast),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_policy),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_constraint
+   WHERE contypid <> 0),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_extension),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint))
+    FROM pg_catalog.pg_auth_members))";
+
+const INFO: &str = "\
+SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_database(), current_user";
+
+const SCHEMAS: &str = "\
+SELECT oid, nspname, pg_catalog.has_schema_privilege(oid, 'USAGE') FROM pg_catalog.pg_namespace";
+
+const RELATIONS: &str = "\
+SELECT c.oid, c.relnamespace, c.relname, c.relkind, c.relispartition, c.relpersistence,
+       c.relhasrules, c.relrowsecurity,
+       CASE WHEN c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+            THEN pg_catalog.pg_get_viewdef(c.oid) END
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname !~ '^pg_(toast_)?temp_'";
+
+const COLUMNS: &str = "\
+SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.attisdropped
+  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+ WHERE a.attnum > 0 AND c.relkind NOT IN ('i', 'I', 't') AND c.relpersistence <> 't'";
+
+const INHERITS: &str = "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits";
+
+const POLICIES: &str = "\
+SELECT polrelid, pg_catalog.pg_get_expr(polqual, polrelid),
+       pg_catalog.pg_get_expr(polwithcheck, polrelid)
+  FROM pg_catalog.pg_policy";
+
+const FUNCTIONS: &str = "\
+SELECT p.oid, p.pronamespace, p.proname, p.prokind, p.provolatile, l.lanname, p.prosecdef,
+       p.pronargdefaults, p.provariadic <> 0, p.proargtypes, p.prorettype, e.extname
+  FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+       AND d.objid = p.oid AND d.deptype = 'e'
+  LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+ WHERE p.oid >= 16384 OR p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace";
+
+const TYPES: &str = "\
+SELECT t.oid, t.typnamespace, t.typname, t.typtype, t.typelem, t.typbasetype,
+       t.typtype = 'd' AND EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                                    WHERE k.contypid = t.oid AND k.contype = 'c'),
+       e.extname
+  FROM pg_catalog.pg_type t
+  LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+       AND d.objid = t.oid AND d.deptype = 'e'
+  LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid";
+
+const OPERATORS: &str = "\
+SELECT oprnamespace, oprname, oprleft, oprright, oprcode::oid
+  FROM pg_catalog.pg_operator WHERE oid >= 16384";
+
+const CASTS: &str = "\
+SELECT castsource, casttarget, castfunc, castcontext FROM pg_catalog.pg_cast WHERE oid >= 16384";
