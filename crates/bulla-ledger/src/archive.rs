@@ -216,6 +216,8 @@ pub(crate) struct Archive {
     bundle: Vec<u8>,
     tracker: Tracker,
     key_store: KeyStore,
+    /// Wrapped keys that are not in their files yet.
+    wrapped: Vec<Vec<u8>>,
     records: Vec<Record>,
     pack: Option<Pack>,
     /// Objects that are not in the pack's file yet, with the index of their entry.
@@ -264,6 +266,7 @@ impl Archive {
             bundle: vec![],
             tracker: Tracker::default(),
             key_store,
+            wrapped: vec![],
             records: vec![],
             pack: None,
             objects: vec![],
@@ -358,11 +361,11 @@ impl Archive {
             return Err(ArchiveError::Damaged { path, why });
         }
         file.truncate(len).map_err(io)?;
-        let places = scan_pack(&*file, len).map_err(io)?;
-        let places = places.ok_or(ArchiveError::Damaged {
-            path: path.clone(),
-            why: "the pack's objects do not end where its entries say".into(),
-        })?;
+        let (places, end) = scan_pack(&*file, len).map_err(io)?;
+        if end != len {
+            let why = "the pack's objects do not end where its entries say".into();
+            return Err(ArchiveError::Damaged { path, why });
+        }
         Ok(Pack { first, len, file, places, dirty: true })
     }
 
@@ -432,10 +435,7 @@ impl Archive {
         entry: &Entry,
     ) -> Result<(), ArchiveError> {
         self.segments.insert(segment, index + 1);
-        for side in &payload.sides {
-            let io = |error| ArchiveError::Io { path: self.dir.clone(), error };
-            self.key_store.append(side).map_err(io)?;
-        }
+        self.wrapped.extend(payload.sides);
         if index < self.size() {
             return Ok(());
         }
@@ -506,6 +506,15 @@ impl Archive {
         Ok(())
     }
 
+    /// Written twice a key is still one key.
+    fn flush_keys(&mut self) -> Result<(), ArchiveError> {
+        for wrapped in &self.wrapped {
+            self.key_store.append(wrapped).map_err(Self::io(&self.dir))?;
+        }
+        self.wrapped.clear();
+        Ok(())
+    }
+
     fn new_pack(&mut self, first: u64) -> Result<Pack, ArchiveError> {
         let path = self.dir.join(pack::pack_path(first));
         let dir = self.dir.join("objects");
@@ -529,6 +538,7 @@ impl Archive {
         {
             return Ok(());
         }
+        self.flush_keys()?;
         self.flush_objects()?;
         let mut written = vec![];
         let full = std::mem::take(&mut self.files);
@@ -729,26 +739,30 @@ fn append_objects(pack: &mut Pack, objects: &[(u64, Hash, Vec<u8>)]) -> io::Resu
     Ok(())
 }
 
-/// The objects of a pack by their heads; none if they do not end at `len`.
-pub(crate) fn scan_pack(file: &dyn VfsFile, len: u64) -> io::Result<Option<Vec<Place>>> {
+/// The objects of a pack by their heads, up to the first that is not whole, and where that is.
+pub(crate) fn scan_pack(file: &dyn VfsFile, len: u64) -> io::Result<(Vec<Place>, u64)> {
     let mut magic = [0; 16];
     let got = file.pread(&mut magic, 0)?;
     if got != magic.len() || magic != *PACK_MAGIC {
-        return Ok(None);
+        return Ok((vec![], 0));
     }
     let mut at = magic.len() as u64;
     let mut places = vec![];
     while at < len {
         let mut head = [0; OBJECT_HEAD_BYTES];
         if file.pread(&mut head, at)? != head.len() {
-            return Ok(None);
+            break;
         }
         let (hash, body) = pack::parse_object_head(&head);
         let offset = at + head.len() as u64;
+        let end = offset + u64::from(body);
+        if end > len {
+            break;
+        }
         places.push(Place { hash, offset, len: body });
-        at = offset + u64::from(body);
+        at = end;
     }
-    Ok((at == len).then_some(places))
+    Ok((places, at))
 }
 
 /// The archive's thread, which is also the one that lets the log's heart beat.

@@ -44,9 +44,12 @@ mod index;
 mod journal;
 mod keys;
 mod ledger;
+mod objects;
 mod pack;
+mod read;
 mod record;
 mod tracker;
+mod verify;
 pub mod vfs;
 
 pub use archive::ArchiveError;
@@ -55,3 +58,5 @@ pub use detail::*;
 pub use journal::recover::RecoverError;
 pub use keys::{Kek, KeyError, KeyReader, log_vkey};
 pub use ledger::{GATEWAY_PROTOCOL, GATEWAY_RESOURCE, Ledger, LedgerError, Recovery, wait_durable};
+pub use read::{Event, ReadError, Reader, ReaderConfig, Session, SessionPlace, StoredEntry};
+pub use verify::{ArchiveDir, ReadFileError, verify_dir};

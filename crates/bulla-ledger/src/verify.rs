@@ -1,0 +1,150 @@
+//! Verifies an archive directory: `bulla_tlog::verify` over files, on several threads.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::channel,
+    },
+};
+
+use bulla_tlog::{
+    note::Vkey,
+    verify::{
+        self, BundleInput, BundleResult, Options, Progress, Report, Verifier, VerifyError,
+        verify_bundle,
+    },
+};
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    archive::{TILE_FILE_BYTES_MAX, read_file},
+    objects::Objects,
+    vfs::{RealVfs, Vfs},
+};
+
+/// How far ahead of the first bundle that is not done yet each thread may work.
+const AHEAD: u64 = 8;
+
+/// An archive directory as the verifier reads it.
+#[derive(Debug)]
+pub struct ArchiveDir {
+    vfs: Arc<dyn Vfs>,
+    dir: PathBuf,
+}
+
+impl ArchiveDir {
+    pub fn new(dir: &Path) -> Self {
+        Self { vfs: Arc::new(RealVfs), dir: dir.to_path_buf() }
+    }
+}
+
+/// A file that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}`: {error}", path.display())]
+pub struct ReadFileError {
+    pub path: PathBuf,
+    pub error: io::Error,
+}
+
+impl verify::Archive for ArchiveDir {
+    type Error = ReadFileError;
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, ReadFileError> {
+        let path = self.dir.join(path);
+        match read_file(&*self.vfs, &path, TILE_FILE_BYTES_MAX) {
+            // Longer than any tile or bundle: its own length condemns it, so the head is enough.
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(Some(vec![])),
+            other => other.map_err(|error| ReadFileError { path, error }),
+        }
+    }
+
+    fn exists(&self, path: &str) -> Result<bool, ReadFileError> {
+        let path = self.dir.join(path);
+        self.vfs.exists(&path).map_err(|error| ReadFileError { path, error })
+    }
+}
+
+/// Verifies the archive in `dir` against the log's public keys: signature, every entry, the tree, its
+/// tiles, every object, every session and run. `progress` is called now and then from this thread.
+/// `threads` of 0 means 1.
+pub fn verify_dir(
+    dir: &Path,
+    log: &[Vkey],
+    options: Options,
+    threads: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report, VerifyError<ReadFileError>> {
+    let archive = ArchiveDir::new(dir);
+    let signed = verify::open_checkpoint(&archive, log, &[])?;
+    let mut verifier = Verifier::new(signed, options);
+    let bundles: Vec<_> = verifier.bundles().collect();
+    let objects = Objects::new(Arc::new(RealVfs), dir);
+    let threads = threads.clamp(1, 64);
+    let next = AtomicU64::new(0);
+    let window = Window { end: Mutex::new(threads as u64 * AHEAD), moved: Condvar::new() };
+    std::thread::scope(|scope| {
+        let (sender, receiver) = channel();
+        for _ in 0..threads {
+            let sender = sender.clone();
+            let (archive, objects, bundles) = (&archive, &objects, &bundles);
+            let (next, window) = (&next, &window);
+            scope.spawn(move || {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(id) = bundles.get(number as usize) else { return };
+                    window.wait_for(number);
+                    let result =
+                        BundleInput::read(archive, *id).map(|input| verify_bundle(&input, objects));
+                    if sender.send((number, result)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        // Results come in any order and are taken in theirs.
+        let mut waiting: BTreeMap<u64, Result<BundleResult, ReadFileError>> = BTreeMap::new();
+        let mut wanted = 0;
+        let mut feed = || -> Result<(), VerifyError<ReadFileError>> {
+            for (number, result) in &receiver {
+                waiting.insert(number, result);
+                while let Some(result) = waiting.remove(&wanted) {
+                    verifier.feed(&archive, result.map_err(VerifyError::Read)?)?;
+                    wanted += 1;
+                    window.move_to(wanted + threads as u64 * AHEAD);
+                    progress(verifier.progress());
+                }
+            }
+            Ok(())
+        };
+        let fed = feed();
+        // After an error the threads find nobody to send to, and end.
+        drop(receiver);
+        window.move_to(u64::MAX);
+        fed
+    })?;
+    verifier.finish(&archive)
+}
+
+/// Bundles that may be worked on.
+struct Window {
+    end: Mutex<u64>,
+    moved: Condvar,
+}
+
+impl Window {
+    fn wait_for(&self, number: u64) {
+        let mut end = self.end.lock();
+        while number >= *end {
+            self.moved.wait(&mut end);
+        }
+    }
+    fn move_to(&self, to: u64) {
+        *self.end.lock() = to;
+        self.moved.notify_all();
+    }
+}
