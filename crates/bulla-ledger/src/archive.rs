@@ -431,11 +431,11 @@ impl Archive {
         &mut self,
         segment: u64,
         index: u64,
-        payload: Payload,
+        mut payload: Payload,
         entry: &Entry,
     ) -> Result<(), ArchiveError> {
         self.segments.insert(segment, index + 1);
-        self.wrapped.extend(payload.sides);
+        self.wrapped.append(&mut payload.sides);
         if index < self.size() {
             return Ok(());
         }

@@ -197,8 +197,8 @@ fn a_copy_of_the_archive_is_enough() {
     wait_durable(close(&mut *journal)).unwrap();
     wait_published(&ledger);
     let copy = dir.0.join("copy");
-    let status = std::process::Command::new("cp").arg("-r").arg(ledger.archive_dir()).arg(&copy);
-    assert!({ status }.status().unwrap().success());
+    let mut cp = std::process::Command::new("cp");
+    assert!(cp.arg("-r").arg(ledger.archive_dir()).arg(&copy).status().unwrap().success());
     let vkey = log_vkey(&ledger.keys_dir()).unwrap();
     let config =
         ReaderConfig { archive: copy.clone(), keys: None, journal: None, log: vec![vkey.clone()] };
