@@ -1,0 +1,358 @@
+//! The loaded bundle and its decisions.
+
+use std::sync::Arc;
+
+use bulla_core::{
+    Because, Decision, DenyReason, Digest, HoldTerms, Obligations, Origin, Policies, Principal,
+    Request, Resource, Timestamp,
+};
+use cedar_policy::{Authorizer, Effect};
+
+use crate::{
+    ask::{Ask, Asks, Malformed, Needs},
+    cache::Cache,
+    load::{Loaded, bundle_digest, load},
+    problem::PolicyProblem,
+    schema::{Model, SchemaInput},
+    scope::{Keys, Slices},
+};
+
+/// Most policies that one decision names.
+pub const BECAUSE_MAX: usize = 64;
+
+/// One loaded, validated bundle of policies. Immutable but for its cache of decisions, which lives
+/// and dies with it: a reload starts from nothing.
+///
+/// What a command is asked, each a question of its own to Cedar:
+/// - every touch: its action, on its entity (`Bulla::Table::"orders.public.payments"`);
+/// - the command's own action on the resource, when it touches nothing;
+/// - `<protocol>:unknown` on the resource, when its reading is in doubt (its touches are unknown or
+///   its effects say so). What was seen of it is asked all the same;
+/// - the command's own action on the resource, when no touch names that action. This one needs no
+///   permit, but a forbid, a failing policy or a hold counts.
+///
+/// Every question must be answered with a permit, and none with a forbid. A policy that cannot be
+/// evaluated denies, whether it permits or forbids. If **any** permit that applies carries `@hold`,
+/// the command is held, even if another permit without one applies too; obligations of all permits
+/// that apply are joined, the stricter of each. [`Request::approved`] turns a Hold into an Allow.
+#[derive(Debug)]
+pub struct Bundle {
+    pub(crate) model: Model,
+    pub(crate) keys: Keys,
+    pub(crate) policies: Vec<Loaded>,
+    pub(crate) slices: Slices,
+    digest: Digest,
+    authorizer: Authorizer,
+    cache: Cache,
+}
+
+/// The answer to one question, policy by policy. Indices are into [`Bundle::policies`].
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    pub errors: Vec<(usize, String)>,
+    pub forbids: Vec<usize>,
+    pub permits: Vec<usize>,
+    /// Their scope holds, their conditions do not.
+    pub missed: Vec<usize>,
+    /// No policy whose scope holds reads the time.
+    pub timeless: bool,
+}
+
+/// What a command is told, before it is a [`Decision`].
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub decision: Decision,
+    pub timeless: bool,
+}
+
+impl Bundle {
+    /// Loads (file name, text) pairs. Every problem of every file is reported at once, sorted by
+    /// file and place; a bundle with any is refused whole.
+    pub fn load(
+        files: &[(String, String)],
+        input: &SchemaInput<'_>,
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        let model = Model::new(input)?;
+        let mut keys = Keys::default();
+        let policies = load(files, &model, &mut keys)?;
+        let slices = Slices::new(model.actions.len(), policies.iter().map(|policy| &policy.scope));
+        Ok(Self {
+            model,
+            keys,
+            policies,
+            slices,
+            digest: bundle_digest(files),
+            authorizer: Authorizer::new(),
+            cache: Cache::new(),
+        })
+    }
+
+    /// The schema that the bundle was validated against, in Cedar's syntax.
+    pub fn schema_text(&self) -> &str {
+        &self.model.text
+    }
+
+    /// How many policies there are.
+    pub fn policy_count(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// As [`Policies::decide`], without the cache.
+    pub fn decide_uncached(&self, request: &Request<'_>) -> Decision {
+        self.verdict(request).decision
+    }
+
+    fn verdict(&self, request: &Request<'_>) -> Verdict {
+        match Asks::of_command(&self.model, &self.keys, request) {
+            Ok(asks) => {
+                let judged = self.judge_all(&asks);
+                let timeless = judged.iter().all(|judged| judged.timeless);
+                Verdict { decision: self.combine(&asks, &judged, request.approved), timeless }
+            }
+            Err(malformed) => {
+                Verdict { decision: self.deny_malformed(&malformed), timeless: false }
+            }
+        }
+    }
+
+    pub(crate) fn deny_malformed(&self, _: &Malformed) -> Decision {
+        self.deny(DenyReason::Error, Vec::new())
+    }
+
+    fn deny(&self, reason: DenyReason, policies: Vec<Arc<str>>) -> Decision {
+        Decision::Deny { because: Because { policies, bundle: self.digest }, reason }
+    }
+
+    pub(crate) fn judge_all(&self, asks: &Asks) -> Vec<Judged> {
+        asks.list.iter().map(|ask| self.judge(asks, ask)).collect()
+    }
+
+    fn judge(&self, asks: &Asks, ask: &Ask) -> Judged {
+        let mut judged = Judged { timeless: true, ..Judged::default() };
+        let mut candidates =
+            self.slices.candidates(ask.action, &asks.member, &ask.member).peekable();
+        if candidates.peek().is_none() {
+            return judged;
+        }
+        let request = self.model.actions.get(ask.action).map(|action| {
+            cedar_policy::Request::new(
+                asks.principal.clone(),
+                action.uid.clone(),
+                ask.resource.clone(),
+                ask.context.clone(),
+                Some(&self.model.schema),
+            )
+        });
+        let request = match request {
+            Some(Ok(request)) => request,
+            // Nothing can be evaluated, so that every candidate fails.
+            Some(Err(error)) => {
+                judged.errors.extend(candidates.map(|at| (at, error.to_string())));
+                return judged;
+            }
+            None => {
+                judged.errors.extend(candidates.map(|at| (at, "no such action".to_owned())));
+                return judged;
+            }
+        };
+        for at in candidates {
+            let Some(policy) = self.policies.get(at) else { continue };
+            judged.timeless &= policy.timeless;
+            let response = self.authorizer.is_authorized(&request, &policy.set, &asks.entities);
+            if let Some(error) = response.diagnostics().errors().next() {
+                judged.errors.push((at, error.to_string()));
+            } else if response.diagnostics().reason().next().is_none() {
+                judged.missed.push(at);
+            } else {
+                match policy.effect {
+                    Effect::Permit => judged.permits.push(at),
+                    Effect::Forbid => judged.forbids.push(at),
+                }
+            }
+        }
+        judged
+    }
+
+    pub(crate) fn id(&self, at: usize) -> Option<Arc<str>> {
+        self.policies.get(at).map(|policy| policy.id.clone())
+    }
+
+    /// Ids in the order of `indices`, each once, at most [`BECAUSE_MAX`].
+    fn ids(&self, indices: impl Iterator<Item = usize>) -> Vec<Arc<str>> {
+        let mut seen = Vec::new();
+        for at in indices {
+            if seen.len() < BECAUSE_MAX && !seen.contains(&at) {
+                seen.push(at);
+            }
+        }
+        seen.into_iter().filter_map(|at| self.id(at)).collect()
+    }
+
+    pub(crate) fn combine(&self, asks: &Asks, judged: &[Judged], approved: bool) -> Decision {
+        let pairs = || asks.list.iter().zip(judged);
+        if asks.list.is_empty() || asks.list.len() != judged.len() {
+            return self.deny(DenyReason::Error, Vec::new());
+        }
+        let errors = || judged.iter().flat_map(|judged| judged.errors.iter().map(|(at, _)| *at));
+        if errors().next().is_some() {
+            return self.deny(DenyReason::Error, self.ids(errors()));
+        }
+        if let Some((ask, _)) = pairs().find(|(_, judged)| !judged.forbids.is_empty()) {
+            let ids = self.ids(judged.iter().flat_map(|judged| judged.forbids.iter().copied()));
+            return self.deny(DenyReason::Forbidden { what: ask.what.clone() }, ids);
+        }
+        let unmet = |(ask, judged): &(&Ask, &Judged)| {
+            ask.needs == Needs::Permit && judged.permits.is_empty()
+        };
+        if let Some((ask, _)) = pairs().find(unmet) {
+            return self.deny(DenyReason::NoPermit { what: ask.what.clone() }, Vec::new());
+        }
+        let permits = || judged.iter().flat_map(|judged| judged.permits.iter().copied());
+        let mut owe = Obligations::default();
+        let mut terms: Option<HoldTerms> = None;
+        for policy in permits().filter_map(|at| self.policies.get(at)) {
+            owe = owe.join(&policy.duties.owe);
+            if let Some(hold) = &policy.duties.hold {
+                terms = Some(match terms {
+                    Some(terms) => terms.join(hold),
+                    None => hold.clone(),
+                });
+            }
+        }
+        if let Some(obligation) = self.cannot_honour(asks.protocol, &owe) {
+            let reason = DenyReason::CannotHonour { obligation: obligation.into() };
+            return self.deny(reason, self.ids(permits()));
+        }
+        let holds = |at: &usize| self.policies.get(*at).is_some_and(|p| p.duties.hold.is_some());
+        match terms {
+            Some(terms) if !approved => {
+                // Those that hold it come first: they are what an approver has to know.
+                let ids = self.ids(permits().filter(holds).chain(permits()));
+                let because = Because { policies: ids, bundle: self.digest };
+                Decision::Hold { because, owe, terms }
+            }
+            _ => {
+                let because = Because { policies: self.ids(permits()), bundle: self.digest };
+                Decision::Allow { because, owe }
+            }
+        }
+    }
+
+    fn cannot_honour(&self, protocol: usize, owe: &Obligations) -> Option<&'static str> {
+        let honours = self.model.protocols.get(protocol).map_or(&[][..], |p| p.descriptor.honours);
+        [("rows_max", owe.rows_max.is_some()), ("bytes_max", owe.bytes_max.is_some())]
+            .into_iter()
+            .find(|(name, owed)| *owed && !honours.contains(name))
+            .map(|(name, _)| name)
+    }
+
+    /// The decision on opening a session, with the question and answer that it came from.
+    pub(crate) fn open_from(&self, asks: &Asks, judged: &[Judged]) -> Decision {
+        let (Some(ask), Some(answer)) = (asks.list.first(), judged.first()) else {
+            return self.deny(DenyReason::Error, Vec::new());
+        };
+        if !answer.errors.is_empty() {
+            let ids = self.ids(answer.errors.iter().map(|(at, _)| *at));
+            return self.deny(DenyReason::Error, ids);
+        }
+        if !answer.forbids.is_empty() {
+            let ids = self.ids(answer.forbids.iter().copied());
+            return self.deny(DenyReason::Forbidden { what: ask.what.clone() }, ids);
+        }
+        // Rows and bytes are owed by commands; a session only tells whom it should.
+        let allow = |because: Vec<usize>| {
+            let mut owe = Obligations::default();
+            for policy in because.iter().filter_map(|at| self.policies.get(*at)) {
+                if policy.scope.names_actions && policy.scope.covers(self.model.connect) {
+                    let notify = policy.duties.owe.notify.clone();
+                    owe = owe.join(&Obligations { notify, ..Obligations::default() });
+                }
+            }
+            let ids = self.ids(because.into_iter());
+            Decision::Allow { because: Because { policies: ids, bundle: self.digest }, owe }
+        };
+        if !answer.permits.is_empty() {
+            return allow(answer.permits.clone());
+        }
+        let reaching: Vec<usize> = (0..self.policies.len())
+            .filter(|at| self.policies.get(*at).is_some_and(|p| self.reaches(p, asks, ask)))
+            .collect();
+        if reaching.is_empty() {
+            return self.deny(DenyReason::NoPermit { what: ask.what.clone() }, Vec::new());
+        }
+        allow(reaching)
+    }
+
+    /// Whether some command of this principal on this resource could meet the policy's scope.
+    /// Conditions are not looked at.
+    fn reaches(&self, policy: &Loaded, asks: &Asks, ask: &Ask) -> bool {
+        let scope = &policy.scope;
+        let of_protocol = |at: &u32| {
+            let action = self.model.actions.get(*at as usize);
+            action.is_some_and(|action| action.protocol == Some(asks.protocol))
+        };
+        if policy.effect != Effect::Permit
+            || !scope.principal.holds(&asks.member)
+            || !scope.actions.iter().any(of_protocol)
+        {
+            return false;
+        }
+        if scope.resource.holds(&ask.member) {
+            return true;
+        }
+        let types = &self.model.types;
+        let touches = self.model.protocols.get(asks.protocol).map(|p| &p.touches);
+        let touch_kind = |kind| touches.is_some_and(|touches| touches.values().any(|t| t == kind));
+        // A thing within the resource, or a part of it, is named by an id that starts with its own.
+        let inside = |id: &str| {
+            id.strip_prefix(ask.resource.id().unescaped())
+                .is_some_and(|rest| rest.starts_with('.') || rest.starts_with('/'))
+        };
+        let entity = scope.resource_uid.as_ref().is_none_or(|uid| {
+            let kind = uid.type_name();
+            ask.member_within(&self.keys, uid)
+                || ((*kind == types.resource || touch_kind(kind)) && inside(uid.id().unescaped()))
+        });
+        let kind = scope
+            .resource_kind
+            .as_ref()
+            .is_none_or(|kind| *kind == types.resource || touch_kind(kind));
+        entity && kind
+    }
+}
+
+impl Policies for Bundle {
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn decide(&self, request: &Request<'_>) -> Decision {
+        if let Some(decision) = self.cache.find(request) {
+            return decision;
+        }
+        let verdict = self.verdict(request);
+        if verdict.timeless {
+            self.cache.keep(request, &verdict.decision);
+        }
+        verdict.decision
+    }
+
+    /// A session may open when a permit for `connect` applies, or when some permit could reach this
+    /// principal and this resource at all: its scope is looked at, its conditions are not, for they
+    /// may depend on the command. A forbid on `connect` always wins.
+    fn decide_open(
+        &self,
+        principal: &Principal,
+        resource: &Resource,
+        origin: &Origin,
+        now: Timestamp,
+    ) -> Decision {
+        match Asks::of_open(&self.model, &self.keys, principal, resource, origin, now) {
+            Ok(asks) => {
+                let judged = self.judge_all(&asks);
+                self.open_from(&asks, &judged)
+            }
+            Err(malformed) => self.deny_malformed(&malformed),
+        }
+    }
+}
