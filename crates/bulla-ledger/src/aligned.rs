@@ -33,6 +33,7 @@ impl AlignedBuf {
         Self { pages: vec![ZERO; len.div_ceil(PAGE)], len }
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -12,3 +12,6 @@ pub(crate) mod frame;
 pub(crate) mod recover;
 pub(crate) mod segment;
 pub(crate) mod writer;
+
+#[cfg(test)]
+mod tests;

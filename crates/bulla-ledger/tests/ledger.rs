@@ -43,7 +43,7 @@ fn a_session_is_recorded_and_the_ledger_reopens() {
 #[test]
 fn every_byte_comes_back() {
     let dir = TempDir::new("bytes");
-    let ledger = Ledger::open(config(&dir)).unwrap();
+    let ledger = Ledger::open(LedgerConfig { segment_bytes: 16 << 20, ..config(&dir) }).unwrap();
     let open = open_record(7);
     let (mut journal, _) = ledger.open(&open).unwrap();
     let mut to_target = vec![];
@@ -76,6 +76,8 @@ fn every_byte_comes_back() {
                 reason: Some(&DenyReason::NoPermit { what: "`orders.x`".into() }),
                 because: Some(&because()),
             })
+            .map(wait_durable)
+            .unwrap()
             .unwrap();
     }
     let terms = HoldTerms { groups: vec!["dba".into()], quorum: 1, expires_ms: 60_000 };

@@ -54,16 +54,6 @@ pub(crate) struct Torn {
     pub hash: Hash,
 }
 
-/// A segment that holds frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub number: u64,
-    /// Position of its first frame.
-    pub first: Position,
-    /// Index after its last entry.
-    pub end_index: u64,
-}
-
 /// The journal, found and made whole.
 pub(crate) struct Recovered {
     /// The segment to go on with; none if there is none yet.
@@ -71,7 +61,6 @@ pub(crate) struct Recovered {
     pub spares: Vec<Ready>,
     pub next_number: u64,
     pub at: Position,
-    pub held: Vec<Held>,
     pub torn: Option<Torn>,
 }
 
@@ -217,7 +206,6 @@ fn is_blank(vfs: &dyn Vfs, path: &Path) -> io::Result<bool> {
 fn walk(
     segment: &Segment,
     at: &mut Option<Position>,
-    held: &mut Vec<Held>,
     visit: &mut dyn Visit,
 ) -> Result<u64, RecoverError> {
     let mut buf = AlignedBuf::new();
@@ -232,11 +220,6 @@ fn walk(
         let Some(next) = head.next() else {
             return Err(segment.corrupt(offset, "a number of a frame is too large"));
         };
-        if offset == PAGE as u64 {
-            held.push(Held { number, first: head.position(), end_index: next.index });
-        } else if let Some(held) = held.last_mut() {
-            held.end_index = next.index;
-        }
         *at = Some(next);
         visit.frame(number, frame)?;
         offset += head.frame_bytes() as u64;
@@ -281,14 +264,12 @@ pub(crate) fn recover(
     }
     // A first segment that is not the very first may start anywhere; its tag vouches for where.
     let mut at = numbers.first().is_none_or(|number| *number == 0).then_some(Position::START);
-    let mut held = vec![];
     let mut end: Option<(usize, u64)> = None;
     let mut torn_at: Option<(usize, u64, u64)> = None;
     for (i, segment) in segments.iter().enumerate() {
-        let before = held.len();
-        let offset = walk(segment, &mut at, &mut held, visit)?;
+        let offset = walk(segment, &mut at, visit)?;
         let dirty_end = segment.dirty_end(offset)?;
-        let has_frames = held.len() > before;
+        let has_frames = offset > PAGE as u64;
         if (has_frames || dirty_end > offset)
             && let Some((torn, offset, _)) = torn_at
             && let Some(torn) = segments.get(torn)
@@ -329,7 +310,7 @@ pub(crate) fn recover(
     }
     // Without any frame the chain starts at its start; a gap shows against the archive.
     let at = at.unwrap_or(Position::START);
-    Ok(Recovered { current, spares, next_number, at, held, torn })
+    Ok(Recovered { current, spares, next_number, at, torn })
 }
 
 /// Copies the torn tail to the quarantine, then zeroes it.

@@ -64,9 +64,6 @@ impl Room {
     pub(crate) fn give_back(&self, bytes: u64) {
         self.taken.fetch_sub(bytes, Ordering::AcqRel);
     }
-    pub(crate) fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Acquire)
-    }
     pub(crate) fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
     }
@@ -76,10 +73,6 @@ impl Room {
     pub(super) fn used(&self, bytes: u64) {
         let less = |capacity: u64| Some(capacity.saturating_sub(bytes));
         let _ = self.capacity.try_update(Ordering::AcqRel, Ordering::Acquire, less);
-    }
-    #[cfg(test)]
-    pub(crate) fn capacity(&self) -> u64 {
-        self.capacity.load(Ordering::Acquire)
     }
 }
 

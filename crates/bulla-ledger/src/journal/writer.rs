@@ -55,8 +55,9 @@ impl Writer {
         Self { supply, room, current, at, waste_max, buf: AlignedBuf::new(), failed: None }
     }
 
-    pub(crate) fn position(&self) -> Position {
-        self.at
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// How many of these payloads, from the first, go into the next frame: at least one.
