@@ -2,8 +2,8 @@
 //! 9068). Pure: bytes, keys and `now` come in, claims or a refusal go out.
 //!
 //! A header decides nothing here. It may only name what our configuration already allows: an
-//! algorithm of the issuer's list, and a key of the issuer's set by its exact id. Keys and URLs that
-//! a header brings along (`jwk`, `jku`, `x5u`, `x5c`) are never looked at.
+//! algorithm of the issuer's list, and a key of the issuer's set by its exact id. Keys and URLs
+//! that a header brings along (`jwk`, `jku`, `x5u`, `x5c`) are never looked at.
 
 use std::fmt;
 
@@ -290,7 +290,7 @@ impl Rules {
     }
 }
 
-/// RFC 7519 2, NumericDate: seconds since the epoch, perhaps with a fraction; between 1970 and 9999.
+/// RFC 7519 2, NumericDate: seconds since the epoch, perhaps with a fraction; from 1970 to 9999.
 fn numeric_date(value: &Json) -> Option<Timestamp> {
     match value {
         Json::Integer(secs) => {

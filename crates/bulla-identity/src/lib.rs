@@ -8,7 +8,7 @@
 //! - **A header cannot choose how it is verified.** Algorithms, keys and URLs come from our
 //!   configuration; a token may only name one of them, exactly.
 //! - **No claim reaches policy unless the issuer's record maps it**, and only after the signature.
-//! - **Doubt is a refusal**: duplicate members, odd encodings, unknown critical things, missing keys.
+//! - **Doubt is a refusal**: duplicate members, odd encodings, unknown critical things, no keys.
 //! - **A certificate chains to the authorities of the trust domain that it names**, to no other.
 //! - **A bound token is good with its key only.**
 //! - **No token, or part of one, is in an error, a log or a principal**: only digests.

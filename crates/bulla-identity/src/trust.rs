@@ -5,8 +5,8 @@
 //!
 //! **A certificate that names trust domain A must chain to an authority of A.** The roots are not
 //! thrown together: the leaf's own SPIFFE id chooses the only roots that its chain is checked
-//! against, so that an authority of B cannot vouch for anybody in A. An authority that stands in two
-//! bundles would undo that, and is refused when the bundles are loaded.
+//! against, so that an authority of B cannot vouch for anybody in A. An authority that stands in
+//! two bundles would undo that, and is refused when the bundles are loaded.
 
 use std::{
     collections::HashMap,

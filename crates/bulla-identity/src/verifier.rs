@@ -52,9 +52,9 @@ impl Verifier {
         Self::build(config, clock, limits, None)
     }
 
-    /// A verifier for a new configuration. The caches of issuers whose keys come from the same place
-    /// are taken over with their keys, so that a reload while an issuer is down locks nobody out.
-    /// Then drop the old one; do not shut it down.
+    /// A verifier for a new configuration. The caches of issuers whose keys come from the same
+    /// place are taken over with their keys, so that a reload while an issuer is down locks nobody
+    /// out. Then drop the old one; do not shut it down.
     pub fn reload(&self, config: &Config) -> Result<Self, Vec<Problem>> {
         Self::build(config, self.clock.clone(), self.limits.clone(), Some(self))
     }
@@ -115,12 +115,13 @@ impl Verifier {
         &self.trust
     }
 
-    /// For `rustls::ServerConfig`: asks for a client certificate, does not demand one, and checks it
-    /// against the authorities of its own trust domain. Only a certificate that went through it may
-    /// stand in [`Origin::certificate`].
+    /// For `rustls::ServerConfig`: asks for a client certificate, does not demand one, and checks
+    /// it against the authorities of its own trust domain. Only a certificate that went through it
+    /// may stand in [`Origin::certificate`].
     ///
     /// A resumed TLS session is not checked again: MUST be used with `send_tls13_tickets = 0` and
-    /// `NoServerSessionStorage`, so that an authority that is removed has no effect any more.
+    /// `NoServerSessionStorage`, so that a removed authority has no effect any more. A verifier
+    /// that was reloaded has another one: the listener's configuration is swapped with it.
     pub fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
         self.trust.clone()
     }

@@ -564,13 +564,8 @@ async fn a_token_has_a_largest_size() {
 /// Signed by OpenSSL with a key of 1024 bits, which nobody else here would make.
 #[tokio::test]
 async fn a_weak_key_is_left_out() {
-    const N: &str = "zPrWQR3A65S_DGDRMjTpSyQXDTOhCSrlM2BsPktLyIwts9iTmc1Z4r7TL7GByjDmeB-oiLUrfUBT3l5H\
-        GqLhdejvCbREydBlmDBscNXQc7QPkMKKe5t2org1EdlnX5nOaxvYEy9jUrJlEV2_EJUPmfjRhfFBU9L93pakp4H9Q1s";
-    const TOKEN: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6ImF0K2p3dCIsImtpZCI6ImsxIn0.eyJpc3MiOiJodHRwczo\
-        vL2lkcC5leGFtcGxlLmNvbSIsImF1ZCI6ImJ1bGxhIiwic3ViIjoic3ZjIiwiY2xpZW50X2lkIjoic3ZjIiwianRpIjo\
-        iajEiLCJpYXQiOjE4MDAwMDAwMDAsImV4cCI6MTgwMDAwMDMwMH0.B8QlQqaI7IEuemsIpZgnNy4xBH3pBxAkc7GkDlU\
-        ne9Q8O-zlCve92cOjthbV0uOLxJPBa5MRf4bs62gACMkxjUGH-qYMO-WzvRcb3ghbsLGJku1pdioKEzhHDDXaKZYu-H4\
-        aVLaPQ5aPxzBGzELp7Vazmd1rJhrL-uLlueSeFyg";
+    const N: &str = include_str!("rsa1024/modulus.txt").trim_ascii();
+    const TOKEN: &str = include_str!("rsa1024/token.txt").trim_ascii();
     // The signature itself is right.
     let (signed, signature) = TOKEN.rsplit_once('.').unwrap();
     let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
@@ -590,4 +585,20 @@ async fn a_weak_key_is_left_out() {
     assert_eq!(word(&verifier, &clock, &good(&other, "k2")).await, "ok");
     let status = &verifier.status()[0];
     assert_eq!((status.keys, status.keys_ignored), (1, 1));
+}
+
+#[tokio::test]
+async fn no_changed_or_cut_token_is_good() {
+    let bench = Bench::new().await;
+    let token = good(&bench.p256, "k256");
+    bench.check("control", &token, "ok").await;
+    for at in 0..token.len() {
+        for change in ["A", "_", ".", "=", "\0", ""] {
+            let changed = format!("{}{change}{}", &token[..at], &token[at + 1..]);
+            if changed != token {
+                assert_ne!(word(&bench.verifier, &bench.clock, &changed).await, "ok", "{changed}");
+            }
+        }
+        assert_ne!(word(&bench.verifier, &bench.clock, &token[..at]).await, "ok");
+    }
 }

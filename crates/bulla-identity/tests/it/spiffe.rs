@@ -130,8 +130,7 @@ async fn a_leaf_must_be_an_svid() {
     };
     let between =
         |from: u64, to: u64| -> Change { Box::new(move |params| valid(params, from, to)) };
-    let constraints =
-        |is_ca: IsCa| -> Change { Box::new(move |params| params.is_ca = is_ca.clone()) };
+    let constraints = |is_ca: IsCa| -> Change { Box::new(move |params| params.is_ca = is_ca) };
     let extension = |critical: bool, oid: &'static [u64]| -> Change {
         Box::new(move |params| {
             let mut extension = CustomExtension::from_oid_content(oid, vec![4, 0]);
