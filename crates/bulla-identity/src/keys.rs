@@ -124,7 +124,6 @@ struct Shared {
     poke: Notify,
     /// Somebody holds a token with a key id that we do not know.
     unknown_kid: AtomicBool,
-    fetching: AtomicBool,
     /// Counts the task's answers to pokes.
     answered: watch::Sender<u64>,
     stop: watch::Sender<bool>,
@@ -158,7 +157,6 @@ impl Keys {
             state: ArcSwap::default(),
             poke: Notify::new(),
             unknown_kid: AtomicBool::new(false),
-            fetching: AtomicBool::new(false),
             answered: watch::Sender::new(0),
             stop: watch::Sender::new(false),
         });
@@ -188,7 +186,8 @@ impl Keys {
             if unknown {
                 shared.unknown_kid.store(true, Ordering::Release);
             }
-            if state.may_refresh(clock) || shared.fetching.load(Ordering::Acquire) {
+            // Still true while a fetch is under way: its end is what counts.
+            if state.may_refresh(clock) {
                 shared.poke.notify_one();
                 // Whatever comes of it, the state then says.
                 let _ = tokio::time::timeout(shared.source.limits.wait, answers.changed()).await;
@@ -272,14 +271,11 @@ impl Shared {
             let unknown = self.unknown_kid.swap(false, Ordering::AcqRel);
             let mut answer = poked;
             if (unknown || state.is_old(clock)) && state.may_refresh(clock) {
-                self.fetching.store(true, Ordering::Release);
                 let fetched = tokio::select! {
                     _ = stop.wait_for(|stopped| *stopped) => return,
                     fetched = self.source.refresh(clock) => fetched,
                 };
                 self.take(&state, fetched);
-                // Only after the new state can be seen.
-                self.fetching.store(false, Ordering::Release);
                 answer = true;
             }
             if answer {
