@@ -1,0 +1,262 @@
+//! Durable entries a second, their latency, and evidence in MB/s, on the disk of a directory.
+//!
+//! `cargo run --profile fast -p bulla-ledger --example bench -- [DIR] [SESSIONS] [SECONDS]`
+//!
+//! Sessions wait for each entry before the next, as strict traffic does; two threads drive them all,
+//! as a runtime would.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement, not the product")]
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
+};
+
+use bulla_core::*;
+use bulla_ledger::*;
+use bytes::Bytes;
+
+const THREADS: usize = 2;
+const ENTRY_BYTES: usize = 512;
+const PIECE_BYTES: usize = 64 << 10;
+/// Pieces of evidence in flight for each session.
+const WINDOW: usize = 4;
+
+struct Driver {
+    thread: std::thread::Thread,
+    woken: AtomicBool,
+}
+impl Wake for Driver {
+    fn wake(self: Arc<Self>) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.thread.unpark();
+        }
+    }
+}
+
+fn open_record(n: usize) -> OpenRecord {
+    let at = Timestamp::from_secs(1_800_000_000);
+    let mut random = [0; 10];
+    random[..8].copy_from_slice(&(n as u64).to_be_bytes());
+    OpenRecord {
+        session: SessionId::new(at, random),
+        at,
+        principal: Arc::new(Principal {
+            id: PrincipalId::new("bench", "bench").unwrap(),
+            kind: PrincipalKind::Workload,
+            issuer: "bench".into(),
+            groups: vec![],
+            attributes: Default::default(),
+            proof: Proof {
+                kind: CredentialKind::Jwt,
+                hash: Digest::ZERO,
+                jti: None,
+                kid_tail: None,
+                issued_at: at,
+                expires_at: at,
+                verified_at: at,
+                bound: false,
+                jwks_stale: false,
+            },
+        }),
+        resource: ResourceName::new("bench").unwrap(),
+        part: None,
+        protocol: "postgres",
+        origin: Origin {
+            address: "127.0.0.1".parse().unwrap(),
+            port: 1,
+            tls: "".into(),
+            certificate: None,
+        },
+        mode: Mode::Strict,
+        because: Because { policies: vec![], bundle: Digest::ZERO },
+        claims: vec![],
+    }
+}
+
+/// Half noise, half zeros: compresses to about half.
+fn bytes(seed: u64, len: usize) -> Bytes {
+    let mut state = seed | 1;
+    let mut out = vec![0; len];
+    for byte in out.iter_mut().take(len / 2) {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *byte = (state >> 56) as u8;
+    }
+    out.into()
+}
+
+struct Slot {
+    journal: Box<dyn Journal>,
+    waiting: std::collections::VecDeque<(Instant, Pending)>,
+    number: u64,
+}
+
+/// Drives sessions until time is up. Returns what each append took, in microseconds.
+fn drive(
+    ledger: &Ledger,
+    sessions: std::ops::Range<usize>,
+    until: Instant,
+    payload: &Bytes,
+    window: usize,
+    done: &AtomicU64,
+) -> Vec<u32> {
+    let mut slots: Vec<Slot> = sessions
+        .map(|n| {
+            let (journal, pending) = ledger.open(&open_record(n)).unwrap();
+            wait_durable(pending).unwrap();
+            Slot { journal, waiting: Default::default(), number: 0 }
+        })
+        .collect();
+    let driver = Arc::new(Driver { thread: std::thread::current(), woken: AtomicBool::new(false) });
+    let waker = Waker::from(driver.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut took = vec![];
+    while Instant::now() < until {
+        driver.woken.store(false, Ordering::Release);
+        let mut moved = false;
+        for slot in &mut slots {
+            while let Some((start, pending)) = slot.waiting.front() {
+                let Poll::Ready(result) = pending.poll_durable(&mut context) else { break };
+                result.unwrap();
+                took.push(start.elapsed().as_micros() as u32);
+                done.fetch_add(1, Ordering::Relaxed);
+                slot.waiting.pop_front();
+            }
+            while slot.waiting.len() < window {
+                slot.number += 1;
+                let record = EvidenceRecord {
+                    at: Timestamp::from_secs(1_800_000_000),
+                    number: slot.number,
+                    flow: Flow::ToClient,
+                    bytes: payload.clone(),
+                    outcome: Some(Outcome { status: Status::Ok, tag: None, rows: 1 }),
+                };
+                match slot.journal.evidence(record) {
+                    Ok(pending) => slot.waiting.push_back((Instant::now(), pending)),
+                    Err(RecordError::Backlog) => break,
+                    Err(error) => panic!("{error}"),
+                }
+                moved = true;
+            }
+        }
+        if !moved && !driver.woken.load(Ordering::Acquire) {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+    for slot in &mut slots {
+        while let Some((_, pending)) = slot.waiting.pop_front() {
+            wait_durable(pending).unwrap();
+        }
+    }
+    took
+}
+
+fn run(
+    ledger: &Ledger,
+    name: &str,
+    sessions: usize,
+    time: Duration,
+    payload: &Bytes,
+    window: usize,
+) {
+    let done = AtomicU64::new(0);
+    let start = Instant::now();
+    let first = (start.elapsed().as_nanos() as usize) + sessions * 1_000 + payload.len();
+    let mut took: Vec<u32> = std::thread::scope(|scope| {
+        let done = &done;
+        let per = sessions.div_ceil(THREADS);
+        let threads: Vec<_> = (0..THREADS.min(sessions))
+            .map(|t| {
+                let range = first + t * per..first + ((t + 1) * per).min(sessions);
+                scope.spawn(move || drive(ledger, range, start + time, payload, window, done))
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    let count = done.load(Ordering::Relaxed) as f64;
+    took.sort_unstable();
+    let quantile = |q: f64| took.get((took.len() as f64 * q) as usize).copied().unwrap_or(0);
+    let health = ledger.health();
+    println!(
+        "{name:<34} {:>9.0} entries/s {:>8.1} MB/s   append to durable p50 {:>6} p99 {:>6} us   \
+         flush p50 {:>5} p99 {:>5} us",
+        count / seconds,
+        count * payload.len() as f64 / seconds / 1e6,
+        quantile(0.5),
+        quantile(0.99),
+        health.flush_p50_us,
+        health.flush_p99_us,
+    );
+}
+
+fn hot_path(ledger: &Ledger) {
+    let (mut journal, _) = ledger.open(&open_record(usize::MAX)).unwrap();
+    let payload = bytes(3, 300);
+    let (mut spent, mut count) = (Duration::ZERO, 0u32);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(500) {
+        let mut last = None;
+        let begin = Instant::now();
+        for number in 0..32 {
+            let record = EvidenceRecord {
+                at: Timestamp::from_secs(1_800_000_000),
+                number,
+                flow: Flow::ToClient,
+                bytes: payload.clone(),
+                outcome: Some(Outcome { status: Status::Ok, tag: None, rows: 1 }),
+            };
+            last = Some(journal.evidence(record).unwrap());
+        }
+        spent += begin.elapsed();
+        count += 32;
+        wait_durable(last.unwrap()).unwrap();
+    }
+    println!(
+        "append of 300 bytes in its caller's thread, sealing and hashing included: {:.2} us",
+        spent.as_secs_f64() * 1e6 / f64::from(count)
+    );
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let base = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let sessions = args.next().map_or(64, |n| n.parse().expect("number of sessions"));
+    let time = Duration::from_secs(args.next().map_or(3, |n| n.parse().expect("seconds")));
+    let dir = base.join(format!("bulla-bench-{}", std::process::id()));
+    let config = LedgerConfig {
+        dir: dir.clone(),
+        origin: "bench.example/log".into(),
+        ..LedgerConfig::default()
+    };
+    let ledger = Ledger::open(config).expect("open a ledger");
+    println!("real-time priority: {}", ledger.health().real_time);
+    hot_path(&ledger);
+    for n in [1, 8, sessions] {
+        run(&ledger, &format!("{n} sessions, {ENTRY_BYTES} B"), n, time, &bytes(1, ENTRY_BYTES), 1);
+    }
+    let piece = bytes(2, PIECE_BYTES);
+    for n in [1, 8] {
+        let name = format!("{n} sessions, evidence of 64 KiB");
+        run(&ledger, &name, n, time, &piece, WINDOW);
+    }
+    let start = Instant::now();
+    ledger.shutdown().expect("close the ledger");
+    println!("last checkpoint and close: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    let vkey = log_vkey(&dir.join("keys")).expect("the log's key");
+    let start = Instant::now();
+    let report = verify_dir(&dir.join("archive"), &[vkey], Default::default(), 2, &mut |_| {});
+    let report = report.expect("verify");
+    println!(
+        "verified {} entries and {} objects in {:.2} s: {:?}",
+        report.entries,
+        report.objects,
+        start.elapsed().as_secs_f64(),
+        report.verdict
+    );
+    std::fs::remove_dir_all(&dir).expect("remove the ledger");
+}
