@@ -395,11 +395,11 @@ impl Asks {
             itself(protocol.unknown, Needs::Permit)?;
         }
         // What its touches do not say about it: a command whose own action none of them names.
+        let named = seen.iter().any(|touch| touch.action == command.action);
+        let asked = unknown && own == protocol.unknown;
         if seen.is_empty() && !unknown {
             itself(own, Needs::Permit)?;
-        } else if !seen.iter().any(|touch| touch.action == command.action)
-            && !(unknown && own == protocol.unknown)
-        {
+        } else if !named && !asked {
             itself(own, Needs::NoForbid)?;
         }
         let entities = build.finish()?;

@@ -134,24 +134,11 @@ impl Bundle {
         if candidates.peek().is_none() {
             return judged;
         }
-        let request = self.model.actions.get(ask.action).map(|action| {
-            cedar_policy::Request::new(
-                asks.principal.clone(),
-                action.uid.clone(),
-                ask.resource.clone(),
-                ask.context.clone(),
-                Some(&self.model.schema),
-            )
-        });
-        let request = match request {
-            Some(Ok(request)) => request,
+        let request = match self.cedar_request(asks, ask) {
+            Ok(request) => request,
             // Nothing can be evaluated, so that every candidate fails.
-            Some(Err(error)) => {
-                judged.errors.extend(candidates.map(|at| (at, error.to_string())));
-                return judged;
-            }
-            None => {
-                judged.errors.extend(candidates.map(|at| (at, "no such action".to_owned())));
+            Err(error) => {
+                judged.errors.extend(candidates.map(|at| (at, error.clone())));
                 return judged;
             }
         };
@@ -171,6 +158,19 @@ impl Bundle {
             }
         }
         judged
+    }
+
+    /// Checked against the schema: a context or an entity of another shape is an error here.
+    fn cedar_request(&self, asks: &Asks, ask: &Ask) -> Result<cedar_policy::Request, String> {
+        let action = self.model.actions.get(ask.action).ok_or("no such action")?;
+        cedar_policy::Request::new(
+            asks.principal.clone(),
+            action.uid.clone(),
+            ask.resource.clone(),
+            ask.context.clone(),
+            Some(&self.model.schema),
+        )
+        .map_err(|error| error.to_string())
     }
 
     pub(crate) fn id(&self, at: usize) -> Option<Arc<str>> {

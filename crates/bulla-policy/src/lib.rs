@@ -32,14 +32,18 @@ mod ask;
 mod bundle;
 mod cache;
 mod duty;
+mod explain;
 mod load;
 mod problem;
 mod schema;
 mod scope;
 mod split;
+mod table;
 
 pub use bundle::{BECAUSE_MAX, Bundle};
 pub use duty::{ANNOTATIONS, HOLD_EXPIRES_MS_DEFAULT, HOLD_EXPIRES_MS_MAX, QUORUM_MAX};
+pub use explain::{Explanation, Hold, NEAREST_MAX, PolicyNote, Question};
 pub use load::{FILE_BYTES_MAX, FILES_MAX, POLICIES_MAX, PROBLEMS_MAX};
 pub use problem::PolicyProblem;
 pub use schema::{AttributeKind, KNOWN_VERB, ResourceInput, SchemaInput, UNKNOWN_VERB};
+pub use table::{AT_DEFAULT, CASES_MAX, CaseResult, Read, TestReport};

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -16,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     duty::{Duties, On},
-    problem::{PolicyProblem, nearest, place},
+    problem::{Lines, PolicyProblem, nearest},
     schema::{Model, TIME_CONTEXT},
     scope::{Keys, Scope},
     split::{Piece, split},
@@ -52,13 +53,13 @@ struct Found<'a> {
     policy: Policy,
     duties: Duties,
     file: Arc<str>,
-    text: &'a str,
+    lines: Rc<Lines<'a>>,
     piece: Piece<'a>,
 }
 
 impl Found<'_> {
     fn problem(&self, offset: usize, message: impl Into<String>) -> PolicyProblem {
-        let at = place(self.text, self.piece.offset + offset);
+        let at = self.lines.place(self.piece.offset + offset);
         PolicyProblem::at(&self.file, at, message).of(self.id.as_ref())
     }
 }
@@ -144,24 +145,25 @@ fn read_file<'a>(
     problems: &mut Vec<PolicyProblem>,
 ) {
     let file: Arc<str> = name.into();
+    let lines = Rc::new(Lines::new(text));
     for piece in split(text) {
         if found.len() >= POLICIES_MAX {
             let message = format!("the bundle has more than {POLICIES_MAX} policies");
-            problems.push(PolicyProblem::at(&file, place(text, piece.offset), message));
+            problems.push(PolicyProblem::at(&file, lines.place(piece.offset), message));
             return;
         }
-        read_piece(&file, text, piece, found, problems);
+        read_piece(&file, &lines, piece, found, problems);
     }
 }
 
 fn read_piece<'a>(
     file: &Arc<str>,
-    text: &'a str,
+    lines: &Rc<Lines<'a>>,
     piece: Piece<'a>,
     found: &mut Vec<Found<'a>>,
     problems: &mut Vec<PolicyProblem>,
 ) {
-    let here = place(text, piece.offset);
+    let here = lines.place(piece.offset);
     let policy = match Policy::parse(None, piece.text) {
         Ok(policy) => policy,
         Err(errors) => {
@@ -174,7 +176,7 @@ fn read_piece<'a>(
             }
             for error in errors.iter() {
                 let (offset, message, help) = described(&DetailedError::from(error));
-                let problem = PolicyProblem::at(file, place(text, piece.offset + offset), message);
+                let problem = PolicyProblem::at(file, lines.place(piece.offset + offset), message);
                 problems.push(match help {
                     Some(help) => problem.help(help),
                     None => problem,
@@ -203,7 +205,7 @@ fn read_piece<'a>(
     let duties = Duties::read(on, policy.annotations()).unwrap_or_else(|mistakes| {
         for mistake in mistakes {
             let offset = piece.text.find(&format!("@{}", mistake.annotation)).unwrap_or(0);
-            let at = place(text, piece.offset + offset);
+            let at = lines.place(piece.offset + offset);
             let problem = PolicyProblem::at(file, at, mistake.message).of(id.as_ref());
             problems.push(match mistake.help {
                 Some(help) => problem.help(help),
@@ -212,7 +214,7 @@ fn read_piece<'a>(
         }
         Duties::default()
     });
-    found.push(Found { id, policy, duties, file: file.clone(), text, piece });
+    found.push(Found { id, policy, duties, file: file.clone(), lines: lines.clone(), piece });
 }
 
 /// Where in the source, what, and what to do.
@@ -233,7 +235,7 @@ fn check_ids(found: &[Found<'_>], problems: &mut Vec<PolicyProblem>) {
     for one in found {
         let Some(id) = &one.id else { continue };
         if let Some(other) = first.get(&**id) {
-            let (line, _) = place(other.text, other.piece.offset);
+            let (line, _) = other.lines.place(other.piece.offset);
             let message = format!("this @id is taken by {}:{line}", other.file);
             problems.push(one.problem(0, message));
         } else {
@@ -381,7 +383,7 @@ fn finish(one: &Found<'_>, model: &Model, keys: &mut Keys) -> Result<Loaded, Pol
         scope,
         timeless: json.get("conditions").is_some_and(is_timeless),
         file: one.file.clone(),
-        place: place(one.text, one.piece.offset),
+        place: one.lines.place(one.piece.offset),
     })
 }
 

@@ -87,18 +87,30 @@ pub(crate) fn one_line(text: &str) -> String {
     out
 }
 
-/// Line and column, counted from 1, of byte `offset` in `text`.
-pub(crate) fn place(text: &str, offset: usize) -> (u32, u32) {
-    let mut end = offset.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
+/// A text whose places are looked up often.
+#[derive(Debug)]
+pub(crate) struct Lines<'a> {
+    pub text: &'a str,
+    /// Byte offsets at which lines begin.
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        let after = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self { text, starts: std::iter::once(0).chain(after).collect() }
     }
-    let before = text.get(..end).unwrap_or_default();
-    let line = before.bytes().filter(|byte| *byte == b'\n').count();
-    let start = before.rfind('\n').map_or(0, |at| at + 1);
-    let column = before.get(start..).unwrap_or_default().chars().count();
-    let number = |n: usize| u32::try_from(n + 1).unwrap_or(u32::MAX);
-    (number(line), number(column))
+
+    /// Line and column, counted from 1, of byte `offset`.
+    pub(crate) fn place(&self, offset: usize) -> (u32, u32) {
+        let line = self.starts.partition_point(|start| *start <= offset).max(1);
+        let start = self.starts.get(line - 1).copied().unwrap_or(0);
+        let end =
+            (0..=offset.min(self.text.len())).rev().find(|at| self.text.is_char_boundary(*at));
+        let before = self.text.get(start..end.unwrap_or(start)).unwrap_or_default();
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        (number(line), number(before.chars().count() + 1))
+    }
 }
 
 /// The nearest of `names` to `wrong`, if one is near enough to be a slip of the hand.
@@ -143,10 +155,17 @@ mod tests {
     #[test]
     fn places_count_characters() {
         let text = "ä\nböse x";
-        assert_eq!(place(text, 0), (1, 1));
-        assert_eq!(place(text, text.find('x').unwrap()), (2, 6));
-        assert_eq!(place(text, 1), (1, 1));
-        assert_eq!(place(text, 999), (2, 7));
+        let check = |offset: usize, expect: (u32, u32)| {
+            assert_eq!(Lines::new(text).place(offset), expect, "{offset}");
+        };
+        check(0, (1, 1));
+        check(text.find('x').unwrap(), (2, 6));
+        check(1, (1, 1));
+        check(2, (1, 2));
+        check(3, (2, 1));
+        check(999, (2, 7));
+        assert_eq!(Lines::new("").place(0), (1, 1));
+        assert_eq!(Lines::new("\n").place(1), (2, 1));
     }
 
     #[test]

@@ -1,0 +1,75 @@
+//! What a decision costs: `cargo run -p bulla-policy --profile fast --example bench`.
+//!
+//! A bundle of N policies, one group and one table each, two conditions and an address range, and
+//! one forbid for all; the command is permitted by one of them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "shares the support of the tests")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{fmt::Write as _, hint::black_box, time::Instant};
+
+use bulla_core::{Attribute, Policies};
+use support::{command, load, origin, request, resource, shown, who, with};
+
+fn policies(count: usize, shape: &str) -> String {
+    let mut out = String::from(
+        "@id(\"no-stale\") forbid (principal, action, resource in Bulla::Resource::\"orders\")\n\
+         when { context.jwks_stale };\n",
+    );
+    for i in 0..count {
+        let scope = match shape {
+            "sliced" => format!(
+                "principal in Bulla::Group::\"team:t{i}\",\n  \
+                 action in [Bulla::Action::\"postgres:read\", Bulla::Action::\"postgres:update\"],\n  \
+                 resource == Bulla::Table::\"orders.public.t{i}\""
+            ),
+            // Nothing tells them apart but their conditions: the worst case.
+            _ => "principal, action in [Bulla::Action::\"postgres:read\"],\n  \
+                 resource in Bulla::Resource::\"orders\""
+                .to_owned(),
+        };
+        let _ = writeln!(
+            out,
+            "@id(\"p{i}\") @rows_max(\"1000\") permit ({scope})\n\
+             when {{ principal has env && principal.env == \"prod{}\" }}\n\
+             when {{ context.source.isInRange(ip(\"10.0.0.0/8\")) && !context.unknown }};",
+            if shape == "sliced" || i == 7 { String::new() } else { i.to_string() }
+        );
+    }
+    out
+}
+
+fn main() {
+    let mut principal = who("k8s|billing/api", &["team:t7", "team:x", "all"]);
+    principal = with(principal, "env", Attribute::Text("prod".into()));
+    let (resource, origin) = (resource("orders"), origin("10.1.2.3"));
+    let command = command("postgres:select", &["postgres:select public.t7(id,state)"]);
+    let request = request(&principal, &resource, &origin, &command);
+    for shape in ["sliced", "worst"] {
+        for count in [10, 100, 1_000, 5_000] {
+            let text = policies(count, shape);
+            let start = Instant::now();
+            let bundle = load(&text);
+            let loaded = start.elapsed();
+            let rounds = if shape == "sliced" { 2_000 } else { 50 };
+            let start = Instant::now();
+            for _ in 0..rounds {
+                black_box(bundle.decide_uncached(black_box(&request)));
+            }
+            let uncached = start.elapsed() / rounds;
+            black_box(bundle.decide(&request));
+            let start = Instant::now();
+            for _ in 0..100_000 {
+                black_box(bundle.decide(black_box(&request)));
+            }
+            let cached = start.elapsed() / 100_000;
+            println!(
+                "{shape:7} {count:5} policies: load {loaded:>9.1?}  uncached {uncached:>9.1?}  \
+                 cached {cached:>7.0?}  {}",
+                shown(&bundle.decide(&request))
+            );
+        }
+    }
+}
