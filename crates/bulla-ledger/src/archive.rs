@@ -45,8 +45,6 @@ use crate::{
     vfs::{Access, Privacy, Vfs, VfsFile, is_full},
 };
 
-/// Bytes of frames that wait in memory for the archive; beyond it they are read from the journal.
-const FEED_BYTES_MAX: usize = 64 << 20;
 /// Bytes of frames at which the archive is woken before its time.
 const FEED_BYTES_WAKE: usize = 8 << 20;
 /// Bytes that wait to be written; beyond it no more is taken in while the disk is full.
@@ -65,6 +63,9 @@ const FADE: Duration = Duration::from_secs(30);
 pub enum ArchiveError {
     #[error("`{}`: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
+    /// Not tried again: what was to be kept may be lost, and the next sync would not say so.
+    #[error("sync `{}`: {error}", path.display())]
+    Sync { path: PathBuf, error: io::Error },
     #[error("`{}`: {error}", path.display())]
     Checkpoint { path: PathBuf, error: CheckpointError },
     #[error("`{}`: {why}", path.display())]
@@ -86,8 +87,8 @@ pub enum ArchiveError {
 }
 
 /// What the committer has written and the archive has not seen.
-#[derive(Default)]
 pub(crate) struct Feed {
+    bytes_max: usize,
     state: Mutex<FeedState>,
     changed: Condvar,
 }
@@ -106,12 +107,16 @@ pub(crate) struct Batch {
 }
 
 impl Feed {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, state: Mutex::default(), changed: Condvar::new() }
+    }
+
     /// Called by the committer: wakes the archive only when much is waiting.
     pub(crate) fn push(&self, written: Written, payloads: Vec<Payload>) {
         let mut state = self.state.lock();
         let before = state.bytes;
         let bytes = before + written.bytes as usize;
-        if bytes > FEED_BYTES_MAX {
+        if bytes > self.bytes_max {
             state.batches.push(Batch { written, payloads: None });
             return;
         }
@@ -355,7 +360,7 @@ impl Archive {
         let path = self.dir.join(pack::pack_path(first));
         let io = |error| ArchiveError::Io { path: path.clone(), error };
         let file = self.vfs.open(&path, Access::Write).map_err(io)?;
-        let found = file.len().map_err(io)?;
+        let found = file.size().map_err(io)?;
         if found < len {
             let why = format!("the pack has {found} bytes, its entries have {len}");
             return Err(ArchiveError::Damaged { path, why });
@@ -476,6 +481,10 @@ impl Archive {
 
     fn io<'p>(path: &'p Path) -> impl FnOnce(io::Error) -> ArchiveError + 'p {
         |error| ArchiveError::Io { path: path.to_path_buf(), error }
+    }
+
+    fn sync_error<'p>(path: &'p Path) -> impl FnOnce(io::Error) -> ArchiveError + 'p {
+        |error| ArchiveError::Sync { path: path.to_path_buf(), error }
     }
 
     /// Creates a directory within the archive, with those above it.
@@ -620,15 +629,15 @@ impl Archive {
     ) -> Result<(), ArchiveError> {
         if let Some(pack) = self.pack.as_mut().filter(|pack| pack.dirty) {
             let path = self.dir.join(pack::pack_path(pack.first));
-            pack.file.fdatasync().map_err(Self::io(&path))?;
+            pack.file.fdatasync().map_err(Self::sync_error(&path))?;
             pack.dirty = false;
         }
-        self.key_store.sync().map_err(Self::io(&self.dir))?;
+        self.key_store.sync().map_err(Self::sync_error(&self.dir))?;
         if written.len() > SYNC_EACH_MAX {
-            self.vfs.sync_all(&self.dir).map_err(Self::io(&self.dir))?;
+            self.vfs.sync_all(&self.dir).map_err(Self::sync_error(&self.dir))?;
         } else {
             for (temporary, _, file) in &written {
-                file.fdatasync().map_err(Self::io(temporary))?;
+                file.fdatasync().map_err(Self::sync_error(temporary))?;
             }
         }
         for (temporary, path, _) in &written {
@@ -636,7 +645,7 @@ impl Archive {
         }
         // Deepest last does not matter: all are durable before the checkpoint.
         while let Some(dir) = self.dirty_dirs.pop_first() {
-            self.vfs.sync_dir(&dir).map_err(Self::io(&dir))?;
+            self.vfs.sync_dir(&dir).map_err(Self::sync_error(&dir))?;
         }
         Ok(())
     }

@@ -55,6 +55,8 @@ pub struct LedgerConfig {
     pub reserve_bytes: u64,
     /// Bytes appended and not yet durable, above which appends are refused.
     pub backlog_bytes_max: u64,
+    /// Bytes of frames that wait in memory for the archive; what exceeds it is read from the journal.
+    pub archive_bytes_max: usize,
     /// A checkpoint is made this often while there are new entries.
     pub checkpoint_ms: u64,
     /// A heartbeat is appended this often while there are new entries.
@@ -76,6 +78,7 @@ impl Default for LedgerConfig {
             evidence_keys: EvidenceKeys::default(),
             reserve_bytes: 4 << 20,
             backlog_bytes_max: 64 << 20,
+            archive_bytes_max: 64 << 20,
             checkpoint_ms: 1_000,
             heartbeat_ms: 1_000,
             heartbeat_idle_ms: 10_000,

@@ -5,7 +5,11 @@
 //! It is derived and proves nothing: a reader checks what it finds, and makes the index anew where it
 //! is missing or malformed.
 
+use std::io;
+
 use bulla_tlog::entry::{Entry, Kind};
+
+use crate::vfs::VfsFile;
 
 /// Entries that one file covers: 64 bundles.
 pub(crate) const CHUNK_ENTRIES: u64 = 16_384;
@@ -65,9 +69,72 @@ pub(crate) fn decode(chunk: u64, bytes: &[u8]) -> Option<Vec<Record>> {
     good.then_some(records)
 }
 
+/// A session's records in the file of a chunk; none if it is no such file.
+pub(crate) fn search(
+    chunk: u64,
+    file: &dyn VfsFile,
+    sid: &[u8; 16],
+) -> io::Result<Option<Vec<Record>>> {
+    let size = file.size()?;
+    let count = size / RECORD_BYTES as u64;
+    if !size.is_multiple_of(RECORD_BYTES as u64) || count > CHUNK_ENTRIES {
+        return Ok(None);
+    }
+    let read = |at: u64| -> io::Result<Option<Record>> {
+        let mut bytes = [0; RECORD_BYTES];
+        let got = file.pread(&mut bytes, at * RECORD_BYTES as u64)?;
+        let record = Record::decode(&bytes).filter(|_| got == RECORD_BYTES);
+        Ok(record.filter(|r| r.index / CHUNK_ENTRIES == chunk && r.kind().is_some()))
+    };
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let Some(record) = read(middle)? else { return Ok(None) };
+        if record.sid < *sid {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    let mut out = vec![];
+    while low < count {
+        let Some(record) = read(low)? else { return Ok(None) };
+        if record.sid != *sid {
+            break;
+        }
+        out.push(record);
+        low += 1;
+    }
+    Ok(Some(out))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_is_found_by_bisection() {
+        use crate::vfs::{Privacy, Vfs, sim::SimVfs};
+        let mut records = vec![];
+        for sid in (1..200u8).step_by(2) {
+            for n in 0..u64::from(sid % 7) {
+                records.push(Record { sid: [sid; 16], index: u64::from(sid) + n * 256, kind: 5 });
+            }
+        }
+        let bytes = encode(&mut records);
+        let vfs = SimVfs::new();
+        let file = vfs.create(std::path::Path::new("/i"), Privacy::Shared).unwrap();
+        file.pwrite(&bytes, 0).unwrap();
+        for sid in 0..=255u8 {
+            let found = search(0, &*file, &[sid; 16]).unwrap().unwrap();
+            let expect: Vec<Record> =
+                records.iter().filter(|record| record.sid == [sid; 16]).copied().collect();
+            assert_eq!(found, expect, "{sid}");
+        }
+        assert_eq!(search(1, &*file, &[9; 16]).unwrap(), None);
+        file.pwrite(&[0; 3], bytes.len() as u64).unwrap();
+        assert_eq!(search(0, &*file, &[9; 16]).unwrap(), None);
+    }
 
     #[test]
     fn an_index_reads_back() {

@@ -82,7 +82,7 @@ pub(crate) fn wrapped_session(record: &[u8]) -> Option<SessionId> {
 }
 
 /// The key that wraps data keys. Overwritten when dropped.
-pub struct Kek {
+pub(crate) struct Kek {
     secret: [u8; 32],
     id: [u8; 8],
 }
@@ -385,7 +385,7 @@ impl KeyStore {
             had.extend(wrapped_session(record).map(|session| session.0));
         })?;
         // A record that was cut short is written again.
-        if file.len()? != len {
+        if file.size()? != len {
             file.truncate(len)?;
         }
         Ok(Day { day: number, file, len, had, dirty: false })

@@ -4,7 +4,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     time::Instant,
 };
@@ -23,7 +26,7 @@ use parking_lot::Mutex;
 
 use crate::{
     archive::{Archive, ArchiveError, ArchiveThread, Feed},
-    committer::{Committer, Gauge},
+    committer::{Claim, Committer, Gauge},
     config::LedgerConfig,
     journal::{
         recover::{RecoverError, Recovered, Torn, recover},
@@ -135,7 +138,7 @@ impl Ledger {
     /// entries that say so are durable. Blocks on the disk.
     pub fn open(config: LedgerConfig) -> Result<Arc<Self>, LedgerError> {
         let io = |error| LedgerError::Io { path: config.dir.clone(), error };
-        std::fs::create_dir_all(&config.dir).map_err(io)?;
+        make_dir(&RealVfs, &config.dir).map_err(io)?;
         let lock = lock(&config.dir)?;
         Self::open_with(config, Arc::new(RealVfs), Some(lock))
     }
@@ -210,7 +213,7 @@ impl Ledger {
             config.backlog_bytes_max,
             at.index,
         ));
-        let feed = Arc::new(Feed::default());
+        let feed = Arc::new(Feed::new(config.archive_bytes_max));
         let (committer, queue) =
             Committer::start(writer, gauge.clone(), feed.clone(), config.real_time)
                 .map_err(|error| paths.io(error))?;
@@ -223,6 +226,7 @@ impl Ledger {
             compression: config.compression,
             inline_bytes_max: config.inline_bytes_max,
             entry_object_bytes_max: config.entry_object_bytes_max(),
+            open_sessions: AtomicU64::new(0),
         });
         let archive =
             ArchiveThread::start(archive, feed.clone(), shared.clone(), &config, &paths.journal)
@@ -337,6 +341,15 @@ impl Ledger {
         if let Some(mut gateway) = self.gateway.lock().take() {
             gateway.close(&CloseRecord { at: now(), why: "drained".into(), detail: None })?;
         }
+        // A run that is over may have no session that is not; the next run closes what it finds open.
+        let open = self.shared.open_sessions.load(Ordering::Acquire);
+        if open > 0 {
+            tracing::warn!(
+                open,
+                "the ledger closes under open sessions: their end is not recorded"
+            );
+            return Ok(None);
+        }
         let mut close = self.shared.entry(Kind::Close, now());
         close.status = Some("drained".into());
         self.shared.append_plain(&close).map(Some)
@@ -380,7 +393,7 @@ impl Ledger {
             because: Because { policies: vec![], bundle: Digest::ZERO },
             claims: vec![],
         };
-        open_session(&self.shared, &record).map(|(journal, _)| journal)
+        open_session(&self.shared, &record, Claim::Closing).map(|(journal, _)| journal)
     }
 }
 
@@ -398,7 +411,7 @@ impl Recorder for Ledger {
     }
 
     fn open(&self, record: &OpenRecord) -> Result<(Box<dyn Journal>, Pending), RecordError> {
-        let (journal, pending) = open_session(&self.shared, record)?;
+        let (journal, pending) = open_session(&self.shared, record, Claim::Ordinary)?;
         Ok((Box::new(journal), pending))
     }
 
@@ -423,14 +436,33 @@ impl Recorder for Ledger {
             self.running.lock().as_ref().and_then(|running| running.archive.error());
         let full = gauge.room.is_full().then(|| "the disk of the record is full".into());
         RecordHealth {
-            error: gauge.error().or(archive_error).or(full),
-            entries: gauge.entries.load(std::sync::atomic::Ordering::Acquire),
+            error: gauge.error().or(full).or(archive_error),
+            entries: gauge.entries.load(Ordering::Acquire),
             free_bytes: self.vfs.free_bytes(&self.dir).unwrap_or(0),
             flush_p50_us: gauge.latency.quantile_us(0.5),
             flush_p99_us: gauge.latency.quantile_us(0.99),
             waiting_bytes: gauge.waiting_bytes(),
-            real_time: gauge.real_time.load(std::sync::atomic::Ordering::Relaxed),
+            real_time: gauge.real_time.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Creates a directory and those above it, durably: a name that a power cut takes would take the whole
+/// log with it.
+fn make_dir(vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
+    let parent = match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    if !vfs.exists(dir)? {
+        make_dir(vfs, parent)?;
+        vfs.create_dir(dir, Privacy::Private)?;
+    }
+    match vfs.sync_dir(parent) {
+        // A parent that we may not read was not made by us.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
     }
 }
 
@@ -479,7 +511,7 @@ impl Paths {
     /// Creates what is missing. Whether there is no log here yet.
     fn prepare(&self, vfs: &dyn Vfs) -> Result<bool, LedgerError> {
         let io = |error| self.io(error);
-        vfs.create_dir(&self.dir, Privacy::Private).map_err(io)?;
+        make_dir(vfs, &self.dir).map_err(io)?;
         for dir in [&self.journal, &self.keys, &self.quarantine, &self.state] {
             vfs.create_dir(dir, Privacy::Private).map_err(io)?;
         }
@@ -509,3 +541,6 @@ impl Paths {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

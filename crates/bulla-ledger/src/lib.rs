@@ -56,7 +56,7 @@ pub use archive::ArchiveError;
 pub use config::*;
 pub use detail::*;
 pub use journal::recover::RecoverError;
-pub use keys::{Kek, KeyError, KeyReader, log_vkey};
+pub use keys::{KeyError, KeyReader, log_vkey};
 pub use ledger::{GATEWAY_PROTOCOL, GATEWAY_RESOURCE, Ledger, LedgerError, Recovery, wait_durable};
 pub use read::{Event, ReadError, Reader, ReaderConfig, Session, SessionPlace, StoredEntry};
 pub use verify::{ArchiveDir, ReadFileError, verify_dir};

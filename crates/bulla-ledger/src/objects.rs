@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use crate::{
     archive::{read_file, scan_pack},
     pack::{INDEX_RECORD_BYTES, Place, index_path, pack_path, parse_index_record, parse_pack_name},
-    vfs::{Access, Vfs},
+    vfs::{Access, Vfs, VfsFile},
 };
 
 /// Packs whose indices are kept in memory.
@@ -29,6 +29,8 @@ const INDEX_BYTES_MAX: u64 = 1 << 30;
 
 /// Where the objects of one pack are, sorted by hash.
 struct Catalogue {
+    first: u64,
+    file: Box<dyn VfsFile>,
     places: Vec<Place>,
     /// Length of the pack's file when this was made.
     len: u64,
@@ -41,12 +43,33 @@ impl Catalogue {
         let at = self.places.binary_search_by(|place| place.hash.cmp(hash)).ok()?;
         self.places.get(at).copied()
     }
+
+    fn read(&self, place: Place) -> io::Result<Option<Vec<u8>>> {
+        // The length is a foreign number, so it is held against the file before it is believed.
+        if place.offset.saturating_add(u64::from(place.len)) > self.file.size()? {
+            return Ok(None);
+        }
+        let mut out = vec![0; place.len as usize];
+        let got = self.file.pread(&mut out, place.offset)?;
+        Ok((got == out.len()).then_some(out))
+    }
+}
+
+/// What is stored under an object's name.
+pub(crate) enum Found {
+    /// What the entry names.
+    Good(Vec<u8>),
+    /// Something else.
+    Altered(Vec<u8>),
+    Nothing,
 }
 
 /// The objects of an archive.
 pub(crate) struct Objects {
     vfs: Arc<dyn Vfs>,
     dir: PathBuf,
+    /// First entries of the packs, in order, as last seen.
+    packs: Mutex<Arc<Vec<u64>>>,
     loaded: Mutex<BTreeMap<u64, Arc<Catalogue>>>,
     /// The pack in which the last object was found: the next is likely there as well.
     hint: AtomicU64,
@@ -60,129 +83,138 @@ impl std::fmt::Debug for Objects {
 
 impl Objects {
     pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: &Path) -> Self {
-        let loaded = Mutex::new(BTreeMap::new());
-        Self { vfs, dir: dir.to_path_buf(), loaded, hint: AtomicU64::new(u64::MAX) }
-    }
-
-    /// First entries of the packs there are, in order.
-    fn packs(&self) -> io::Result<Vec<u64>> {
-        match self.vfs.list(&self.dir.join("objects")) {
-            Ok(names) => Ok(names.iter().filter_map(|name| parse_pack_name(name)).collect()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
-            Err(error) => Err(error),
+        Self {
+            vfs,
+            dir: dir.to_path_buf(),
+            packs: Mutex::default(),
+            loaded: Mutex::default(),
+            hint: AtomicU64::new(u64::MAX),
         }
     }
 
-    fn pack_len(&self, first: u64) -> io::Result<u64> {
-        self.vfs.open(&self.dir.join(pack_path(first)), Access::Read)?.len()
+    fn list(&self) -> io::Result<Arc<Vec<u64>>> {
+        let packs = match self.vfs.list(&self.dir.join("objects")) {
+            Ok(names) => names.iter().filter_map(|name| parse_pack_name(name)).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
+            Err(error) => return Err(error),
+        };
+        let packs = Arc::new(packs);
+        *self.packs.lock() = packs.clone();
+        Ok(packs)
     }
 
     fn catalogue(&self, first: u64) -> io::Result<Arc<Catalogue>> {
         if let Some(known) = self.loaded.lock().get(&first) {
             return Ok(known.clone());
         }
-        let len = self.pack_len(first)?;
         let index = read_file(&*self.vfs, &self.dir.join(index_path(first)), INDEX_BYTES_MAX)?;
-        let made = match index {
-            Some(bytes) if bytes.len().is_multiple_of(INDEX_RECORD_BYTES) => {
-                let (records, _) = bytes.as_chunks::<INDEX_RECORD_BYTES>();
-                let places: Vec<Place> = records.iter().map(parse_index_record).collect();
-                let sorted = places.is_sorted_by_key(|place| place.hash);
-                if sorted { Catalogue { places, len, scanned: false } } else { self.scan(first)? }
+        let records = index.as_ref().map(|bytes| bytes.as_chunks::<INDEX_RECORD_BYTES>());
+        let places: Option<Vec<Place>> = records
+            .filter(|(_, rest)| rest.is_empty())
+            .map(|(records, _)| records.iter().map(parse_index_record).collect());
+        let made = match places.filter(|places| places.is_sorted_by_key(|place| place.hash)) {
+            Some(places) => {
+                let file = self.vfs.open(&self.dir.join(pack_path(first)), Access::Read)?;
+                let len = file.size()?;
+                Catalogue { first, file, places, len, scanned: false }
             }
-            _ => self.scan(first)?,
+            None => self.scan(first)?,
         };
-        Ok(self.keep(first, made))
+        Ok(self.keep(made))
     }
 
-    fn keep(&self, first: u64, made: Catalogue) -> Arc<Catalogue> {
+    fn keep(&self, made: Catalogue) -> Arc<Catalogue> {
         let made = Arc::new(made);
         let mut loaded = self.loaded.lock();
         if loaded.len() >= CATALOGUES_MAX {
             loaded.clear();
         }
-        loaded.insert(first, made.clone());
+        loaded.insert(made.first, made.clone());
         made
     }
 
     /// Reads the heads of a pack's objects, up to the first that is not whole.
     fn scan(&self, first: u64) -> io::Result<Catalogue> {
         let file = self.vfs.open(&self.dir.join(pack_path(first)), Access::Read)?;
-        let len = file.len()?;
+        let len = file.size()?;
         let (mut places, _) = scan_pack(&*file, len)?;
         places.sort_unstable();
-        Ok(Catalogue { places, len, scanned: true })
+        Ok(Catalogue { first, file, places, len, scanned: true })
     }
 
-    fn find_in(&self, first: u64, hash: &Hash) -> io::Result<Option<Place>> {
-        let catalogue = self.catalogue(first)?;
-        if let Some(place) = catalogue.find(hash) {
-            return Ok(Some(place));
-        }
+    fn find_in(&self, first: u64, hash: &Hash) -> io::Result<Option<(Arc<Catalogue>, Place)>> {
+        let mut catalogue = self.catalogue(first)?;
+        let mut place = catalogue.find(hash);
         // The pack may have grown, or its index may be wrong.
-        if !catalogue.scanned || self.pack_len(first)? != catalogue.len {
+        if place.is_none() && (!catalogue.scanned || catalogue.file.size()? != catalogue.len) {
             let fresh = self.scan(first)?;
-            let place = fresh.find(hash);
+            place = fresh.find(hash);
             if place.is_some() {
-                self.keep(first, fresh);
+                catalogue = self.keep(fresh);
             }
-            return Ok(place);
         }
-        Ok(None)
+        Ok(place.map(|place| (catalogue, place)))
     }
 
-    /// Where an object is, and in which pack.
-    fn find(&self, hash: &Hash) -> io::Result<Option<(u64, Place)>> {
-        let packs = self.packs()?;
+    fn find(&self, hash: &Hash) -> io::Result<Option<(Arc<Catalogue>, Place)>> {
+        let known = self.packs.lock().clone();
+        if let Some(found) = self.find_among(&known, hash)? {
+            return Ok(Some(found));
+        }
+        let fresh = self.list()?;
+        if fresh == known { Ok(None) } else { self.find_among(&fresh, hash) }
+    }
+
+    fn find_among(
+        &self,
+        packs: &[u64],
+        hash: &Hash,
+    ) -> io::Result<Option<(Arc<Catalogue>, Place)>> {
         let hint = self.hint.load(Ordering::Relaxed);
         let near = packs.partition_point(|first| *first < hint);
         // From the hint outwards to later ones, then the earlier ones, newest first.
         let (before, after) = packs.split_at(near);
         for first in after.iter().chain(before.iter().rev()) {
-            if let Some(place) = self.find_in(*first, hash)? {
+            if let Some(found) = self.find_in(*first, hash)? {
                 self.hint.store(*first, Ordering::Relaxed);
-                return Ok(Some((*first, place)));
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    fn read_at(&self, first: u64, place: Place) -> io::Result<Option<Vec<u8>>> {
-        let file = self.vfs.open(&self.dir.join(pack_path(first)), Access::Read)?;
-        // The length is a foreign number, so it is held against the file before it is believed.
-        if place.offset.saturating_add(u64::from(place.len)) > file.len()? {
-            return Ok(None);
-        }
-        let mut out = vec![0; place.len as usize];
-        let got = file.pread(&mut out, place.offset)?;
-        Ok((got == out.len()).then_some(out))
-    }
-
-    /// The ciphertext of an object, whatever it is; none if there is none of this name.
-    pub(crate) fn read(&self, object: &ObjectRef) -> io::Result<Option<Vec<u8>>> {
-        let Some((first, place)) = self.find(&object.ct_hash)? else { return Ok(None) };
-        let bytes = self.read_at(first, place)?;
-        let good = |bytes: &Vec<u8>| bulla_tlog::seal::check_object(object, bytes).is_ok();
-        if bytes.as_ref().is_some_and(good) || self.catalogue(first)?.scanned {
-            return Ok(bytes);
+    /// The ciphertext of an object.
+    pub(crate) fn read(&self, object: &ObjectRef) -> io::Result<Found> {
+        let Some((catalogue, place)) = self.find(&object.ct_hash)? else {
+            return Ok(Found::Nothing);
+        };
+        let found = judge(object, catalogue.read(place)?);
+        if catalogue.scanned || matches!(found, Found::Good(_)) {
+            return Ok(found);
         }
         // An index that is wrong must not condemn a pack that is right.
-        let scanned = self.keep(first, self.scan(first)?);
+        let scanned = self.keep(self.scan(catalogue.first)?);
         match scanned.find(&object.ct_hash) {
-            Some(place) => self.read_at(first, place),
-            None => Ok(None),
+            Some(place) => Ok(judge(object, scanned.read(place)?)),
+            None => Ok(Found::Nothing),
         }
+    }
+}
+
+fn judge(object: &ObjectRef, bytes: Option<Vec<u8>>) -> Found {
+    match bytes {
+        None => Found::Nothing,
+        Some(bytes) if bulla_tlog::seal::check_object(object, &bytes).is_ok() => Found::Good(bytes),
+        Some(bytes) => Found::Altered(bytes),
     }
 }
 
 impl ObjectCheck for Objects {
     fn check(&self, object: &ObjectRef) -> ObjectState {
         match self.read(object) {
-            Ok(None) => ObjectState::Missing,
-            Ok(Some(bytes)) if bulla_tlog::seal::check_object(object, &bytes).is_ok() => {
-                ObjectState::Good
-            }
-            Ok(Some(_)) => ObjectState::Altered,
+            Ok(Found::Nothing) => ObjectState::Missing,
+            Ok(Found::Good(_)) => ObjectState::Good,
+            Ok(Found::Altered(_)) => ObjectState::Altered,
             Err(_) => ObjectState::Unreadable,
         }
     }

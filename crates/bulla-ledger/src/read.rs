@@ -39,8 +39,8 @@ use crate::{
         segment,
     },
     keys::{KeyError, KeyReader, Wrapped, log_vkey, wrapped_session},
-    objects::Objects,
-    vfs::{RealVfs, Vfs},
+    objects::{Found, Objects},
+    vfs::{Access, RealVfs, Vfs},
 };
 
 /// Times that a reader starts anew when the archive moves on under it.
@@ -242,10 +242,7 @@ impl Reader {
             return entry.map(|(_, bytes)| bytes.clone()).ok_or(ReadError::BeyondEnd(index));
         }
         let number = index / u64::from(TILE_WIDTH);
-        let bundle = match self.bundles.lock().get(&number) {
-            Some(bundle) => Some(bundle.clone()),
-            None => None,
-        };
+        let bundle = self.bundles.lock().get(&number).cloned();
         let bundle = match bundle {
             Some(bundle) => bundle,
             None => {
@@ -323,6 +320,24 @@ impl Reader {
         Ok(records)
     }
 
+    /// A session's part of one chunk of the index: found in its file by bisection.
+    fn records_of(&self, chunk: u64, sid: &[u8; 16]) -> Result<Vec<Record>, ReadError> {
+        if (chunk + 1) * CHUNK_ENTRIES <= self.published() {
+            let path = self.config.archive.join(index::index_path(chunk));
+            let found = match self.vfs.open(&path, Access::Read) {
+                Ok(file) => index::search(chunk, &*file, sid).unwrap_or_default(),
+                Err(_) => None,
+            };
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        let records = self.records(chunk)?;
+        let from = records.partition_point(|record| record.sid < *sid);
+        let own = records.get(from..).unwrap_or_default();
+        Ok(own.iter().take_while(|record| record.sid == *sid).copied().collect())
+    }
+
     /// Every session that was opened, newest first: index of its open and its id. Reads the index as
     /// far as it is asked.
     pub fn sessions(&self) -> impl Iterator<Item = Result<(u64, SessionId), ReadError>> + '_ {
@@ -346,10 +361,7 @@ impl Reader {
             if !place.entries.is_empty() && place.closed {
                 break;
             }
-            let records = self.records(chunk)?;
-            let from = records.partition_point(|record| record.sid < session.0);
-            let own = records.get(from..).unwrap_or_default();
-            for record in own.iter().take_while(|record| record.sid == session.0) {
+            for record in self.records_of(chunk, &session.0)? {
                 place.entries.push(record.index);
                 place.closed = record.kind() == Some(Kind::Close);
             }
@@ -385,7 +397,11 @@ impl Reader {
             let path = self.config.archive.join("objects");
             ReadError::Io { path, error }
         })?;
-        read.ok_or(ReadError::ObjectMissing { index, name })
+        match read {
+            // What was altered does not open, and that says so.
+            Found::Good(bytes) | Found::Altered(bytes) => Ok(bytes),
+            Found::Nothing => Err(ReadError::ObjectMissing { index, name }),
+        }
     }
 }
 

@@ -8,7 +8,10 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -54,6 +57,8 @@ pub(crate) struct Shared {
     pub compression: Compression,
     pub inline_bytes_max: usize,
     pub entry_object_bytes_max: usize,
+    /// Sessions whose close has not been appended.
+    pub open_sessions: AtomicU64,
 }
 
 impl Shared {
@@ -430,6 +435,7 @@ pub(crate) struct SessionJournal {
 pub(crate) fn open_session(
     shared: &Arc<Shared>,
     record: &OpenRecord,
+    claim: Claim,
 ) -> Result<(SessionJournal, Pending), RecordError> {
     let mut chain = Chain::new(shared, record.session, record.mode)?;
     let mut entry = chain.entry(shared, Kind::Open, record.at);
@@ -446,8 +452,9 @@ pub(crate) fn open_session(
     writer.claims(&record.claims);
     because(&mut entry, &mut writer, &record.because);
     writer.finish();
-    let pending = chain.append(shared, Append::new(entry, detail, Claim::Ordinary))?;
+    let pending = chain.append(shared, Append::new(entry, detail, claim))?;
     let shared = shared.clone();
+    shared.open_sessions.fetch_add(1, Ordering::AcqRel);
     Ok((SessionJournal { shared, chain, returned: HashMap::new(), closed: false }, pending))
 }
 
@@ -662,6 +669,7 @@ impl Journal for SessionJournal {
         let pending =
             self.chain.append(&self.shared, Append::new(entry, detail, Claim::Closing))?;
         self.closed = true;
+        self.shared.open_sessions.fetch_sub(1, Ordering::AcqRel);
         Ok(pending)
     }
 }

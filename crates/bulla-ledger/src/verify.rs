@@ -78,11 +78,22 @@ pub fn verify_dir(
     threads: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, VerifyError<ReadFileError>> {
-    let archive = ArchiveDir::new(dir);
+    verify_on(Arc::new(RealVfs), dir, log, options, threads, progress)
+}
+
+pub(crate) fn verify_on(
+    vfs: Arc<dyn Vfs>,
+    dir: &Path,
+    log: &[Vkey],
+    options: Options,
+    threads: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report, VerifyError<ReadFileError>> {
+    let archive = ArchiveDir { vfs: vfs.clone(), dir: dir.to_path_buf() };
     let signed = verify::open_checkpoint(&archive, log, &[])?;
     let mut verifier = Verifier::new(signed, options);
     let bundles: Vec<_> = verifier.bundles().collect();
-    let objects = Objects::new(Arc::new(RealVfs), dir);
+    let objects = Objects::new(vfs, dir);
     let threads = threads.clamp(1, 64);
     let next = AtomicU64::new(0);
     let window = Window { end: Mutex::new(threads as u64 * AHEAD), moved: Condvar::new() };

@@ -54,7 +54,7 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
         self.pwrite(bytes, offset)?;
         self.fdatasync()
     }
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     /// Grows the file to `bytes` with its blocks set aside, so that writing within it cannot find
     /// the disk full. Reads as zeros.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
@@ -85,7 +85,7 @@ pub trait Vfs: Send + Sync + fmt::Debug {
     /// The whole file, which must not be longer than `bytes_max`.
     fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         let file = self.open(path, Access::Read)?;
-        let len = file.len()?;
+        let len = file.size()?;
         let fits = usize::try_from(len).ok().filter(|_| len <= bytes_max);
         let Some(len) = fits else { return Err(io::ErrorKind::FileTooLarge.into()) };
         let mut out = vec![0; len];
@@ -285,7 +285,7 @@ impl VfsFile for RealFile {
         if self.durable { Ok(()) } else { self.fdatasync() }
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 

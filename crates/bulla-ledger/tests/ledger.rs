@@ -157,9 +157,9 @@ fn every_byte_comes_back() {
             assert_eq!(event.entry.policies, ["reads"]);
         }
         assert_eq!(of(Kind::Intent).count(), 9);
-        assert_eq!(of(Kind::Outcome).last().unwrap().entry.bytes_out, Some(6_000_000));
-        assert_eq!(of(Kind::Outcome).last().unwrap().detail.tag.as_deref(), Some("SELECT 9"));
-        let refusal = of(Kind::Refusal).last().unwrap();
+        assert_eq!(of(Kind::Outcome).next_back().unwrap().entry.bytes_out, Some(6_000_000));
+        assert_eq!(of(Kind::Outcome).next_back().unwrap().detail.tag.as_deref(), Some("SELECT 9"));
+        let refusal = of(Kind::Refusal).next_back().unwrap();
         assert_eq!(refusal.detail.shown.as_ref().unwrap().len(), 3_000_008);
         let mut refused = vec![];
         session
@@ -210,8 +210,8 @@ fn a_copy_of_the_archive_is_enough() {
     assert!(matches!(reader.session(sid), Err(ReadError::NoKeys(_))));
     let proof = reader.prove(3).unwrap();
     let entry = reader.entry(3).unwrap();
-    assert!(proof.verify(&entry.bytes, &[vkey.clone()], &[]).is_ok());
-    assert!(proof.verify(b"other", &[vkey.clone()], &[]).is_err());
+    assert!(proof.verify(&entry.bytes, std::slice::from_ref(&vkey), &[]).is_ok());
+    assert!(proof.verify(b"other", std::slice::from_ref(&vkey), &[]).is_err());
     assert!(matches!(reader.prove(1_000), Err(ReadError::BeyondEnd(1_000))));
     let keys = Some(ledger.keys_dir());
     let reader = Reader::open(ReaderConfig { keys, ..config }).unwrap();

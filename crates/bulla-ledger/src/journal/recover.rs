@@ -175,7 +175,7 @@ fn open_segment(
     let got = file.pread(page.as_mut_slice(), 0).map_err(io)?;
     let header = SegmentHeader::decode(page.as_slice().get(..got).unwrap_or_default());
     let Some(header) = header.filter(|h| h.number == number) else { return Ok(None) };
-    let len = file.len().map_err(io)?;
+    let len = file.size().map_err(io)?;
     let whole_pages = header.bytes.is_multiple_of(PAGE as u64);
     if header.bytes != len || !whole_pages || len > SEGMENT_BYTES_MAX {
         let why = "the segment has a wrong length";

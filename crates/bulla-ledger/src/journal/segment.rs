@@ -140,6 +140,8 @@ impl Making {
 struct Shelf {
     ready: VecDeque<Ready>,
     stop: bool,
+    /// One is being made, and will be ready unless the disk is full or fails.
+    making: bool,
     failed: Option<Arc<str>>,
 }
 
@@ -183,7 +185,7 @@ impl Supply {
             if let Some(error) = &shelf.failed {
                 return Err(error.clone());
             }
-            if shelf.stop {
+            if shelf.stop && !shelf.making {
                 return Err("the ledger is closed".into());
             }
             changed.wait(&mut shelf);
@@ -227,6 +229,7 @@ fn supply(making: &Making, room: &Room, shared: &(Mutex<Shelf>, Condvar), mut ne
             if shelf.stop {
                 return;
             }
+            shelf.making = true;
         }
         let mut set_aside = false;
         let made = making.make(next, || {
@@ -235,11 +238,12 @@ fn supply(making: &Making, room: &Room, shared: &(Mutex<Shelf>, Condvar), mut ne
             room.add(making.usable());
         });
         let mut shelf = shelf.lock();
+        shelf.making = false;
+        changed.notify_all();
         match made {
             Ok(ready) => {
                 shelf.ready.push_back(ready);
                 next += 1;
-                changed.notify_all();
             }
             Err(error) if is_full(&error) && !set_aside => {
                 if !room.full.swap(true, Ordering::AcqRel) {
@@ -255,7 +259,6 @@ fn supply(making: &Making, room: &Room, shared: &(Mutex<Shelf>, Condvar), mut ne
                 }
                 tracing::error!(%error, "cannot make a segment of the journal");
                 shelf.failed = Some(format!("make a segment: {error}").into());
-                changed.notify_all();
                 return;
             }
         }

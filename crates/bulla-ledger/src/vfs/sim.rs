@@ -594,7 +594,7 @@ impl VfsFile for SimFile {
         }
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.disk.0.lock().nodes[self.node].seen.len() as u64)
     }
 

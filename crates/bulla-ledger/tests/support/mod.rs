@@ -1,5 +1,10 @@
 //! What the tests of the ledger share.
-#![allow(dead_code, reason = "each test uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test uses a part, and may fail"
+)]
 
 use std::{path::PathBuf, sync::Arc};
 
