@@ -393,8 +393,8 @@ fn is_timeless(expression: &Value) -> bool {
     match expression {
         Value::Array(items) => items.iter().all(is_timeless),
         Value::Object(members) => members.iter().all(|(name, value)| {
-            if name == "Var" {
-                return value != "context";
+            if name == "Var" && value == "context" {
+                return false;
             }
             if (name == "." || name == "has")
                 && let (Some(left), Some(attribute)) = (value.get("left"), value.get("attr"))

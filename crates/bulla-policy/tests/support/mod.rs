@@ -265,3 +265,48 @@ pub fn check(bundle: &Bundle, principal: &Principal, on: &str, command: &Command
     let found = decide(bundle, &request(principal, &resource, &origin, command));
     assert_eq!(found, expect, "{} {:?} on {on}", command.action, command.touches);
 }
+
+/// A request that owns what it is about, so that a test can change one thing of it.
+#[derive(Clone)]
+pub struct Case {
+    pub principal: Principal,
+    pub resource: Resource,
+    pub part: Option<String>,
+    pub origin: Origin,
+    pub command: Command,
+    pub now: Timestamp,
+    pub approved: bool,
+}
+
+impl Case {
+    pub fn new() -> Self {
+        Self {
+            principal: who("k8s|billing/api", &["team:billing"]),
+            resource: resource("orders"),
+            part: None,
+            origin: origin("10.1.2.3"),
+            command: command("postgres:select", &["postgres:select public.payments(id,state)"]),
+            // Wednesday, 2026-11-25T14:00:00Z.
+            now: Timestamp::from_secs(1_795_615_200),
+            approved: false,
+        }
+    }
+
+    pub fn changed(change: impl FnOnce(&mut Self)) -> Self {
+        let mut case = Self::new();
+        change(&mut case);
+        case
+    }
+
+    pub fn request(&self) -> Request<'_> {
+        Request {
+            principal: &self.principal,
+            resource: &self.resource,
+            part: self.part.as_deref(),
+            origin: &self.origin,
+            command: &self.command,
+            now: self.now,
+            approved: self.approved,
+        }
+    }
+}
