@@ -1,0 +1,169 @@
+//! The two writers, and the bytes that wait for the record.
+
+use std::{
+    collections::VecDeque,
+    marker::PhantomData,
+    task::{Context, Poll},
+};
+
+use bulla_core::{Pending, RecordError};
+use bytes::Bytes;
+
+use crate::Cleared;
+
+/// Marks bytes on their way to the client.
+#[derive(Debug)]
+pub struct ToClient;
+/// Marks bytes on their way to the target.
+#[derive(Debug)]
+pub struct ToTarget;
+
+/// Bytes that may go on once their evidence is durable. Until then nobody can see them.
+#[derive(Debug)]
+pub struct Release<D> {
+    bytes: Bytes,
+    /// None in `bounded` mode: release does not wait.
+    pending: Option<Pending>,
+    direction: PhantomData<D>,
+}
+
+/// Bytes whose evidence is durable.
+#[derive(Debug)]
+pub struct Released<D> {
+    bytes: Bytes,
+    direction: PhantomData<D>,
+}
+
+impl<D> Release<D> {
+    pub(crate) fn new(bytes: Bytes, pending: Option<Pending>) -> Self {
+        Self { bytes, pending, direction: PhantomData }
+    }
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+    /// Takes the bytes once they are durable; an error means that they never may go on.
+    pub fn poll_released(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Released<D>, RecordError>> {
+        if let Some(pending) = &self.pending {
+            match pending.poll_durable(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        Poll::Ready(Ok(Released { bytes, direction: PhantomData }))
+    }
+}
+
+/// What is cleared for a socket and not yet written. The engine writes `next`, then `advance`s.
+#[derive(Debug, Default)]
+struct Queue {
+    parts: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.bytes += bytes.len();
+            self.parts.push_back(bytes);
+        }
+    }
+    fn advance(&mut self, mut n: usize) {
+        self.bytes = self.bytes.saturating_sub(n);
+        while let Some(front) = self.parts.front_mut() {
+            if n < front.len() {
+                bytes::Buf::advance(front, n);
+                return;
+            }
+            n -= front.len();
+            self.parts.pop_front();
+        }
+    }
+}
+
+macro_rules! writer {
+    ($name:ident) => {
+        impl $name {
+            pub fn is_empty(&self) -> bool {
+                self.0.parts.is_empty()
+            }
+            pub fn waiting_bytes(&self) -> usize {
+                self.0.bytes
+            }
+            /// The runs to write next, in order, for a vectored write.
+            pub fn runs(&self) -> impl Iterator<Item = &[u8]> {
+                self.0.parts.iter().map(|part| &part[..])
+            }
+            /// `n` bytes were written.
+            pub fn advance(&mut self, n: usize) {
+                self.0.advance(n);
+            }
+        }
+    };
+}
+
+/// The only writer that a target has.
+#[derive(Debug, Default)]
+pub struct Upstream(Queue);
+
+impl Upstream {
+    pub fn send(&mut self, cleared: Cleared<Bytes>) {
+        self.0.push(cleared.payload);
+    }
+    pub fn more(&mut self, released: Released<ToTarget>) {
+        self.0.push(released.bytes);
+    }
+    /// Constant bytes: no client can have written them, since nothing of a client is `'static`.
+    pub fn control(&mut self, bytes: &'static [u8]) {
+        self.0.push(Bytes::from_static(bytes));
+    }
+}
+writer!(Upstream);
+
+/// The only writer that a client has once its session is open.
+#[derive(Debug, Default)]
+pub struct Downstream(Queue);
+
+impl Downstream {
+    pub fn send(&mut self, released: Released<ToClient>) {
+        self.0.push(released.bytes);
+    }
+}
+writer!(Downstream);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulla_core::{Digest, Receipt, pending};
+    use std::task::Waker;
+
+    #[test]
+    fn bytes_wait_for_the_record() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (completer, wait) = pending();
+        let mut release = Release::<ToClient>::new(Bytes::from_static(b"row"), Some(wait));
+        assert!(release.poll_released(&mut cx).is_pending());
+        completer.complete(Ok(Receipt { index: 0, leaf: Digest::ZERO }));
+        let Poll::Ready(Ok(released)) = release.poll_released(&mut cx) else { panic!("waits") };
+        let mut down = Downstream::default();
+        down.send(released);
+        assert_eq!(down.runs().collect::<Vec<_>>(), [b"row"]);
+        down.advance(2);
+        assert_eq!((down.runs().next(), down.waiting_bytes()), (Some(&b"w"[..]), 1));
+    }
+
+    #[test]
+    fn a_failed_record_releases_nothing() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let wait = Pending::done(Err(RecordError::Full));
+        let mut release = Release::<ToClient>::new(Bytes::from_static(b"row"), Some(wait));
+        assert!(matches!(release.poll_released(&mut cx), Poll::Ready(Err(RecordError::Full))));
+    }
+}

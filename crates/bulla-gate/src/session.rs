@@ -1,0 +1,161 @@
+//! The recorded session and the in-flight half of its commands.
+
+use std::sync::Arc;
+
+use bulla_core::{
+    CloseRecord, EventId, EvidenceRecord, Flow, Journal, Mode, Obligations, Origin, Outcome,
+    Pending, Principal, RecordError, Resource, SessionId, Status, Timestamp,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::flow::{Release, ToClient, ToTarget};
+
+struct Inner {
+    id: SessionId,
+    principal: Arc<Principal>,
+    resource: Arc<Resource>,
+    part: Option<Arc<str>>,
+    origin: Origin,
+    honours: &'static [&'static str],
+    journal: Mutex<Box<dyn Journal>>,
+}
+
+/// One principal on one resource, opened by a decision and recorded. Cheap to clone.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+impl Session {
+    /// `journal` comes from `Recorder::open`: a session that is not recorded cannot exist.
+    pub fn new(
+        id: SessionId,
+        principal: Arc<Principal>,
+        resource: Arc<Resource>,
+        part: Option<Arc<str>>,
+        origin: Origin,
+        honours: &'static [&'static str],
+        journal: Box<dyn Journal>,
+    ) -> Self {
+        let journal = Mutex::new(journal);
+        Self(Arc::new(Inner { id, principal, resource, part, origin, honours, journal }))
+    }
+    pub fn id(&self) -> SessionId {
+        self.0.id
+    }
+    pub fn principal(&self) -> &Principal {
+        &self.0.principal
+    }
+    pub fn principal_shared(&self) -> Arc<Principal> {
+        self.0.principal.clone()
+    }
+    pub fn resource(&self) -> &Resource {
+        &self.0.resource
+    }
+    pub fn part(&self) -> Option<&str> {
+        self.0.part.as_deref()
+    }
+    pub fn origin(&self) -> &Origin {
+        &self.0.origin
+    }
+    pub fn mode(&self) -> Mode {
+        self.0.resource.mode
+    }
+    pub(crate) fn honours(&self) -> &'static [&'static str] {
+        self.0.honours
+    }
+    /// The id that the next entry of this session gets.
+    pub fn next_event(&self) -> EventId {
+        EventId { session: self.0.id, seq: self.0.journal.lock().next_seq() }
+    }
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut dyn Journal) -> R) -> R {
+        f(self.0.journal.lock().as_mut())
+    }
+    /// Bytes that belong to no command (the gateway's own words, a target's notifications).
+    pub fn aside(
+        &self,
+        flow: Flow,
+        bytes: Bytes,
+        now: Timestamp,
+    ) -> Result<Release<ToClient>, RecordError> {
+        let record =
+            EvidenceRecord { at: now, number: 0, flow, bytes: bytes.clone(), outcome: None };
+        let pending = self.with(|journal| journal.evidence(record))?;
+        Ok(self.release(bytes, pending))
+    }
+    pub fn close(&self, record: &CloseRecord) -> Result<Pending, RecordError> {
+        self.with(|journal| journal.close(record))
+    }
+    fn release<D>(&self, bytes: Bytes, pending: Pending) -> Release<D> {
+        let wait = match self.0.resource.mode {
+            Mode::Strict => Some(pending),
+            Mode::Bounded => None,
+        };
+        Release::new(bytes, wait)
+    }
+}
+
+/// The in-flight half of a command: every response comes back through it. Dropped unfinished it
+/// records *abandoned*.
+pub struct Ticket {
+    session: Session,
+    number: u64,
+    owe: Obligations,
+    clock: Arc<dyn bulla_core::Clock>,
+    finished: bool,
+}
+
+impl Ticket {
+    pub(crate) fn new(
+        session: Session,
+        number: u64,
+        owe: Obligations,
+        clock: Arc<dyn bulla_core::Clock>,
+    ) -> Self {
+        Self { session, number, owe, clock, finished: false }
+    }
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+    pub fn owe(&self) -> &Obligations {
+        &self.owe
+    }
+    fn append(
+        &mut self,
+        flow: Flow,
+        bytes: Bytes,
+        outcome: Option<Outcome>,
+    ) -> Result<Pending, RecordError> {
+        self.finished |= outcome.is_some();
+        let record =
+            EvidenceRecord { at: self.clock.now(), number: self.number, flow, bytes, outcome };
+        self.session.with(|journal| journal.evidence(record))
+    }
+    /// Further input of a streaming command: durable before it goes on, whatever the mode.
+    pub fn more(&mut self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {
+        let pending = self.append(Flow::ToTarget, bytes.clone(), None)?;
+        Ok(Release::new(bytes, Some(pending)))
+    }
+    /// A piece of the response; with the last, how the command ended.
+    pub fn reply(
+        &mut self,
+        bytes: Bytes,
+        done: Option<Outcome>,
+    ) -> Result<Release<ToClient>, RecordError> {
+        let pending = self.append(Flow::ToClient, bytes.clone(), done)?;
+        Ok(self.session.release(bytes, pending))
+    }
+    /// The command ended without further bytes.
+    pub fn finish(mut self, outcome: Outcome) -> Result<Pending, RecordError> {
+        self.append(Flow::ToClient, Bytes::new(), Some(outcome))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.finished {
+            let outcome = Outcome { status: Status::Abandoned, tag: None, rows: 0 };
+            // If even this cannot be written, the missing outcome says the same.
+            let _ = self.append(Flow::ToClient, Bytes::new(), Some(outcome));
+        }
+    }
+}
