@@ -356,3 +356,167 @@ impl Policies for Bundle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bulla_core::{Attribute, Fact, PrincipalKind, Touches};
+    use cedar_policy::{Authorizer, Decision as Cedar, PolicySet};
+
+    use super::*;
+    use crate::support::{Case, action_name, load, resource, touch};
+
+    /// Every combination of scopes and conditions that validates, permits and forbids.
+    fn everything() -> String {
+        let principals = [
+            "principal",
+            "principal in Bulla::Group::\"g1\"",
+            "principal in Bulla::Group::\"g2\"",
+            "principal == Bulla::Workload::\"k8s|a\"",
+            "principal in Bulla::Workload::\"k8s|a\"",
+            "principal is Bulla::Human",
+            "principal is Bulla::Workload in Bulla::Group::\"g1\"",
+        ];
+        let actions = [
+            "action",
+            "action == Bulla::Action::\"postgres:select\"",
+            "action in Bulla::Action::\"postgres:read\"",
+            "action in [Bulla::Action::\"postgres:write\", Bulla::Action::\"postgres:unknown\"]",
+            "action in [Bulla::Action::\"postgres:known\", Bulla::Action::\"connect\"]",
+        ];
+        let resources = [
+            "resource",
+            "resource in Bulla::Resource::\"orders\"",
+            "resource == Bulla::Resource::\"orders\"",
+            "resource in Bulla::Resource::\"orders/reports\"",
+            "resource in Bulla::ResourceGroup::\"env:prod\"",
+            "resource == Bulla::Table::\"orders.s.a\"",
+            "resource in Bulla::Table::\"orders.s.a\"",
+            "resource == Bulla::Table::\"orders/reports.s.a\"",
+            "resource is Bulla::Table",
+            "resource is Bulla::Table in Bulla::Resource::\"orders\"",
+            "resource is Bulla::Resource in Bulla::ResourceGroup::\"env:prod\"",
+        ];
+        let conditions = [
+            "",
+            "when { principal has env && principal.env == \"prod\" }",
+            "when { principal has level && principal.level + 9223372036854775807 > 0 }",
+        ];
+        let mut out = String::new();
+        let mut number = 0;
+        for principal in principals {
+            for action in actions {
+                for resource in resources {
+                    if action.contains("connect") && resource.contains("orders/") {
+                        continue;
+                    }
+                    for condition in conditions {
+                        // Not all forbids: some requests should be let through.
+                        let effect = if number % 7 == 3 { "forbid" } else { "permit" };
+                        out.push_str(&format!(
+                            "@id(\"p{number}\") {effect} ({principal}, {action}, {resource}) \
+                             {condition};\n"
+                        ));
+                        number += 1;
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn cases() -> Vec<Case> {
+        let mut cases = Vec::new();
+        for kind in [PrincipalKind::Workload, PrincipalKind::Human] {
+            for (id, groups) in [("a", vec![]), ("b", vec!["g1"]), ("b", vec!["g2", "g1"])] {
+                for attribute in [
+                    None,
+                    Some(("env", Attribute::Text("prod".into()))),
+                    Some(("level", Attribute::Number(5))),
+                ] {
+                    for (on, part) in [("orders", None), ("orders", Some("reports")), ("crm", None)]
+                    {
+                        cases.push(Case::changed(|case| {
+                            case.principal.id = bulla_core::PrincipalId::new("k8s", id).unwrap();
+                            case.principal.kind = kind;
+                            case.principal.groups = groups.iter().map(|g| (*g).into()).collect();
+                            if let Some((name, value)) = &attribute {
+                                case.principal.attributes.insert((*name).into(), value.clone());
+                            }
+                            case.resource = resource(on);
+                            case.part = part.map(str::to_owned);
+                            case.command.touches = Touches::Unknown {
+                                why: "so that all is asked".into(),
+                                seen: vec![
+                                    touch("postgres:select s.a(x)"),
+                                    touch("postgres:update s.b(x)"),
+                                    touch("postgres:call s.a"),
+                                ],
+                            };
+                            case.command.action = action_name("postgres:delete");
+                            case.command.facts.insert("in_transaction", Fact::Flag(true));
+                        }));
+                    }
+                }
+            }
+        }
+        cases
+    }
+
+    /// What Cedar says of all policies at once is what is put together from those of the slice.
+    #[test]
+    fn a_slice_answers_as_the_whole_would() {
+        let bundle = load(&everything());
+        let mut all = PolicySet::new();
+        for policy in bundle.policies.iter().flat_map(|policy| policy.set.policies()) {
+            all.add(policy.clone()).unwrap();
+        }
+        let mut outcomes = [0; 3];
+        let mut check = |asks: &Asks| {
+            for ask in &asks.list {
+                let judged = bundle.judge(asks, ask);
+                let request = bundle.cedar_request(asks, ask).unwrap();
+                let response = Authorizer::new().is_authorized(&request, &all, &asks.entities);
+                let ids = |list: &[usize]| -> BTreeSet<String> {
+                    list.iter().filter_map(|at| bundle.id(*at)).map(|id| id.to_string()).collect()
+                };
+                let reasons: BTreeSet<String> =
+                    response.diagnostics().reason().map(ToString::to_string).collect();
+                let failed: Vec<usize> = judged.errors.iter().map(|(at, _)| *at).collect();
+                let errors: BTreeSet<String> = response
+                    .diagnostics()
+                    .errors()
+                    .map(|cedar_policy::AuthorizationError::PolicyEvaluationError(error)| {
+                        error.policy_id().to_string()
+                    })
+                    .collect();
+                assert_eq!(ids(&failed), errors, "{:?}", ask.resource);
+                let (applying, outcome) = match response.decision() {
+                    Cedar::Allow => (&judged.permits, 0),
+                    Cedar::Deny if judged.forbids.is_empty() => (&judged.forbids, 1),
+                    Cedar::Deny => (&judged.forbids, 2),
+                };
+                assert_eq!(ids(applying), reasons, "{:?}", ask.resource);
+                if outcome != 0 {
+                    assert!(outcome == 2 || judged.permits.is_empty());
+                }
+                *outcomes.get_mut(outcome).unwrap() += 1;
+            }
+        };
+        for case in cases() {
+            check(&Asks::of_command(&bundle.model, &bundle.keys, &case.request()).unwrap());
+            let open = Asks::of_open(
+                &bundle.model,
+                &bundle.keys,
+                &case.principal,
+                &case.resource,
+                &case.origin,
+                case.now,
+            );
+            check(&open.unwrap());
+        }
+        assert!(outcomes.iter().sum::<i32>() > 300, "{outcomes:?}");
+        assert!(outcomes.first() > Some(&0) && outcomes.last() > Some(&0), "{outcomes:?}");
+    }
+}

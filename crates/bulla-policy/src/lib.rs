@@ -47,3 +47,10 @@ pub use load::{FILE_BYTES_MAX, FILES_MAX, POLICIES_MAX, PROBLEMS_MAX};
 pub use problem::PolicyProblem;
 pub use schema::{AttributeKind, KNOWN_VERB, ResourceInput, SchemaInput, UNKNOWN_VERB};
 pub use table::{AT_DEFAULT, CASES_MAX, CaseResult, Read, TestReport};
+
+// The support of the tests names this crate as they do.
+#[cfg(test)]
+extern crate self as bulla_policy;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
