@@ -2,9 +2,14 @@
 //!
 //! `cargo run --profile fast -p bulla-ledger --example bench -- [DIR] [SESSIONS] [SECONDS]`
 //!
-//! Sessions wait for each entry before the next, as strict traffic does; two threads drive them all,
-//! as a runtime would.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement, not the product")]
+//! Sessions wait for each entry before the next, as strict traffic does; two threads drive them
+//! all, as a runtime would.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a measurement, not the product"
+)]
 
 use std::{
     path::PathBuf,

@@ -1,11 +1,11 @@
-//! The archive: the log as others read it. One directory in the C2SP tlog-tiles layout (`checkpoint`,
-//! `tile/...`), with `objects/` and `index/` beside it, derived from the journal by a thread of its
-//! own and made again from it after a crash.
+//! The archive: the log as others read it. One directory in the C2SP tlog-tiles layout
+//! (`checkpoint`, `tile/...`), with `objects/` and `index/` beside it, derived from the journal by
+//! a thread of its own and made again from it after a crash.
 //!
 //! Taking frames in changes memory only. Publishing writes what is new under temporary names, syncs
-//! it, gives it its names, and then replaces the checkpoint, so that whatever a checkpoint covers is
-//! there, whole. A disk that is full is tried again; any other error stops the ledger. Segments of the
-//! journal are removed once a published checkpoint covers all of them.
+//! it, gives it its names, and then replaces the checkpoint, so that whatever a checkpoint covers
+//! is there, whole. A disk that is full is tried again; any other error stops the ledger. Segments
+//! of the journal are removed once a published checkpoint covers all of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -539,8 +539,8 @@ impl Archive {
         Ok(Pack { first, len, file, places: vec![], dirty: true })
     }
 
-    /// Writes what is new, then a checkpoint over it. Nothing if nothing is new. May be called again
-    /// after it failed for want of space.
+    /// Writes what is new, then a checkpoint over it. Nothing if nothing is new. May be called
+    /// again after it failed for want of space.
     pub(crate) fn publish(&mut self, signer: &Signer, origin: &str) -> Result<(), ArchiveError> {
         let size = self.size();
         if size == self.published && self.vfs.exists(&self.dir.join("checkpoint")).unwrap_or(false)

@@ -321,7 +321,7 @@ impl Loop {
 
     /// The disk has failed. Nothing that waits is told that it is durable.
     fn fail(self, batch: Vec<Item>, why: Arc<str>) {
-        tracing::error!(%why, "the record has stopped: nothing passes until the gateway is restarted");
+        tracing::error!(%why, "the record has stopped: nothing passes until a restart");
         self.gauge.stop(why.clone());
         let refuse = |item: Item| {
             if let Some(completer) = item.done {

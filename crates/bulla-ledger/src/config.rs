@@ -55,7 +55,8 @@ pub struct LedgerConfig {
     pub reserve_bytes: u64,
     /// Bytes appended and not yet durable, above which appends are refused.
     pub backlog_bytes_max: u64,
-    /// Bytes of frames that wait in memory for the archive; what exceeds it is read from the journal.
+    /// Bytes of frames that wait in memory for the archive; what exceeds it is read from the
+    /// journal.
     pub archive_bytes_max: usize,
     /// A checkpoint is made this often while there are new entries.
     pub checkpoint_ms: u64,

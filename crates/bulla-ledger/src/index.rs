@@ -2,8 +2,8 @@
 //! 16,384 entries, `index/<n>.idx`, of 32 bytes an entry that belongs to a session: session id,
 //! index of the entry (8 bytes, big-endian), kind, 7 zeros; sorted by session and entry.
 //!
-//! It is derived and proves nothing: a reader checks what it finds, and makes the index anew where it
-//! is missing or malformed.
+//! It is derived and proves nothing: a reader checks what it finds, and makes the index anew where
+//! it is missing or malformed.
 
 use std::io;
 

@@ -3,7 +3,7 @@
 //!
 //! | file in `keys/` | holds |
 //! |---|---|
-//! | `log.skey` | the Ed25519 key that signs checkpoints; who has it can add lies, not change the past |
+//! | `log.skey` | the Ed25519 key that signs checkpoints; who has it can add lies, not alter |
 //! | `log.vkey` | its public half, for verifiers |
 //! | `index.key` | key of subject tags; who has it can tell whether a known subject appears |
 //! | `kek.key` | wraps data keys; who has it and `sessions/` reads all evidence |
@@ -11,8 +11,8 @@
 //!
 //! A wrapped key is 96 bytes: `bdk1`, mode, 3 zeros, session id (16), the first 8 bytes of the
 //! SHA-256 of the wrapping key, ciphertext with tag (48), and the first 16 bytes of the SHA-256 of
-//! what stands before. The key under which it is encrypted is derived from the wrapping key for this
-//! session alone, so the nonce is zero. Overwriting one record with zeros makes that session
+//! what stands before. The key under which it is encrypted is derived from the wrapping key for
+//! this session alone, so the nonce is zero. Overwriting one record with zeros makes that session
 //! unreadable and leaves every proof valid.
 
 use std::{

@@ -134,8 +134,8 @@ pub struct Recovery {
 }
 
 impl Ledger {
-    /// Opens or creates the ledger in `config.dir`: recovers what a crash left, and returns once the
-    /// entries that say so are durable. Blocks on the disk.
+    /// Opens or creates the ledger in `config.dir`: recovers what a crash left, and returns once
+    /// the entries that say so are durable. Blocks on the disk.
     pub fn open(config: LedgerConfig) -> Result<Arc<Self>, LedgerError> {
         let io = |error| LedgerError::Io { path: config.dir.clone(), error };
         make_dir(&RealVfs, &config.dir).map_err(io)?;
@@ -341,7 +341,8 @@ impl Ledger {
         if let Some(mut gateway) = self.gateway.lock().take() {
             gateway.close(&CloseRecord { at: now(), why: "drained".into(), detail: None })?;
         }
-        // A run that is over may have no session that is not; the next run closes what it finds open.
+        // A run that is over may have no session that is not; the next run closes what it finds
+        // open.
         let open = self.shared.open_sessions.load(Ordering::Acquire);
         if open > 0 {
             tracing::warn!(
@@ -447,8 +448,8 @@ impl Recorder for Ledger {
     }
 }
 
-/// Creates a directory and those above it, durably: a name that a power cut takes would take the whole
-/// log with it.
+/// Creates a directory and those above it, durably: a name that a power cut takes would take the
+/// whole log with it.
 fn make_dir(vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
     let parent = match dir.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),

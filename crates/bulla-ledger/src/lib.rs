@@ -11,17 +11,18 @@
 //! Invariants:
 //! - **No completion before the sync.** A [`bulla_core::Pending`] resolves to a receipt only after
 //!   the frame that holds the entry and its objects is on stable storage.
-//! - **No retry after a failed write or sync.** The ledger stops for good; every later append fails.
+//! - **No retry after a failed write or sync.** The ledger stops for good; every later append
+//!   fails.
 //! - **An append happens whole or not at all**; its room on disk is taken before it is numbered.
-//! - **Nothing that a client or target wrote becomes an entry**: frames carry a tag under a salt that
-//!   only this host knows.
+//! - **Nothing that a client or target wrote becomes an entry**: frames carry a tag under a salt
+//!   that only this host knows.
 //! - **A torn tail is cut off and kept; damage that no crash explains stops the start.**
 //! - **The recovered log is never smaller than the published checkpoint.**
 //! - **No personal data in the clear part of an entry**, no key in the archive.
 //!
 //! The directory is trusted to keep secrets: who can read `keys` reads all evidence, who can write
-//! `journal` can add entries until a checkpoint covers them. Who can only write `archive` can destroy
-//! it, not change it unseen.
+//! `journal` can add entries until a checkpoint covers them. Who can only write `archive` can
+//! destroy it, not change it unseen.
 //!
 //! | file | holds |
 //! |---|---|
@@ -29,11 +30,14 @@
 //! | `ledger` | opening, closing, health; the [`bulla_core::Recorder`] |
 //! | `record` | sessions: from records to sealed entries |
 //! | `detail` | the private part of an entry |
-//! | `committer` | the thread that makes appends durable |
+//! | `committer` | the thread that makes appends durable, and what admits them |
 //! | `journal` | frames, segments, recovery |
-//! | `archive` | tiles, bundles, objects, checkpoints |
+//! | `archive` | tiles, bundles, objects, checkpoints, made from the journal |
+//! | `pack`, `index`, `tracker` | formats beside the log: evidence, sessions, what is open |
 //! | `keys` | signing, wrapping and index keys |
-//! | `vfs` | the file system, real and simulated |
+//! | `read`, `objects` | sessions, entries, exact bytes and proofs, read back |
+//! | `verify` | a directory against the log's key, on several threads |
+//! | `vfs`, `aligned` | the file system, real and simulated; memory for it |
 
 mod aligned;
 mod archive;

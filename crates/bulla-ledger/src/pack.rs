@@ -1,7 +1,7 @@
-//! Packs: the ciphertexts of evidence, many to a file. `objects/<first>.pack`, where `<first>` is the
-//! index, in 20 digits, of the first entry whose objects it holds; all objects of one entry stand in
-//! one pack. A pack is 16 bytes (`bullapk1` and zeros) and then objects: SHA-256 of the ciphertext,
-//! its length in 4 bytes, big-endian, and the ciphertext.
+//! Packs: the ciphertexts of evidence, many to a file. `objects/<first>.pack`, where `<first>` is
+//! the index, in 20 digits, of the first entry whose objects it holds; all objects of one entry
+//! stand in one pack. A pack is 16 bytes (`bullapk1` and zeros) and then objects: SHA-256 of the
+//! ciphertext, its length in 4 bytes, big-endian, and the ciphertext.
 //!
 //! A pack that is complete has an index `<first>.idx`: its objects' hashes, sorted, each with the
 //! offset of the ciphertext in 8 bytes and its length in 4. It can always be made again.

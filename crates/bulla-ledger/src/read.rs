@@ -1,6 +1,6 @@
-//! Reads the record back: entries, sessions, exact bytes, proofs. Works on an archive directory, on a
-//! copy of one far from its gateway, and beside a running gateway, whose newest entries are then read
-//! from the journal.
+//! Reads the record back: entries, sessions, exact bytes, proofs. Works on an archive directory, on
+//! a copy of one far from its gateway, and beside a running gateway, whose newest entries are then
+//! read from the journal.
 //!
 //! What is read is checked as it is used: the checkpoint's signature, the chain of a session, the
 //! seals and commitments. That nothing was left out of the log is for [`crate::verify_dir`] to say.
@@ -338,8 +338,8 @@ impl Reader {
         Ok(own.iter().take_while(|record| record.sid == *sid).copied().collect())
     }
 
-    /// Every session that was opened, newest first: index of its open and its id. Reads the index as
-    /// far as it is asked.
+    /// Every session that was opened, newest first: index of its open and its id. Reads the index
+    /// as far as it is asked.
     pub fn sessions(&self) -> impl Iterator<Item = Result<(u64, SessionId), ReadError>> + '_ {
         let of_chunk = |chunk| match self.records(chunk) {
             Ok(records) => {
@@ -466,8 +466,8 @@ impl Session<'_> {
         &self.place
     }
 
-    /// Its entries in order, opened. The chain is checked on the way; entries that merely continue a
-    /// long private part are folded into the one that they continue.
+    /// Its entries in order, opened. The chain is checked on the way; entries that merely continue
+    /// a long private part are folded into the one that they continue.
     pub fn events(&self) -> impl Iterator<Item = Result<Event, ReadError>> + '_ {
         let mut expected: Option<(u64, Hash)> = None;
         let mut at = 0;

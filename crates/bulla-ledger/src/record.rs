@@ -681,7 +681,8 @@ impl Drop for SessionJournal {
         }
         let record = CloseRecord { at: now(), why: "abandoned".into(), detail: None };
         if let Err(error) = self.close(&record) {
-            tracing::error!(%error, session = %self.chain.sid, "cannot record the end of a session");
+            let session = self.chain.sid;
+            tracing::error!(%error, %session, "cannot record the end of a session");
         }
     }
 }

@@ -68,9 +68,9 @@ impl verify::Archive for ArchiveDir {
     }
 }
 
-/// Verifies the archive in `dir` against the log's public keys: signature, every entry, the tree, its
-/// tiles, every object, every session and run. `progress` is called now and then from this thread.
-/// `threads` of 0 means 1.
+/// Verifies the archive in `dir` against the log's public keys: signature, every entry, the tree,
+/// its tiles, every object, every session and run. `progress` is called now and then from this
+/// thread. `threads` of 0 means 1.
 pub fn verify_dir(
     dir: &Path,
     log: &[Vkey],

@@ -134,8 +134,8 @@ impl RealVfs {
         options.read(true).write(write).custom_flags(flags | libc::O_CLOEXEC).open(path)
     }
 
-    /// Some file systems take `O_DIRECT` at open and refuse it at the first transfer, so one page is
-    /// read to see.
+    /// Some file systems take `O_DIRECT` at open and refuse it at the first transfer, so one page
+    /// is read to see.
     fn open_direct(path: &Path, write: bool, flags: i32) -> io::Result<fs::File> {
         let file = Self::open_with(path, write, flags | libc::O_DIRECT)?;
         let mut page = crate::aligned::AlignedBuf::zeroed(crate::aligned::PAGE);
@@ -206,7 +206,8 @@ impl Vfs for RealVfs {
 
     fn sync_all(&self, path: &Path) -> io::Result<()> {
         let dir = fs::File::open(path)?;
-        // SAFETY: the descriptor is open until `dir` is dropped; the call touches no memory of ours.
+        // SAFETY: the descriptor is open until `dir` is dropped; the call touches no memory of
+        // ours.
         match unsafe { libc::syncfs(dir.as_raw_fd()) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

@@ -6,10 +6,10 @@
 //! |---|---|
 //! | 0..8 | `bullafr1` |
 //! | 8..12, 12..16, 16..20, 20..24 | length of the body; entries, objects and sides in it |
-//! | 24..32, 32..40, 40..48 | index of the first entry, number of the frame, its offset in the segment |
+//! | 24..32, 32..40, 40..48 | index of the first entry, number of the frame, its offset |
 //! | 48..80 | chain value of the frame before |
 //! | 80..96 | tag: HMAC-SHA-256 under the segment's salt over 0..80, cut to 16 bytes |
-//! | 96..128 | chain: SHA-256 over `bulla1`, salt, 0..96, leaf hashes, SHA-256 of objects and of sides |
+//! | 96..128 | chain: SHA-256 over `bulla1`, salt, 0..96, hashes of leaves, objects, sides |
 //!
 //! The body is entries, objects and sides, each with its length in 4 bytes before it, and zeros to
 //! the end of the page. The salt is random and secret to the host: what a target or a client puts
@@ -234,7 +234,8 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// None unless `page` starts with a header that this segment's salt vouches for, at this offset.
+    /// None unless `page` starts with a header that this segment's salt vouches for, at this
+    /// offset.
     pub(crate) fn decode(page: &[u8], keyed: &Keyed, offset: u64) -> Option<Self> {
         let mut at = Cursor(page);
         if at.take(8)? != FRAME_MAGIC {

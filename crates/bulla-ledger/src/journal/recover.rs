@@ -2,9 +2,9 @@
 //! that is kept aside and then zeroed. What cannot be a torn tail is corruption, and stops the
 //! ledger.
 //!
-//! One write is in flight at a time, so nothing can follow a torn frame. A header behind it whose tag
-//! is good therefore proves that the frame was whole once. Recovery is deterministic and may itself
-//! be cut off at any byte and run again.
+//! One write is in flight at a time, so nothing can follow a torn frame. A header behind it whose
+//! tag is good therefore proves that the frame was whole once. Recovery is deterministic and may
+//! itself be cut off at any byte and run again.
 
 use std::{
     io,
@@ -139,8 +139,8 @@ impl Segment {
         Ok(())
     }
 
-    /// End of the last byte from `offset` on that is not zero; `offset` if there is none. Fails if a
-    /// good header stands behind `offset`.
+    /// End of the last byte from `offset` on that is not zero; `offset` if there is none. Fails if
+    /// a good header stands behind `offset`.
     fn dirty_end(&self, offset: u64) -> Result<u64, RecoverError> {
         let mut end = offset;
         self.scan(offset, |at, bytes| {

@@ -104,8 +104,8 @@ impl Making {
         self.dir.join(segment_name(number))
     }
 
-    /// Creates a segment whole under a temporary name, then gives it its own. `set_aside` is told as
-    /// soon as its blocks are sure.
+    /// Creates a segment whole under a temporary name, then gives it its own. `set_aside` is told
+    /// as soon as its blocks are sure.
     pub(crate) fn make(&self, number: u64, set_aside: impl FnOnce()) -> io::Result<Ready> {
         let temporary = self.dir.join("making.tmp");
         if self.vfs.exists(&temporary)? {

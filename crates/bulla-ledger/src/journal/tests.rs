@@ -212,7 +212,8 @@ fn forgeries(vfs: &SimVfs) -> Vec<Vec<u8>> {
 fn frames_inside_payloads_never_become_entries() {
     let base = with_frames(2);
     for forged in forgeries(&base) {
-        // So that the forgery lies on a page of the journal: header, prefixes and entry come before.
+        // So that the forgery lies on a page of the journal: header, prefixes and entry come
+        // before.
         let mut last = Payload::new(b"entry 2".to_vec());
         let before = frame::FRAME_HEADER_BYTES + 4 + last.entry.len() + 4;
         let mut object = vec![0; PAGE - before];

@@ -1,5 +1,6 @@
-//! The whole ledger on a simulated disk: crashes, failing writes and syncs, a full disk, a disk gone
-//! read-only. Whatever was acknowledged is there afterwards, at its index, and the log verifies.
+//! The whole ledger on a simulated disk: crashes, failing writes and syncs, a full disk, a disk
+//! gone read-only. Whatever was acknowledged is there afterwards, at its index, and the log
+//! verifies.
 
 use std::io::ErrorKind;
 
@@ -363,7 +364,8 @@ fn published_entries_that_are_gone_are_missed() {
     let error = open(&rolled_back).unwrap_err();
     assert!(matches!(error, LedgerError::RolledBack { .. }), "{error}");
 
-    // A published entry that rots at the very end looks like a torn write, and is missed all the same.
+    // A published entry that rots at the very end looks like a torn write, and is missed all the
+    // same.
     let rotten = vfs.fork();
     let path = journal.join(crate::journal::segment::segment_name(0));
     rotten

@@ -2,8 +2,8 @@
 //! operation, with any part of the write in flight.
 //!
 //! It is harsher than a real file system: names are as volatile as bytes until their directory is
-//! synced, writes that were not synced may survive in any subset of their sectors, and a failed sync
-//! drops what it should have made durable while the running process goes on to see it.
+//! synced, writes that were not synced may survive in any subset of their sectors, and a failed
+//! sync drops what it should have made durable while the running process goes on to see it.
 
 use std::{
     collections::BTreeMap,
@@ -210,8 +210,8 @@ fn crashed() -> io::Error {
 }
 
 impl Disk {
-    /// Counts an operation that writes, and lets the plan interfere. `Some` is the part that a crash
-    /// leaves of it.
+    /// Counts an operation that writes, and lets the plan interfere. `Some` is the part that a
+    /// crash leaves of it.
     fn op(&mut self, path: &Path) -> io::Result<Option<Torn>> {
         if self.crashed {
             return Err(crashed());
