@@ -10,10 +10,10 @@
 //! | `sessions/<day>.keys` | wrapped data keys of sessions opened on that day since the epoch |
 //!
 //! A wrapped key is 96 bytes: `bdk1`, mode, 3 zeros, session id (16), the first 8 bytes of the
-//! SHA-256 of the wrapping key, ciphertext with tag (48), and the first 16 bytes of the SHA-256 of
-//! what stands before. The key under which it is encrypted is derived from the wrapping key for
-//! this session alone, so the nonce is zero. Overwriting one record with zeros makes that session
-//! unreadable and leaves every proof valid.
+//! SHA-256 of `bulla/kek` and the wrapping key, ciphertext with tag (48), and the first 16 bytes of
+//! the SHA-256 of what stands before. The key under which it is encrypted is derived from the
+//! wrapping key for this session alone, so the nonce is zero. Overwriting one record with zeros
+//! makes that session unreadable and leaves every proof valid.
 
 use std::{
     collections::HashSet,
