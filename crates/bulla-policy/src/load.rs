@@ -2,7 +2,7 @@
 //! Every mistake of every file is found before anything is refused.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
     sync::Arc,
 };
@@ -254,6 +254,7 @@ fn validate(found: &[Found<'_>], model: &Model, problems: &mut Vec<PolicyProblem
         }
     }
     let result = validator.validate(&set, ValidationMode::Strict);
+    let mut all = Vec::new();
     let mut say = |id: &PolicyId, error: DetailedError| {
         let (offset, message, help) = described(&error);
         // The policy is named apart.
@@ -264,7 +265,7 @@ fn validate(found: &[Found<'_>], model: &Model, problems: &mut Vec<PolicyProblem
             Some(one) => one.problem(offset, message),
             None => PolicyProblem::configuration(message),
         };
-        problems.push(match help {
+        all.push(match help {
             Some(help) => problem.help(help),
             None => problem,
         });
@@ -272,9 +273,24 @@ fn validate(found: &[Found<'_>], model: &Model, problems: &mut Vec<PolicyProblem
     for error in result.validation_errors() {
         say(error.policy_id(), DetailedError::from(error));
     }
-    // A forbid that can never apply, or a name in look-alike letters, protects nothing.
-    for warning in result.validation_warnings() {
+    // A forbid that can never apply, or a name in look-alike letters, protects nothing. Beside an
+    // error a warning is only its echo.
+    let wrong: HashSet<&PolicyId> =
+        result.validation_errors().map(|error| error.policy_id()).collect();
+    let warnings = result.validation_warnings();
+    for warning in warnings.filter(|warning| !wrong.contains(warning.policy_id())) {
         say(warning.policy_id(), DetailedError::from(warning));
+    }
+    // One expression is wrong once per kind of principal, action and resource: say it once.
+    all.sort();
+    for group in all.chunk_by(|a, b| (&a.file, a.line, a.column) == (&b.file, b.line, b.column)) {
+        let Some(first) = group.first() else { continue };
+        let mut problem = first.clone();
+        if group.len() > 1 {
+            let more = group.len() - 1;
+            problem.message.push_str(&format!(", and {more} more like it"));
+        }
+        problems.push(problem);
     }
 }
 
