@@ -3,8 +3,6 @@
 //! A bundle of N policies, one group and one table each, two conditions and an address range, and
 //! one forbid for all; the command is permitted by one of them.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "shares the support of the tests")]
-
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -41,7 +39,27 @@ fn policies(count: usize, shape: &str) -> String {
     out
 }
 
+/// A command that touches many things, as one on a table with many partitions does.
+fn many_touches() {
+    let bundle = load(&policies(1_000, "sliced"));
+    let (resource, origin) = (resource("orders"), origin("10.1.2.3"));
+    let principal = with(who("k8s|a", &["team:t7"]), "env", Attribute::Text("prod".into()));
+    for count in [10, 100, 1_000] {
+        let texts: Vec<String> =
+            (0..count).map(|n| format!("postgres:select public.t{n}(id)")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let command = command("postgres:select", &texts);
+        let request = request(&principal, &resource, &origin, &command);
+        let start = Instant::now();
+        for _ in 0..20 {
+            black_box(bundle.decide_uncached(black_box(&request)));
+        }
+        println!("{count:5} touches: uncached {:>9.1?}", start.elapsed() / 20);
+    }
+}
+
 fn main() {
+    many_touches();
     let mut principal = who("k8s|billing/api", &["team:t7", "team:x", "all"]);
     principal = with(principal, "env", Attribute::Text("prod".into()));
     let (resource, origin) = (resource("orders"), origin("10.1.2.3"));

@@ -21,6 +21,9 @@ use crate::{
 /// Longest name of a thing that a decision shows, in characters.
 const WHAT_CHARS_MAX: usize = 300;
 
+/// Most touches of one command that policy looks at; more deny it.
+pub const TOUCHES_MAX: usize = 10_000;
+
 /// A request that no policy can be asked about. Always a Deny.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
@@ -38,6 +41,8 @@ pub(crate) enum Malformed {
     MissingFact(String),
     #[error("attribute `{0}` is declared with another kind")]
     AttributeKind(String),
+    #[error("more than {TOUCHES_MAX} things are touched")]
+    Touches,
     #[error("cedar does not take the request: {0}")]
     Cedar(String),
 }
@@ -134,6 +139,8 @@ struct Builder<'a> {
     model: &'a Model,
     keys: &'a Keys,
     entities: Vec<Entity>,
+    /// Touched things and actions that are among the entities already.
+    there: HashSet<EntityUid>,
 }
 
 impl Builder<'_> {
@@ -226,7 +233,7 @@ impl Builder<'_> {
         parents.insert(within.own.clone());
         let (schema, name) = split_path(&touch.path);
         // One thing touched twice (read and written) is one entity.
-        if self.entities.iter().any(|entity| entity.uid() == uid_) {
+        if !self.there.insert(uid_.clone()) {
             let member = self.keys.member(&uid_, parents.iter());
             return Ok((uid_, member));
         }
@@ -241,7 +248,7 @@ impl Builder<'_> {
 
     fn action(&mut self, action: usize) {
         if let Some(action) = self.model.actions.get(action)
-            && !self.entities.iter().any(|entity| entity.uid() == action.uid)
+            && self.there.insert(action.uid.clone())
         {
             let parents = action.parents.iter().cloned().collect();
             self.entities.push(Entity::new_no_attrs(action.uid.clone(), parents));
@@ -360,7 +367,7 @@ impl Asks {
                 })
                 .ok_or_else(|| Malformed::Action(name.to_owned()))
         };
-        let mut build = Builder { model, keys, entities: Vec::new() };
+        let mut build = Builder { model, keys, entities: Vec::new(), there: HashSet::new() };
         let (principal_uid, member) = build.principal(principal)?;
         let within = build.resource(resource, part)?;
         let unknown = is_unknown(command);
@@ -369,11 +376,20 @@ impl Asks {
         let mut list = Vec::new();
         let own = action_of(command.action.as_str())?;
         let seen = command.touches.seen();
+        if seen.len() > TOUCHES_MAX {
+            return Err(Malformed::Touches);
+        }
+        // Touches side by side often have the same columns, or none.
+        let mut last: Option<(&Columns, Context)> = None;
         for touch in seen {
             let action = action_of(touch.action.as_str())?;
             let (resource, member) = build.touch(&within, protocol, touch)?;
             let what = shown(resource.id().unescaped());
-            let context = with_columns(&base, Some(&touch.columns))?;
+            let context = match &last {
+                Some((columns, context)) if **columns == touch.columns => context.clone(),
+                _ => with_columns(&base, Some(&touch.columns))?,
+            };
+            last = Some((&touch.columns, context.clone()));
             build.action(action);
             list.push(Ask { action, resource, member, needs: Needs::Permit, what, context });
         }
@@ -416,7 +432,7 @@ impl Asks {
         now: Timestamp,
     ) -> Result<Self, Malformed> {
         let (number, _) = find_protocol(model, resource)?;
-        let mut build = Builder { model, keys, entities: Vec::new() };
+        let mut build = Builder { model, keys, entities: Vec::new(), there: HashSet::new() };
         let (principal_uid, member) = build.principal(principal)?;
         let within = build.resource(resource, None)?;
         build.action(model.connect);

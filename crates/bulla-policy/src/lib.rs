@@ -40,6 +40,7 @@ mod scope;
 mod split;
 mod table;
 
+pub use ask::TOUCHES_MAX;
 pub use bundle::{BECAUSE_MAX, Bundle};
 pub use duty::{ANNOTATIONS, HOLD_EXPIRES_MS_DEFAULT, HOLD_EXPIRES_MS_MAX, QUORUM_MAX};
 pub use explain::{Explanation, Hold, NEAREST_MAX, PolicyNote, Question};

@@ -1,5 +1,7 @@
 //! A kept decision is a decision on equal values, and never one that the time could change.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::{net::IpAddr, sync::Arc};

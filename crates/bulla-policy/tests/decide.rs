@@ -1,5 +1,7 @@
 //! What one command is asked, and how answers are put together.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -572,4 +574,27 @@ fn connect_itself_can_be_permitted_and_forbidden() {
          9223372036854775807 > 0 }};"
     ));
     assert_eq!(open(&bad, &[], "orders", "10.1.2.3"), "deny error bad");
+}
+
+#[test]
+fn a_command_may_touch_many_things_but_not_any_number() {
+    let bundle = load(
+        "@id(\"t\") permit (principal, action == Bulla::Action::\"postgres:select\", resource) \
+         unless { context.columns.contains(\"ssn\") };",
+    );
+    let many = |count: usize, last: &str| {
+        let mut touches: Vec<_> = (0..count - 1)
+            .map(|n| support::touch(&format!("postgres:select s.t{n}(id)")))
+            .collect();
+        touches.push(support::touch(last));
+        let mut command = select();
+        command.touches = bulla_core::Touches::Known(touches);
+        command
+    };
+    let good = "postgres:select s.last(id)";
+    check(&bundle, &api(), "orders", &many(500, good), "allow t");
+    let bad = "postgres:select s.last(ssn)";
+    check(&bundle, &api(), "orders", &many(500, bad), "deny nopermit orders.s.last");
+    let too_many = many(bulla_policy::TOUCHES_MAX + 1, good);
+    check(&bundle, &api(), "orders", &too_many, "deny error");
 }

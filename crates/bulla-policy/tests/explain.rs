@@ -1,5 +1,7 @@
 //! Explanations for people, and tables of expected decisions.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod support;
 
 use bulla_core::{Command, Fact, Policies, Timestamp};

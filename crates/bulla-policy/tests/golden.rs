@@ -2,6 +2,8 @@
 //!
 //! `BULLA_UPDATE_GOLDEN=1 cargo nextest run -p bulla-policy` writes `golden/house.txt` anew.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::fmt::Write as _;

@@ -1,5 +1,7 @@
 //! Bundles that are refused, and what is said about them.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! A house to try policies in: one protocol, two resources, and short ways to say who and what.
 #![allow(dead_code, reason = "each test uses what it needs")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "only tests and the bench use it")]
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
