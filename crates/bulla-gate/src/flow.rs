@@ -135,6 +135,14 @@ impl Downstream {
     pub fn send(&mut self, released: Released<ToClient>) {
         self.0.push(released.bytes);
     }
+    /// The gateway's own goodbye when the record has failed, which therefore cannot hold it. Takes
+    /// the failure as its proof; whatever else waited is dropped.
+    pub fn last_words(&mut self, _failed: &RecordError, own_words: Bytes) {
+        // A message that is partly written is finished first, or the client would misread ours.
+        self.0.parts.truncate(1);
+        self.0.bytes = self.0.parts.iter().map(Bytes::len).sum();
+        self.0.push(own_words);
+    }
 }
 writer!(Downstream);
 

@@ -1,0 +1,553 @@
+//! Listeners: budgets, the greeting, TLS, identity, the opening of a session.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use bulla_core::{
+    Because, CloseRecord, Decision, Expiry, Flow, OpenRecord, Origin, Principal, Resource,
+    SessionId, TurnedAwayRecord,
+};
+use bulla_gate::Session;
+use bulla_wire::{
+    Block, CANCEL_KEY_BYTES, Greeting, Hello, Opened, Rejection, Step, Tls, Violation,
+};
+use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_rustls::server::TlsStream;
+
+use crate::{
+    Engine, Listener,
+    registry::{Counters, Handle},
+    relay::{Relay, Start},
+};
+
+/// Most bytes that a client may send before its session is open.
+const GREETING_BYTES_MAX: usize = 64 * 1024;
+
+/// A socket whose first bytes were already read.
+struct Prefixed {
+    head: BytesMut,
+    tcp: TcpStream,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.head.is_empty() {
+            let n = self.head.len().min(buf.remaining());
+            buf.put_slice(&self.head.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+/// Counts what one source has open before login.
+#[derive(Clone, Default)]
+struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+struct SourceSlot(Sources, IpAddr);
+
+impl Sources {
+    fn take(&self, source: IpAddr, max: usize) -> Option<SourceSlot> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(source).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(SourceSlot(self.clone(), source))
+    }
+}
+
+impl Drop for SourceSlot {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock();
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}
+
+pub async fn listen(engine: Arc<Engine>, listener: Listener) -> io::Result<SocketAddr> {
+    let socket = TcpListener::bind(listener.address).await?;
+    let address = socket.local_addr()?;
+    let listener = Arc::new(listener);
+    let sources = Sources::default();
+    let mut draining = engine.draining.subscribe();
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                _ = draining.wait_for(|on| *on) => return,
+            };
+            let (tcp, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors: wait for some to come back rather than spin.
+                    tracing::warn!(listener = listener.name, %error, "accept");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = engine.handshakes.clone().try_acquire_owned() else {
+                metrics::counter!("bulla_connections_refused_total", "why" => "handshakes")
+                    .increment(1);
+                continue;
+            };
+            let Some(slot) = sources.take(peer.ip(), engine.limits.per_source_max) else {
+                metrics::counter!("bulla_connections_refused_total", "why" => "source")
+                    .increment(1);
+                continue;
+            };
+            let (engine, listener) = (engine.clone(), listener.clone());
+            tokio::spawn(async move {
+                let deadline = Duration::from_millis(engine.limits.handshake_ms_max);
+                let open = open(&engine, &listener, tcp, peer, deadline);
+                let relay = open.await;
+                drop((permit, slot));
+                if let Some(relay) = relay {
+                    relay.run().await;
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// A greeting's stream, in the clear until TLS.
+enum Conn {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<Prefixed>>),
+}
+
+struct Door<'a> {
+    engine: &'a Arc<Engine>,
+    listener: &'a Listener,
+    origin: Origin,
+    input: BytesMut,
+}
+
+fn other(why: &str) -> io::Error {
+    io::Error::other(why.to_string())
+}
+
+async fn write(conn: &mut Conn, bytes: &[u8]) -> io::Result<()> {
+    match conn {
+        Conn::Plain(tcp) => tcp.write_all(bytes).await,
+        Conn::Tls(tls) => {
+            tls.write_all(bytes).await?;
+            tls.flush().await
+        }
+    }
+}
+
+async fn goodbye(mut conn: Conn, bytes: &[u8]) {
+    // The client may be gone already; there is nobody else to tell.
+    let _ = write(&mut conn, bytes).await;
+    let _ = match &mut conn {
+        Conn::Plain(tcp) => tcp.shutdown().await,
+        Conn::Tls(tls) => tls.shutdown().await,
+    };
+}
+
+/// From an accepted socket to a session, or to an answer and a close.
+async fn open(
+    engine: &Arc<Engine>,
+    listener: &Listener,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    deadline: Duration,
+) -> Option<Relay> {
+    let _ = tcp.set_nodelay(true);
+    let origin =
+        Origin { address: peer.ip(), port: peer.port(), tls: "".into(), certificate: None };
+    let mut door = Door { engine, listener, origin, input: BytesMut::new() };
+    let mut greeting = listener.protocol.greet();
+    let greeted = tokio::time::timeout(deadline, door.greet(tcp, greeting.as_mut())).await;
+    let (conn, hello) = match greeted {
+        Ok(Ok(Some(greeted))) => greeted,
+        Ok(Ok(None)) => return None,
+        Ok(Err(error)) => {
+            tracing::debug!(listener = listener.name, source = %peer.ip(), %error, "greeting");
+            return None;
+        }
+        Err(_) => {
+            metrics::counter!("bulla_connections_refused_total", "why" => "slow").increment(1);
+            return None;
+        }
+    };
+    match door.admit(*hello, greeting).await {
+        Ok(admitted) => match door.start(admitted).await {
+            Ok(start) => {
+                let Conn::Tls(tls) = conn else { return None };
+                Some(Relay::new(engine.clone(), tls, start))
+            }
+            Err(answer) => {
+                goodbye(conn, &answer).await;
+                None
+            }
+        },
+        Err(answer) => {
+            goodbye(conn, &answer).await;
+            None
+        }
+    }
+}
+
+struct Admitted {
+    greeting: Box<dyn Greeting>,
+    principal: Arc<Principal>,
+    resource: Arc<Resource>,
+    place: bulla_wire::Place,
+    because: Because,
+    claims: Vec<(Arc<str>, Arc<str>)>,
+    connected: crate::Connected,
+}
+
+impl Door<'_> {
+    async fn greet(
+        &mut self,
+        tcp: TcpStream,
+        greeting: &mut dyn Greeting,
+    ) -> io::Result<Option<(Conn, Box<Hello>)>> {
+        let (mut conn, mut tls, mut total) = (Conn::Plain(tcp), Tls::Plain, 0usize);
+        loop {
+            let step = match greeting.input(&mut self.input, tls) {
+                Ok(step) => step,
+                Err(Violation { why, answer }) => {
+                    goodbye(conn, &answer).await;
+                    self.turned_away("violation", &why, None, None, None);
+                    return Ok(None);
+                }
+            };
+            match step {
+                Step::More => {
+                    self.input.reserve(4096);
+                    let n = match &mut conn {
+                        Conn::Plain(tcp) => tcp.read_buf(&mut self.input).await?,
+                        Conn::Tls(tls) => tls.read_buf(&mut self.input).await?,
+                    };
+                    total += n;
+                    if n == 0 || total > GREETING_BYTES_MAX {
+                        return Ok(None);
+                    }
+                }
+                Step::Send(bytes) => write(&mut conn, &bytes).await?,
+                Step::StartTls(bytes) => {
+                    let Conn::Plain(mut tcp) = conn else { return Err(other("TLS within TLS")) };
+                    if !self.input.is_empty() {
+                        self.turned_away("violation", "bytes before TLS", None, None, None);
+                        return Ok(None);
+                    }
+                    tcp.write_all(&bytes).await?;
+                    conn = self.tls(tcp, &mut tls).await?;
+                }
+                Step::DirectTls => {
+                    let Conn::Plain(tcp) = conn else { return Err(other("TLS within TLS")) };
+                    conn = self.tls(tcp, &mut tls).await?;
+                    // Without ALPN another protocol's client could be made to speak to us.
+                    let Conn::Tls(stream) = &conn else { return Ok(None) };
+                    if stream.get_ref().1.alpn_protocol().is_none() {
+                        self.turned_away("violation", "direct TLS without ALPN", None, None, None);
+                        return Ok(None);
+                    }
+                }
+                Step::Ready(hello) => {
+                    if matches!(conn, Conn::Plain(_)) {
+                        return Err(other("a credential before TLS"));
+                    }
+                    return Ok(Some((conn, hello)));
+                }
+                Step::Cancel(key) => {
+                    self.engine.registry.cancel(&key);
+                    return Ok(None);
+                }
+                Step::Bye { answer, why } => {
+                    goodbye(conn, &answer).await;
+                    self.turned_away("refused", why, None, None, None);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    async fn tls(&mut self, tcp: TcpStream, state: &mut Tls) -> io::Result<Conn> {
+        let config = self.listener.tls.load_full();
+        let head = std::mem::take(&mut self.input);
+        let acceptor = tokio_rustls::TlsAcceptor::from(config);
+        let stream = acceptor.accept(Prefixed { head, tcp }).await?;
+        let session = stream.get_ref().1;
+        let certificate = session.peer_certificates().and_then(|c| c.first());
+        *state = Tls::On { certificate: certificate.is_some() };
+        self.origin.certificate = certificate.map(|c| c.as_ref().into());
+        let version = session.protocol_version().and_then(|v| v.as_str()).unwrap_or("TLS");
+        self.origin.tls = version.into();
+        Ok(Conn::Tls(Box::new(stream)))
+    }
+
+    /// Records somebody who is turned away. A record that fails stops nothing here: nobody gets in.
+    fn turned_away(
+        &self,
+        why: &'static str,
+        detail: &str,
+        principal: Option<&Arc<Principal>>,
+        resource: Option<&str>,
+        because: Option<&Because>,
+    ) {
+        metrics::counter!("bulla_turned_away_total", "why" => why).increment(1);
+        let written = self.engine.parts.recorder.turned_away(&TurnedAwayRecord {
+            at: self.engine.parts.clock.now(),
+            protocol: self.listener.protocol.descriptor().protocol,
+            origin: self.origin.clone(),
+            principal: principal.cloned(),
+            resource: resource.map(Into::into),
+            why,
+            detail: detail.into(),
+            because: because.cloned(),
+        });
+        if let Err(error) = written {
+            tracing::error!(%error, "record a refusal at the door");
+        }
+    }
+
+    async fn admit(
+        &self,
+        hello: Hello,
+        mut greeting: Box<dyn Greeting>,
+    ) -> Result<Admitted, Bytes> {
+        let parts = &self.engine.parts;
+        let now = parts.clock.now();
+        let Hello { credential, resource: asked, part, wishes, claims } = hello;
+        let asked = self.listener.resource.clone().unwrap_or(asked);
+        let wait = Duration::from_millis(self.engine.limits.handshake_ms_max);
+        let verify = parts.identity.verify(credential, &self.origin, now);
+        let verified = tokio::time::timeout(wait, verify).await;
+        let principal = match verified {
+            Ok(Ok(principal)) => Arc::new(principal),
+            Ok(Err(error)) => {
+                self.turned_away(error.word, &error.detail, None, Some(&asked), None);
+                return Err(greeting.reject(&Rejection::Credential));
+            }
+            Err(_) => {
+                self.turned_away("identity_timeout", "", None, Some(&asked), None);
+                return Err(greeting.reject(&Rejection::Credential));
+            }
+        };
+        self.engine.registry.extend(&principal.id, principal.proof.expires_at);
+        let absent = Rejection::Resource(asked.clone());
+        let who = Some(&principal);
+        let found = parts
+            .directory
+            .find(&asked)
+            .filter(|resource| *resource.protocol == *self.listener.protocol.descriptor().protocol);
+        let place = found.as_ref().and_then(|r| parts.connector.place(r, part.as_deref()));
+        let (Some(resource), Some(place)) = (found, place) else {
+            self.turned_away("unknown_resource", "", who, Some(&asked), None);
+            return Err(greeting.reject(&absent));
+        };
+        let Some(policies) = parts.policies.current() else {
+            self.turned_away("no_policy", "no current policies", who, Some(&asked), None);
+            return Err(greeting.reject(&Rejection::Unavailable("no current policies".into())));
+        };
+        let because = match policies.decide_open(&principal, &resource, &self.origin, now) {
+            Decision::Allow { because, .. } => because,
+            Decision::Deny { because, .. } | Decision::Hold { because, .. } => {
+                self.turned_away("not_permitted", "", who, Some(&asked), Some(&because));
+                return Err(greeting.reject(&absent));
+            }
+        };
+        if self.engine.registry.len() >= self.engine.limits.sessions_max
+            || *self.engine.draining.borrow()
+        {
+            self.turned_away("full", "too many sessions, or stopping", who, Some(&asked), None);
+            return Err(greeting.reject(&Rejection::Unavailable("the gateway is full".into())));
+        }
+        let wait = Duration::from_millis(self.engine.limits.connect_ms_max);
+        let dial = tokio::time::timeout(wait, parts.connector.connect(&place, wishes)).await;
+        let failed = match dial {
+            Ok(Ok(connected)) => {
+                let protocol = &self.listener.protocol;
+                let known = protocol.knows(&place)
+                    || matches!(
+                        tokio::time::timeout(wait, self.engine.scouts.refresh(&place, protocol))
+                            .await,
+                        Ok(Ok(true))
+                    );
+                if known {
+                    let claims = claims.clone();
+                    return Ok(Admitted {
+                        greeting,
+                        principal,
+                        resource,
+                        place,
+                        because,
+                        claims,
+                        connected,
+                    });
+                }
+                "its catalogue could not be read".to_string()
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not answer in time".into(),
+        };
+        tracing::warn!(resource = %resource.name, why = failed, "target");
+        self.turned_away("target_unreachable", &failed, who, Some(&asked), Some(&because));
+        let public = format!("could not reach `{}`", resource.name);
+        Err(greeting.reject(&Rejection::Target(public)))
+    }
+
+    /// Records the opening, waits until it is durable, and builds the session.
+    async fn start(&self, admitted: Admitted) -> Result<Start, Bytes> {
+        let Admitted { mut greeting, principal, resource, place, because, claims, connected } =
+            admitted;
+        let parts = &self.engine.parts;
+        let now = parts.clock.now();
+        let (mut random, mut cancel_key) = ([0u8; 10], [0u8; CANCEL_KEY_BYTES]);
+        let random_ok = SystemRandom::new().fill(&mut random).is_ok()
+            && SystemRandom::new().fill(&mut cancel_key).is_ok();
+        if !random_ok {
+            return Err(greeting.reject(&Rejection::Unavailable("no randomness".into())));
+        }
+        let id = SessionId::new(now, random);
+        let protocol = self.listener.protocol.clone();
+        let part: Option<Arc<str>> = Some(place.part.clone());
+        let opened = parts.recorder.open(&OpenRecord {
+            session: id,
+            at: now,
+            principal: principal.clone(),
+            resource: resource.name.clone(),
+            part: part.clone(),
+            protocol: protocol.descriptor().protocol,
+            origin: self.origin.clone(),
+            mode: resource.mode,
+            because,
+            claims,
+        });
+        let unrecorded = Rejection::Unavailable("the record cannot be written".into());
+        let (journal, pending) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(%error, "record the opening of a session");
+                return Err(greeting.reject(&unrecorded));
+            }
+        };
+        if let Err(error) = pending.await {
+            tracing::error!(%error, "record the opening of a session");
+            return Err(greeting.reject(&unrecorded));
+        }
+        let honours = protocol.descriptor().honours;
+        let session = Session::new(
+            id,
+            principal.clone(),
+            resource.clone(),
+            part,
+            self.origin.clone(),
+            honours,
+            journal,
+        );
+        let hello = Arc::new(connected.hello);
+        let block: Block = Arc::new(|wait: &mut dyn FnMut()| tokio::task::block_in_place(wait));
+        let welcome = greeting.welcome(Opened {
+            cancel_key,
+            target: hello.clone(),
+            place: place.clone(),
+            block,
+        });
+        let (words, wire) = match welcome {
+            Ok(welcome) => welcome,
+            Err(violation) => {
+                let why = Some(violation.why.as_ref().into());
+                let _ =
+                    session.close(&CloseRecord { at: now, why: "violation".into(), detail: why });
+                return Err(violation.answer);
+            }
+        };
+        // The welcome is evidence like every other byte.
+        let welcome = session.aside(Flow::Gateway, words, now);
+        let welcome = match welcome {
+            Ok(release) => release,
+            Err(_) => return Err(Bytes::new()),
+        };
+        let (tell, inbox) = mpsc::unbounded_channel();
+        let counters = Arc::new(Counters::default());
+        let entered = self.engine.registry.enter(Handle {
+            id,
+            principal: principal.id.clone(),
+            resource: resource.name.as_str().into(),
+            opened: now,
+            source: self.origin.address.to_string().into(),
+            counters: counters.clone(),
+            cancel_key,
+            tell,
+        });
+        let cap = now.plus_ms(resource.session_ms_max);
+        let expires = match resource.expiry {
+            Expiry::LoginOnly => cap,
+            Expiry::Rebind | Expiry::Strict => principal.proof.expires_at.min(cap),
+        };
+        let mut input = BytesMut::new();
+        input.extend_from_slice(self.input.chunk());
+        Ok(Start {
+            session,
+            wire,
+            protocol,
+            place,
+            hello,
+            target: connected.stream,
+            from_client: input,
+            from_target: connected.rest,
+            welcome,
+            inbox,
+            entered,
+            expires,
+            cap,
+            expiry: resource.expiry,
+        })
+    }
+}

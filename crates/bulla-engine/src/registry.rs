@@ -1,0 +1,182 @@
+//! Live sessions: list, kill, cancel by key, extend by a fresh credential.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bulla_core::{PrincipalId, SessionId, Timestamp};
+use bulla_wire::CANCEL_KEY_BYTES;
+use parking_lot::RwLock;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Shortest cancel key that is looked at.
+const CANCEL_KEY_BYTES_MIN: usize = 8;
+
+/// What a session can be told from outside its task.
+#[derive(Debug, Clone)]
+pub enum Tell {
+    Kill {
+        by: Arc<str>,
+    },
+    Drain,
+    Cancel,
+    /// A fresh credential of the same principal was seen; it lasts until then.
+    Extend(Timestamp),
+}
+
+/// A live session as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct LiveSession {
+    pub id: SessionId,
+    pub principal: PrincipalId,
+    pub resource: Arc<str>,
+    pub opened: Timestamp,
+    pub source: Arc<str>,
+    pub commands: u64,
+    pub denied: u64,
+    pub held: u64,
+    pub rows: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub commands: AtomicU64,
+    pub denied: AtomicU64,
+    pub held: AtomicU64,
+    pub rows: AtomicU64,
+}
+
+pub struct Handle {
+    pub id: SessionId,
+    pub principal: PrincipalId,
+    pub resource: Arc<str>,
+    pub opened: Timestamp,
+    pub source: Arc<str>,
+    pub counters: Arc<Counters>,
+    pub cancel_key: [u8; CANCEL_KEY_BYTES],
+    pub tell: UnboundedSender<Tell>,
+}
+
+impl Handle {
+    pub fn tell(&self, what: Tell) {
+        // A session that is gone needs no telling.
+        let _ = self.tell.send(what);
+    }
+}
+
+#[derive(Default)]
+struct Maps {
+    sessions: HashMap<SessionId, Arc<Handle>>,
+    /// By the first bytes of the cancel key; the rest is compared in constant time.
+    keys: HashMap<[u8; 4], Vec<SessionId>>,
+    principals: HashMap<PrincipalId, Vec<SessionId>>,
+}
+
+#[derive(Default)]
+pub struct Registry(RwLock<Maps>);
+
+fn key_head(key: &[u8]) -> Option<[u8; 4]> {
+    key.get(..4)?.try_into().ok()
+}
+
+fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<SessionId>>, key: &K, id: SessionId) {
+    if let Some(ids) = map.get_mut(key) {
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+impl Registry {
+    /// Registers until the guard drops.
+    pub fn enter(self: &Arc<Self>, handle: Handle) -> Entered {
+        let handle = Arc::new(handle);
+        let mut maps = self.0.write();
+        if let Some(head) = key_head(&handle.cancel_key) {
+            maps.keys.entry(head).or_default().push(handle.id);
+        }
+        maps.principals.entry(handle.principal.clone()).or_default().push(handle.id);
+        maps.sessions.insert(handle.id, handle.clone());
+        Entered { registry: self.clone(), handle }
+    }
+    pub fn len(&self) -> usize {
+        self.0.read().sessions.len()
+    }
+    pub fn each(&self, f: impl Fn(&Handle)) {
+        self.0.read().sessions.values().for_each(|handle| f(handle));
+    }
+    pub fn tell(&self, id: SessionId, what: Tell) -> bool {
+        let maps = self.0.read();
+        let found = maps.sessions.get(&id);
+        if let Some(handle) = found {
+            handle.tell(what);
+        }
+        found.is_some()
+    }
+    /// Tells the session whose cancel key this is. Says nothing about whether there is one.
+    pub fn cancel(&self, key: &[u8]) {
+        if !(CANCEL_KEY_BYTES_MIN..=CANCEL_KEY_BYTES).contains(&key.len()) {
+            return;
+        }
+        let maps = self.0.read();
+        let ids = key_head(key).and_then(|head| maps.keys.get(&head));
+        for handle in ids.into_iter().flatten().filter_map(|id| maps.sessions.get(id)) {
+            let Some(own) = handle.cancel_key.get(..key.len()) else { continue };
+            if aws_lc_rs::constant_time::verify_slices_are_equal(own, key).is_ok() {
+                handle.tell(Tell::Cancel);
+            }
+        }
+    }
+    /// A fresh credential of `principal` lasts until `until`: so do its sessions.
+    pub fn extend(&self, principal: &PrincipalId, until: Timestamp) {
+        let maps = self.0.read();
+        for id in maps.principals.get(principal).into_iter().flatten() {
+            if let Some(handle) = maps.sessions.get(id) {
+                handle.tell(Tell::Extend(until));
+            }
+        }
+    }
+    pub fn list(&self) -> Vec<LiveSession> {
+        let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let maps = self.0.read();
+        let mut list: Vec<_> = maps
+            .sessions
+            .values()
+            .map(|h| LiveSession {
+                id: h.id,
+                principal: h.principal.clone(),
+                resource: h.resource.clone(),
+                opened: h.opened,
+                source: h.source.clone(),
+                commands: read(&h.counters.commands),
+                denied: read(&h.counters.denied),
+                held: read(&h.counters.held),
+                rows: read(&h.counters.rows),
+            })
+            .collect();
+        list.sort_by_key(|session| session.id);
+        list
+    }
+}
+
+/// Keeps a session registered.
+pub struct Entered {
+    registry: Arc<Registry>,
+    pub handle: Arc<Handle>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let (id, mut maps) = (self.handle.id, self.registry.0.write());
+        maps.sessions.remove(&id);
+        if let Some(head) = key_head(&self.handle.cancel_key) {
+            forget(&mut maps.keys, &head, id);
+        }
+        forget(&mut maps.principals, &self.handle.principal, id);
+    }
+}
