@@ -238,3 +238,57 @@ impl Key {
             && self.attributes == *attributes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bulla_core::Columns;
+
+    use super::*;
+    use crate::support::{Case, action_name, touch};
+
+    /// Without the hash, which alone would tell most of these apart.
+    #[test]
+    fn a_key_answers_for_equal_values_only() {
+        let base = Case::new();
+        let key = Key::of(&base.request());
+        assert!(key.answers(&base.request()));
+        type Change = fn(&mut Case);
+        let changes: [Change; 19] = [
+            |case| case.principal.id = PrincipalId::new("corp", "billing/api").unwrap(),
+            |case| case.principal.kind = PrincipalKind::Human,
+            |case| case.principal.groups.push("x".into()),
+            |case| {
+                case.principal.attributes.insert("mfa".into(), Attribute::Flag(false));
+            },
+            |case| case.principal.proof.kind = CredentialKind::ClientCertificate,
+            |case| case.principal.proof.bound = true,
+            |case| case.principal.proof.jwks_stale = true,
+            |case| case.resource.name = ResourceName::new("crm").unwrap(),
+            |case| case.resource.protocol = "plain".into(),
+            |case| case.resource.groups.clear(),
+            |case| case.part = Some(String::new()),
+            |case| case.origin.address = IpAddr::from([10, 1, 2, 4]),
+            |case| case.command.action = action_name("postgres:update"),
+            |case| case.command.effects = Effects::NONE,
+            |case| {
+                let seen = case.command.touches.seen().to_vec();
+                case.command.touches = Touches::Unknown { why: "x".into(), seen };
+            },
+            |case| {
+                let mut touch = touch("postgres:select public.payments(id,state)");
+                touch.columns = Columns::Unknown;
+                case.command.touches = Touches::Known(vec![touch]);
+            },
+            |case| case.command.touches = Touches::Known(vec![]),
+            |case| {
+                case.command.facts.insert("in_transaction", Fact::Flag(true));
+            },
+            |case| case.approved = true,
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let case = Case::changed(change);
+            assert!(!key.answers(&case.request()), "{number}");
+            assert!(Key::of(&case.request()).answers(&case.request()), "{number}");
+        }
+    }
+}
