@@ -360,6 +360,13 @@ const BASE_CONTEXT: &str = "\
 fn schema_text(protocols: &[&Descriptor], attributes: &BTreeMap<&str, AttributeKind>) -> String {
     let mut out = String::from(
         "// Made by bulla from its protocols and its configuration.\n\
+         //\n\
+         // Ids: a principal is `issuer alias|subject`, a thing is `resource.path`, a part of a\n\
+         // resource is `resource/part`; `issuer` is the alias too.\n\
+         // now, hour (0 to 23) and weekday (1 Monday to 7 Sunday) are UTC.\n\
+         // columns: those named; columns_known: there are no others. All of a table is `*`,\n\
+         // not known. unknown: the reading is in doubt; it needs a permit for `<protocol>:unknown`\n\
+         // on the resource. `<protocol>:known` is every action but that one.\n\
          namespace Bulla {\n\
          // Why a command is sent. Tier 0: nothing was said.\n\
          type Why = { tier: Long, ticket?: String, reason?: String };\n\
