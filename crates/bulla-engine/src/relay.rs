@@ -94,7 +94,6 @@ pub struct Relay {
     engine: Arc<Engine>,
     client: Box<dyn Stream>,
     s: Start,
-    out: Outputs,
     judging: Option<Judging>,
     tickets: VecDeque<Ticket>,
     ups: VecDeque<Up>,
@@ -177,7 +176,6 @@ impl Relay {
             engine,
             client: Box::new(client),
             s: start,
-            out: Outputs::new(),
             judging: None,
             tickets: VecDeque::new(),
             ups: VecDeque::new(),
@@ -376,7 +374,7 @@ impl Relay {
                 if let Some(at) = self.tickets.iter().position(|t| t.number() == number)
                     && let Some(ticket) = self.tickets.remove(at)
                 {
-                    let _ = ticket.finish(outcome)?;
+                    drop(ticket.finish(outcome)?);
                 }
             }
             Output::ToClient(bytes) => {
