@@ -49,6 +49,7 @@ pub struct Catalog {
     relation_by_oid: HashMap<u32, usize>,
     relation_by_name: HashMap<Arc<str>, Vec<usize>>,
     functions: HashMap<Arc<str>, Vec<Function>>,
+    function_by_oid: HashMap<u32, (Arc<str>, usize)>,
     types: HashMap<u32, Type>,
     type_by_name: HashMap<Arc<str>, Vec<u32>>,
     operators: HashMap<Arc<str>, Vec<Operator>>,
@@ -73,7 +74,7 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// The `SELECT` of a view or materialized view outside the system schemas.
     pub definition: Option<Arc<str>>,
-    /// Has rewrite rules other than a view's own.
+    /// Has rewrite rules (other than a view's own) or `INSTEAD OF` triggers: writes go elsewhere.
     pub has_rules: bool,
     /// The expressions of its row-security policies, if row security is on.
     pub policies: Vec<Arc<str>>,
@@ -83,7 +84,9 @@ pub struct Relation {
     /// OIDs, direct ones only.
     pub parents: Vec<u32>,
     pub children: Vec<u32>,
+    /// What a view reaches, or what row-security policies run; read on first use.
     pub(crate) body: OnceLock<Arc<Body>>,
+    pub(crate) guard: OnceLock<Arc<Body>>,
 }
 
 impl Relation {
@@ -144,6 +147,12 @@ impl Function {
     pub fn takes(&self, args: usize) -> bool {
         let least = self.argtypes.len().saturating_sub(self.defaults + usize::from(self.variadic));
         args >= least && (self.variadic || args <= self.argtypes.len())
+    }
+
+    /// Made by `initdb`.
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.oid < FIRST_NORMAL_OID && is_system_schema(&self.schema)
     }
 }
 
@@ -245,6 +254,7 @@ impl Catalog {
             relation_by_oid: HashMap::new(),
             relation_by_name: HashMap::new(),
             functions: HashMap::new(),
+            function_by_oid: HashMap::new(),
             types: HashMap::new(),
             type_by_name: HashMap::new(),
             operators: HashMap::new(),
@@ -317,6 +327,13 @@ impl Catalog {
         self.functions.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// A function outside the server's own, by OID.
+    #[must_use]
+    pub fn function(&self, oid: u32) -> Option<&Function> {
+        let (name, at) = self.function_by_oid.get(&oid)?;
+        self.functions.get(name)?.get(*at)
+    }
+
     #[must_use]
     pub fn type_of(&self, oid: u32) -> Option<&Type> {
         self.types.get(&oid)
@@ -387,13 +404,14 @@ impl Catalog {
                 kind,
                 columns: Vec::new(),
                 definition: row.optional(8)?.map(Into::into),
-                has_rules: row.flag(6)? && !matches!(kind, RelationKind::View),
+                has_rules: row.flag(6)?,
                 policies: Vec::new(),
                 row_security: row.flag(7)?,
                 temporary: row.text(5)? == "t",
                 parents: Vec::new(),
                 children: Vec::new(),
                 body: OnceLock::new(),
+                guard: OnceLock::new(),
             };
             let at = self.relations.len();
             self.relation_by_oid.insert(relation.oid, at);
@@ -497,7 +515,10 @@ impl Catalog {
                 returns: row.number(10)?,
                 extension: row.optional(11)?.map(Into::into),
             };
-            self.functions.entry(name).or_default().push(function);
+            let oid = function.oid;
+            let same = self.functions.entry(Arc::clone(&name)).or_default();
+            self.function_by_oid.insert(oid, (name, same.len()));
+            same.push(function);
         }
         Ok(())
     }

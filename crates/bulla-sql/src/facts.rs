@@ -64,6 +64,9 @@ pub struct Statement {
     pub names: Vec<NameUse>,
     /// Objects that the statement makes.
     pub creates: Vec<Created>,
+    /// Channels of `LISTEN`, `UNLISTEN` and `NOTIFY`; `*` for `UNLISTEN *`. `pg_notify` is a
+    /// function and not here.
+    pub channels: Vec<String>,
     /// The highest `$n`; 0 when there is none.
     pub params: u32,
     /// The statement's bytes in the text, without the separating semicolon.
@@ -86,6 +89,7 @@ impl Statement {
             transaction: None,
             names: Vec::new(),
             creates: Vec::new(),
+            channels: Vec::new(),
             params: 0,
             text,
             unknown: Vec::new(),
@@ -634,7 +638,7 @@ pub enum NameUse {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
     pub what: CreatedKind,
-    /// As written; `None` when not qualified.
+    /// As written, else the first usable schema of the path; `None` when it cannot be told.
     pub schema: Option<String>,
     pub name: String,
     /// In the session's temporary schema: from now on it shadows every unqualified name.

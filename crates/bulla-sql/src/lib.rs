@@ -24,6 +24,7 @@ mod analyzer;
 mod cache;
 pub mod catalog;
 pub mod facts;
+pub mod functions;
 mod parse;
 mod pool;
 mod reading;

@@ -48,16 +48,20 @@ impl SettingUse {
             SettingScope::Session | SettingScope::Transaction | SettingScope::Local => {}
             SettingScope::Role | SettingScope::Database | SettingScope::System => return false,
         }
+        // Back to what the session began with, which the gateway itself asked for.
+        if matches!(self.action, SettingAction::Reset | SettingAction::ResetAll)
+            || self.value == SettingValue::Default
+        {
+            return true;
+        }
         match (&self.rule, &self.value) {
             (SettingRule::Harmless, _) => true,
-            (SettingRule::Tracked, SettingValue::Literal(_) | SettingValue::Default) => true,
-            (SettingRule::Tracked, SettingValue::Unknown | SettingValue::Current) => false,
+            (SettingRule::Tracked, SettingValue::Literal(_)) => true,
+            (SettingRule::Tracked, _) => false,
             (SettingRule::Pinned(allowed), SettingValue::Literal(value)) => {
                 allowed.iter().any(|a| a.eq_ignore_ascii_case(value.trim()))
             }
-            // The session's default is what the gateway itself asked for at startup.
-            (SettingRule::Pinned(_), SettingValue::Default) => true,
-            (SettingRule::Pinned(_), SettingValue::Unknown | SettingValue::Current) => false,
+            (SettingRule::Pinned(_), _) => false,
             (SettingRule::Forbidden(_) | SettingRule::Unlisted, _) => false,
         }
     }

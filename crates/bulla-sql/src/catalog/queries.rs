@@ -34,6 +34,8 @@ SELECT pg_catalog.concat_ws('/',
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_operator),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_cast),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_policy),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_trigger
+   WHERE tgtype & 64 <> 0),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_constraint
    WHERE contypid <> 0),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_extension),
@@ -48,7 +50,9 @@ SELECT oid, nspname, pg_catalog.has_schema_privilege(oid, 'USAGE') FROM pg_catal
 
 const RELATIONS: &str = "\
 SELECT c.oid, c.relnamespace, c.relname, c.relkind, c.relispartition, c.relpersistence,
-       c.relhasrules, c.relrowsecurity,
+       EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1')
+       OR EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 <> 0),
+       c.relrowsecurity,
        CASE WHEN c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
             THEN pg_catalog.pg_get_viewdef(c.oid) END
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
