@@ -343,6 +343,14 @@ impl Relay {
                 self.judging =
                     Some(Judging { number, payload, verdict, told, holding: None, since });
             }
+            Output::Refuse { number, bytes, refusal } => {
+                let refusal =
+                    self.engine.parts.gate.refuse(&self.s.session, number, &bytes, *refusal);
+                self.s.entered.handle.counters.denied.fetch_add(1, Ordering::Relaxed);
+                let mut out = Outputs::new();
+                self.s.wire.refused(number, &refusal, &mut out);
+                self.take(out);
+            }
             Output::More { number, bytes } => {
                 if let Some(ticket) = self.ticket(number) {
                     let release = ticket.more(bytes)?;

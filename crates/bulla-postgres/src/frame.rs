@@ -124,7 +124,9 @@ mod tests {
     fn heads_are_checked() {
         assert_eq!(head(b"Q\0\0\0"), Ok(None));
         assert_eq!(head(b"Q\0\0\0\x04"), Ok(Some(Head { kind: b'Q', body: 0 })));
-        for bad in [b"Q\0\0\0\x03", b"Q\0\0\0\0", b"Q\x80\0\0\0", b"Q\xff\xff\xff\xff", b"Q\x40\0\0\0"] {
+        for bad in
+            [b"Q\0\0\0\x03", b"Q\0\0\0\0", b"Q\x80\0\0\0", b"Q\xff\xff\xff\xff", b"Q\x40\0\0\0"]
+        {
             assert_eq!(head(bad), Err(ReadError::Length), "{bad:?}");
         }
     }

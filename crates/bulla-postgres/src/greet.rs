@@ -26,9 +26,20 @@ const PASSWORD_BYTES_MAX: usize = 17 * 1024;
 const REQUESTS_MAX: u32 = 4;
 /// Settings that a target reports and a client may know.
 const REPORTED: [&str; 14] = [
-    "application_name", "client_encoding", "DateStyle", "default_transaction_read_only",
-    "in_hot_standby", "integer_datetimes", "IntervalStyle", "is_superuser", "scram_iterations",
-    "search_path", "server_encoding", "server_version", "standard_conforming_strings", "TimeZone",
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "default_transaction_read_only",
+    "in_hot_standby",
+    "integer_datetimes",
+    "IntervalStyle",
+    "is_superuser",
+    "scram_iterations",
+    "search_path",
+    "server_encoding",
+    "server_version",
+    "standard_conforming_strings",
+    "TimeZone",
 ];
 
 enum State {
@@ -392,8 +403,12 @@ mod tests {
         input.put_u32(8);
         input.put_u32(SSL_REQUEST);
         let mut greeter = greeter();
-        assert!(matches!(greeter.input(&mut input, Tls::Plain), Ok(Step::Send(b)) if &b[..] == b"N"));
-        assert!(matches!(greeter.input(&mut input, Tls::Plain), Ok(Step::StartTls(b)) if &b[..] == b"S"));
+        assert!(
+            matches!(greeter.input(&mut input, Tls::Plain), Ok(Step::Send(b)) if &b[..] == b"N")
+        );
+        assert!(
+            matches!(greeter.input(&mut input, Tls::Plain), Ok(Step::StartTls(b)) if &b[..] == b"S")
+        );
         assert!(matches!(greeter.input(&mut input, ON), Ok(Step::More)));
         let mut direct = BytesMut::from(&[0x16, 3, 1][..]);
         assert!(matches!(self::greeter().input(&mut direct, Tls::Plain), Ok(Step::DirectTls)));
@@ -402,7 +417,8 @@ mod tests {
     #[test]
     fn a_token_is_a_password_and_the_database_a_resource() {
         let mut greeter = greeter();
-        let pairs = [("user", "billing"), ("database", "orders/reports"), ("application_name", "a")];
+        let pairs =
+            [("user", "billing"), ("database", "orders/reports"), ("application_name", "a")];
         let mut input = startup(3 << 16, &pairs);
         assert!(matches!(greeter.input(&mut input, ON), Ok(Step::Send(_))));
         let mut password = BytesMut::new();

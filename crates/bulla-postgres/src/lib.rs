@@ -1,1 +1,196 @@
+//! The PostgreSQL wire, protocol 3.0 and 3.2: one machine for each side and for both together.
+//!
+//! It is *not* a driver or a server: it reads frames, says what they mean, and passes on the very
+//! bytes that were judged. It opens no socket and reads no clock.
+//!
+//! Invariants:
+//! - **No client byte is re-encoded**: payloads are slices of what came in.
+//! - **No name is followed on the client's word**: statements and portals exist once the server
+//!   confirmed them (or as long as everything that makes them is still in flight).
+//! - **A refusal leaves no half transaction**: an open one is poisoned with a constant statement
+//!   that can never parse, so that the server's own failed state holds.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `frame` | slicing, and building the gateway's own messages |
+//! | `greet` | TLS, startup, credential |
+//! | `machine` | the session |
+//! | `reading` | facts → command |
+//! | `login`, `scram` | the way in at a target |
+//! | `scout` | the catalogue |
+//! | `value` | bound values for the record |
 
+mod frame;
+mod greet;
+mod login;
+mod machine;
+mod reading;
+mod scout;
+mod scram;
+mod value;
+
+use std::sync::Arc;
+
+use bulla_core::{ActionSpec, Command, Descriptor, FactKind, FactSpec, TouchSpec};
+use bulla_sql::{Analyzer, Limits, SearchPath};
+use bulla_wire::{Block, Greeting, Login, LoginSpec, Place, Protocol, Scout, TargetHello};
+
+pub use scout::Knowledge;
+
+/// What the gateway sends as `search_path` when the client does not choose one.
+pub(crate) const SEARCH_PATH: &str = "\"$user\", public";
+
+const fn spec(
+    verb: &'static str,
+    groups: &'static [&'static str],
+    about: &'static str,
+) -> ActionSpec {
+    ActionSpec { verb, groups, about }
+}
+
+/// What the protocol tells policy about itself.
+pub const DESCRIPTOR: Descriptor = Descriptor {
+    protocol: "postgres",
+    default_port: 6432,
+    actions: &[
+        spec("select", &["read"], "read rows"),
+        spec("copy_out", &["read"], "COPY … TO"),
+        spec("show", &["read", "session"], "SHOW"),
+        spec("explain", &["read"], "EXPLAIN"),
+        spec("insert", &["write"], "INSERT"),
+        spec("update", &["write"], "UPDATE"),
+        spec("delete", &["write"], "DELETE"),
+        spec("merge", &["write"], "MERGE"),
+        spec("truncate", &["write"], "TRUNCATE"),
+        spec("copy_in", &["write"], "COPY … FROM"),
+        spec("lock", &["write"], "LOCK and row locks"),
+        spec("transaction", &["session"], "BEGIN, COMMIT, savepoints"),
+        spec("set", &["session"], "settings of the session that are known to be harmless"),
+        spec("prepare", &["session"], "PREPARE"),
+        spec("execute", &["session"], "EXECUTE"),
+        spec("deallocate", &["session"], "DEALLOCATE and protocol Close"),
+        spec("declare", &["session"], "DECLARE CURSOR"),
+        spec("fetch", &["session"], "FETCH and MOVE"),
+        spec("close", &["session"], "CLOSE"),
+        spec("discard", &["session"], "DISCARD"),
+        spec("empty", &["session"], "an empty query"),
+        spec("cancel", &["session"], "cancel the own running command"),
+        spec("listen", &["notify"], "LISTEN and UNLISTEN"),
+        spec("notify", &["notify"], "NOTIFY"),
+        spec("batch", &[], "several statements of different kinds in one string"),
+        spec("call", &[], "a function or procedure that nobody reviewed"),
+        spec("do", &[], "DO"),
+        spec("ddl", &["admin"], "create, alter or drop objects"),
+        spec("grant", &["admin"], "GRANT and REVOKE"),
+        spec("maintenance", &["admin"], "VACUUM, ANALYZE, REINDEX, CLUSTER, REFRESH"),
+        spec("role", &["admin"], "roles"),
+        spec("server", &["admin"], "what reaches beyond the database"),
+        spec("replication", &["admin"], "publications and subscriptions"),
+        spec("set_privileged", &["admin"], "settings that change who acts or what is checked"),
+        spec("call_dangerous", &["admin"], "functions that reach files, programs, other servers"),
+        spec("function_call", &["admin"], "the protocol's function call"),
+    ],
+    touches: &[
+        TouchSpec { kind: "table", entity: "Table" },
+        TouchSpec { kind: "function", entity: "Function" },
+        TouchSpec { kind: "setting", entity: "Setting" },
+    ],
+    facts: &[
+        FactSpec {
+            name: "phase",
+            kind: FactKind::Text,
+            required: true,
+            about: "simple, parse, bind or execute",
+        },
+        FactSpec { name: "tag", kind: FactKind::Text, required: true, about: "CREATE TABLE" },
+        FactSpec {
+            name: "in_transaction",
+            kind: FactKind::Flag,
+            required: true,
+            about: "a transaction is open",
+        },
+        FactSpec {
+            name: "params_known",
+            kind: FactKind::Flag,
+            required: true,
+            about: "bound values were read",
+        },
+        FactSpec {
+            name: "statements",
+            kind: FactKind::Number,
+            required: true,
+            about: "statements in the string",
+        },
+        FactSpec {
+            name: "statement_kinds",
+            kind: FactKind::Set,
+            required: true,
+            about: "their kinds",
+        },
+    ],
+    honours: &[],
+};
+
+/// What all sessions share.
+pub(crate) struct Shared {
+    pub analyzer: Analyzer,
+    pub knowledge: Arc<Knowledge>,
+}
+
+impl Shared {
+    pub fn new(limits: Limits) -> std::io::Result<Self> {
+        Ok(Self { analyzer: Analyzer::new(limits)?, knowledge: Arc::default() })
+    }
+}
+
+/// The protocol, for the registry.
+pub struct Postgres(Arc<Shared>);
+
+impl Postgres {
+    /// # Errors
+    /// When the system gives no parser thread.
+    pub fn new(limits: Limits) -> std::io::Result<Self> {
+        Ok(Self(Arc::new(Shared::new(limits)?)))
+    }
+}
+
+impl Protocol for Postgres {
+    fn descriptor(&self) -> &'static Descriptor {
+        &DESCRIPTOR
+    }
+    fn greet(&self) -> Box<dyn Greeting> {
+        Box::new(greet::Greeter::new(self.0.clone()))
+    }
+    fn login(&self, spec: LoginSpec) -> Box<dyn Login> {
+        Box::new(login::Entering::login(spec))
+    }
+    fn cancel(&self, target: &TargetHello, tls: bool) -> Box<dyn Login> {
+        Box::new(login::Entering::cancel(target.cancel_key.clone(), tls))
+    }
+    fn scout(&self, place: &Place) -> Option<Box<dyn Scout>> {
+        Some(Box::new(scout::Look::new(self.0.knowledge.clone(), place.clone())))
+    }
+    fn knows(&self, place: &Place) -> bool {
+        self.0.knowledge.get(place).is_some()
+    }
+    fn read(&self, place: &Place, text: &str, block: &Block) -> Result<Command, String> {
+        let catalog = self.0.knowledge.get(place);
+        let catalog = catalog.ok_or("the catalogue of this resource is not known")?;
+        let path = SearchPath::parse(SEARCH_PATH, catalog.user());
+        let facts = self.0.analyzer.read(text, &catalog, &path, &**block);
+        let facts = facts.map_err(|e| e.to_string())?;
+        reading::command(reading::Seen {
+            place,
+            phase: reading::Phase::Simple,
+            text: &text.into(),
+            facts: &facts,
+            deferred: &[],
+            missing: None,
+            parameters: Arc::default(),
+            parameters_known: true,
+            in_transaction: false,
+            settings: "".into(),
+        })
+        .ok_or_else(|| "the statement has no action".into())
+    }
+}

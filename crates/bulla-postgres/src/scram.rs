@@ -111,7 +111,8 @@ impl Scram {
     /// Verifies that the target knows the password too.
     pub fn verify(&self, server_final: &str) -> Result<(), &'static str> {
         let signature = server_final.strip_prefix("v=").ok_or("a SCRAM end without a signature")?;
-        let signature = STANDARD.decode(signature).map_err(|_| "a SCRAM signature in bad base64")?;
+        let signature =
+            STANDARD.decode(signature).map_err(|_| "a SCRAM signature in bad base64")?;
         let expected = self.server.as_ref().ok_or("a SCRAM end before its challenge")?;
         verify_slices_are_equal(expected.as_ref(), &signature)
             .map_err(|_| "a SCRAM signature that does not verify")
@@ -148,7 +149,9 @@ mod tests {
         ] {
             assert!(Scram::new(b"abc", None, false).answer(bad, b"p").is_err(), "{bad}");
         }
-        assert!(Scram::new(b"abc", Some(b"cert"), true).first().starts_with("p=tls-server-end-point"));
+        assert!(
+            Scram::new(b"abc", Some(b"cert"), true).first().starts_with("p=tls-server-end-point")
+        );
         assert!(Scram::new(b"abc", None, true).first().starts_with("y,,"));
     }
 }

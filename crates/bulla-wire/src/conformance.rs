@@ -36,6 +36,9 @@ impl Trace {
                         self.commands.push((number, action, shown));
                         wire.cleared(number, &Default::default(), &mut next);
                     }
+                    Output::Refuse { number, refusal, .. } => {
+                        wire.refused(number, &refusal, &mut next);
+                    }
                     Output::More { bytes, .. } => self.more.extend_from_slice(&bytes),
                     Output::Reply { bytes, .. } => self.replied.extend_from_slice(&bytes),
                     Output::ToClient(bytes) => self.said.extend_from_slice(&bytes),
@@ -69,7 +72,8 @@ pub fn run_client(wire: &mut dyn Wire, input: &[u8], pieces: &[usize]) -> Trace 
                 trace.violated(violation);
                 return trace;
             }
-            let judged = out.iter().any(|o| matches!(o, Output::Judge { .. }));
+            let judged =
+                out.iter().any(|o| matches!(o, Output::Judge { .. } | Output::Refuse { .. }));
             trace.take(&mut out, wire);
             if buffer.len() == before && !judged {
                 break;

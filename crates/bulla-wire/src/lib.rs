@@ -14,7 +14,7 @@
 //! Invariants:
 //! - **No client byte leaves a machine except inside a [`Draft`] or an [`Output::More`]**, as a
 //!   slice of what the client sent, never re-encoded.
-//! - **After [`Output::Judge`] a machine takes no client input** until it hears `cleared` or
+//! - **After [`Output::Judge`] or [`Output::Refuse`] a machine takes no client input** until it hears `cleared` or
 //!   `refused` for that number.
 //! - **Answers keep the order of the commands**: a gateway's own answer waits for its turn.
 //! - **Arbitrary bytes never panic** and never make a machine hold more than its limits.
@@ -55,6 +55,8 @@ pub struct Control(pub &'static [u8]);
 pub enum Output {
     /// Judge this. `number` counts commands from 1 within the session.
     Judge { number: u64, draft: Draft<Bytes> },
+    /// This cannot be read, or is refused on principle: record it and refuse it.
+    Refuse { number: u64, bytes: Bytes, refusal: Box<Refusal> },
     /// More client bytes of the command `number`, which was cleared and takes a stream of input.
     More { number: u64, bytes: Bytes },
     /// Bytes from the target that answer the command `number`; 0 where they answer none. With the

@@ -1,0 +1,300 @@
+//! Facts about a statement → the command that policy judges.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bulla_core::{
+    ActionName, Columns, Command, Effects, Fact, Parameter, Purity, Refusal, RefusalKind, Touch,
+    Touches,
+};
+use bulla_sql::{
+    Effects as SqlEffects, Facts, Kind, ReadError,
+    facts::{Access, Columns as SqlColumns, FunctionClass, Resolved, Tx, Via},
+    settings::{SettingAction, SettingRule},
+};
+use bulla_wire::Place;
+
+/// Where a command stands in the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Simple,
+    Parse,
+    Bind,
+    Execute,
+}
+
+impl Phase {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Parse => "parse",
+            Self::Bind => "bind",
+            Self::Execute => "execute",
+        }
+    }
+}
+
+/// What a command is read from.
+pub struct Seen<'a> {
+    pub place: &'a Place,
+    pub phase: Phase,
+    pub text: &'a Arc<str>,
+    /// The statement's own facts, and those of everything it runs by name.
+    pub facts: &'a Facts,
+    pub deferred: &'a [Arc<Facts>],
+    /// Why something that it runs by name is not known.
+    pub missing: Option<String>,
+    pub parameters: Arc<[Parameter]>,
+    pub parameters_known: bool,
+    pub in_transaction: bool,
+    pub settings: Arc<str>,
+}
+
+/// An action of this protocol. The words are ours, so that they are always valid names.
+pub fn action(verb: &str) -> Option<ActionName> {
+    ActionName::new(&format!("postgres:{verb}")).ok()
+}
+
+fn access(access: Access) -> &'static str {
+    match access {
+        Access::Select => "select",
+        Access::Insert => "insert",
+        Access::Update => "update",
+        Access::Delete => "delete",
+        Access::Merge => "merge",
+        Access::Truncate => "truncate",
+        Access::Lock => "lock",
+        Access::CopyFrom => "copy_in",
+        Access::CopyTo => "copy_out",
+        Access::Maintain => "maintenance",
+        Access::Create | Access::Alter | Access::Drop => "ddl",
+        Access::Grant => "grant",
+    }
+}
+
+/// A name as part of a path: quoted where a dot or a quote could make two paths one.
+fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+    if !name.is_empty() && name.chars().all(plain) {
+        name.to_string()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+}
+
+fn path(place: &Place, schema: &str, name: &str) -> Arc<str> {
+    let own = format!("{}.{}", quoted(schema), quoted(name));
+    if place.default_part { own.into() } else { format!("{}/{own}", place.part).into() }
+}
+
+fn effects(of: SqlEffects) -> Effects {
+    const SAME: [(SqlEffects, Effects); 11] = [
+        (SqlEffects::READ, Effects::READ),
+        (SqlEffects::WRITE, Effects::WRITE),
+        (SqlEffects::SCHEMA, Effects::SCHEMA),
+        (SqlEffects::LOCK, Effects::LOCK),
+        (SqlEffects::SEQUENCE, Effects::SEQUENCE),
+        (SqlEffects::SETTINGS, Effects::SETTINGS),
+        (SqlEffects::TRANSACTION, Effects::TRANSACTION),
+        (SqlEffects::NOTIFY, Effects::NOTIFY),
+        (SqlEffects::SERVER, Effects::SERVER),
+        (SqlEffects::OPAQUE, Effects::OPAQUE),
+        (SqlEffects::UNKNOWN, Effects::UNKNOWN),
+    ];
+    SAME.iter().filter(|(sql, _)| of.contains(*sql)).fold(Effects::NONE, |e, (_, own)| e.with(*own))
+}
+
+/// Transaction control that by itself changes nothing that anybody else could see.
+fn harmless_control(facts: &Facts) -> bool {
+    !facts.statements.is_empty()
+        && facts.statements.iter().all(|s| {
+            matches!(
+                &s.transaction,
+                Some(
+                    Tx::Begin { .. }
+                        | Tx::Rollback { .. }
+                        | Tx::Savepoint(_)
+                        | Tx::Release(_)
+                        | Tx::RollbackTo(_)
+                )
+            )
+        })
+}
+
+struct Collect<'a> {
+    place: &'a Place,
+    touches: Vec<Touch>,
+    unknown: Option<String>,
+}
+
+impl Collect<'_> {
+    fn doubt(&mut self, why: impl Into<String>) {
+        self.unknown.get_or_insert_with(|| why.into());
+    }
+    fn touch(&mut self, verb: &str, kind: &'static str, path: Arc<str>, columns: Columns) {
+        let Some(action) = action(verb) else { return self.doubt("an action without a name") };
+        let touch = Touch { action, kind, path, columns };
+        if !self.touches.contains(&touch) {
+            self.touches.push(touch);
+        }
+    }
+    fn add(&mut self, facts: &Facts) {
+        for statement in &facts.statements {
+            if let Some(why) = statement.unknown.first() {
+                self.doubt(why.clone());
+            }
+            for relation in &statement.relations {
+                // The text names the view or the parent, and that is what is permitted.
+                if matches!(relation.via, Some(Via::View(_) | Via::Parent(_))) {
+                    continue;
+                }
+                let columns = match &relation.columns {
+                    SqlColumns::Known(names) => Columns::Known(names.iter().cloned().collect()),
+                    SqlColumns::All => Columns::All,
+                    SqlColumns::Unknown => Columns::Unknown,
+                };
+                let at = match &relation.resolved {
+                    Resolved::Known(known) => path(self.place, &known.schema, &known.name),
+                    Resolved::Temp => path(self.place, "pg_temp", &relation.name),
+                    Resolved::Unresolved => {
+                        if relation.access != Access::Create {
+                            self.doubt(format!("`{}` is not a known relation", relation.name));
+                        }
+                        path(self.place, relation.schema.as_deref().unwrap_or("?"), &relation.name)
+                    }
+                };
+                self.touch(access(relation.access), "table", at, columns);
+            }
+            for function in &statement.functions {
+                let schema = function.schema.as_deref().unwrap_or("?");
+                let verb = match function.class {
+                    FunctionClass::Reviewed | FunctionClass::Harmless => continue,
+                    FunctionClass::Dangerous(_) => "call_dangerous",
+                    FunctionClass::Volatile | FunctionClass::User => "call",
+                    FunctionClass::Unresolved => {
+                        self.doubt(format!("`{}` is not a known function", function.name));
+                        "call"
+                    }
+                };
+                let at = path(self.place, schema, &function.name);
+                self.touch(verb, "function", at, Columns::NotApplicable);
+            }
+            for setting in &statement.settings {
+                if setting.is_show() {
+                    continue;
+                }
+                let name = setting.name.as_deref().unwrap_or("all");
+                let verb = if setting.is_allowed() { "set" } else { "set_privileged" };
+                self.touch(verb, "setting", quoted(name).into(), Columns::NotApplicable);
+            }
+        }
+    }
+}
+
+/// The command that `seen` amounts to.
+pub fn command(seen: Seen<'_>) -> Option<Command> {
+    let kinds: Vec<&str> = seen.facts.statements.iter().map(|s| s.kind.as_str()).collect();
+    let verb = match kinds.split_first() {
+        None => "empty",
+        Some((first, rest)) if rest.iter().all(|kind| kind == first) => first,
+        Some(_) => "batch",
+    };
+    let mut collect = Collect { place: seen.place, touches: Vec::new(), unknown: seen.missing };
+    let mut all = SqlEffects::NONE;
+    collect.add(seen.facts);
+    all |= seen.facts.effects();
+    for facts in seen.deferred {
+        collect.add(facts);
+        all |= facts.effects();
+    }
+    let unknown = all.contains(SqlEffects::UNKNOWN);
+    if unknown {
+        collect.doubt("the statement could not be read with certainty");
+    }
+    let mut effects = effects(all);
+    let runs_by_name = !seen.deferred.is_empty() || all.contains(SqlEffects::DEFERRED);
+    let pure = collect.unknown.is_none()
+        && (seen.facts.is_pure_read()
+            || harmless_control(seen.facts)
+            || kinds.is_empty()
+            || (runs_by_name
+                && seen
+                    .facts
+                    .statements
+                    .iter()
+                    .all(|s| matches!(s.kind, Kind::Execute | Kind::Fetch))
+                && seen.deferred.iter().all(|facts| facts.is_pure_read())));
+    // Parsing alone runs nothing of the statement.
+    let purity = if pure || seen.phase == Phase::Parse { Purity::Read } else { Purity::Effect };
+    if collect.unknown.is_some() {
+        effects = effects.with(Effects::UNKNOWN);
+    }
+    let touches = match collect.unknown {
+        None => Touches::Known(collect.touches),
+        Some(why) => Touches::Unknown { why: why.into(), seen: collect.touches },
+    };
+    let tag = seen.facts.statements.first().map_or("", |s| s.tag);
+    let words =
+        kinds.iter().map(|kind| Arc::from(*kind)).collect::<std::collections::BTreeSet<_>>();
+    let facts = BTreeMap::from([
+        ("phase", Fact::Text(seen.phase.as_str().into())),
+        ("tag", Fact::Text(tag.into())),
+        ("in_transaction", Fact::Flag(seen.in_transaction)),
+        ("params_known", Fact::Flag(seen.parameters_known)),
+        ("statements", Fact::Number(i64::try_from(kinds.len()).unwrap_or(i64::MAX))),
+        ("statement_kinds", Fact::Set(words.into_iter().collect())),
+    ]);
+    Some(Command {
+        action: action(verb)?,
+        effects,
+        touches,
+        purity,
+        shown: seen.text.clone(),
+        parameters: seen.parameters,
+        facts,
+        settings: seen.settings,
+    })
+}
+
+/// A refusal that needs no policy.
+pub fn principle(kind: RefusalKind, message: String, hint: &str) -> Box<Refusal> {
+    Box::new(Refusal {
+        kind,
+        event: None,
+        message: message.into(),
+        hint: hint.into(),
+        policies: Vec::new(),
+        bundle: None,
+        approval: None,
+        position: None,
+    })
+}
+
+/// Settings that would change how the very next statement must be read, whatever policy says.
+pub fn breaks_reading(facts: &Facts) -> Option<Box<Refusal>> {
+    let bad = facts.statements.iter().flat_map(|s| &s.settings).find(|setting| {
+        !setting.is_allowed()
+            && setting.action == SettingAction::Set
+            && matches!(setting.rule, SettingRule::Pinned(_) | SettingRule::Tracked)
+    })?;
+    let name = bad.name.as_deref().unwrap_or("?").escape_debug().to_string();
+    Some(principle(
+        RefusalKind::NotSupported,
+        format!("refused: `{name}` may not be set to that through this gateway"),
+        "the gateway could no longer read what follows with certainty; leave the setting as it is",
+    ))
+}
+
+/// A text that could not be read.
+pub fn unreadable(error: &ReadError) -> Box<Refusal> {
+    let (kind, position) = match error {
+        ReadError::Syntax { position, .. } => (
+            RefusalKind::Unreadable,
+            position.and_then(|p| u32::try_from(p).ok()).filter(|p| *p > 0),
+        ),
+        ReadError::TooLarge { .. } | ReadError::TooComplex { .. } => (RefusalKind::TooLarge, None),
+        _ => (RefusalKind::Unreadable, None),
+    };
+    let mut refusal = principle(kind, format!("refused: {error}"), error.hint());
+    refusal.position = position;
+    refusal
+}
