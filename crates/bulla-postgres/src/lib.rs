@@ -18,6 +18,7 @@
 //! | `reading` | facts → command |
 //! | `login`, `scram` | the way in at a target |
 //! | `scout` | the catalogue |
+//! | `render` | recorded answers for people |
 //! | `value` | bound values for the record |
 
 mod frame;
@@ -25,6 +26,7 @@ mod greet;
 mod login;
 mod machine;
 mod reading;
+mod render;
 mod scout;
 mod scram;
 mod value;
@@ -35,6 +37,7 @@ use bulla_core::{ActionSpec, Command, Descriptor, FactKind, FactSpec, TouchSpec}
 use bulla_sql::{Analyzer, Limits, SearchPath};
 use bulla_wire::{Block, Greeting, Login, LoginSpec, Place, Protocol, Scout, TargetHello};
 
+pub use render::render;
 pub use scout::Knowledge;
 
 /// What the gateway sends as `search_path` when the client does not choose one.

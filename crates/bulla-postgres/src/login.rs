@@ -206,7 +206,7 @@ impl Entering {
                 self.state = State::Auth(None);
                 return Ok(LoginStep::Send(Bytes::new()));
             }
-            (7 | 8 | 9, _) => return Err(LoginError::Unsupported("GSSAPI or SSPI".into())),
+            (7..=9, _) => return Err(LoginError::Unsupported("GSSAPI or SSPI".into())),
             _ => return Err(LoginError::Unsupported(format!("authentication {code}"))),
         };
         self.state = State::Auth(next);
