@@ -66,15 +66,18 @@ pub fn policies(config: &Config, protocols: &Protocols) -> Result<Bundle, Vec<St
     }
     files.sort();
     let descriptors: Vec<_> = protocols.values().map(|p| p.descriptor()).collect();
-    let resources = config.resources.iter().map(|(name, resource)| ResourceInput {
-        name: name.clone(),
-        protocol: resource.protocol.clone(),
-        groups: resource.groups.clone(),
-    });
+    let mut resources = Vec::new();
+    for (name, resource) in &config.resources {
+        resources.push(ResourceInput {
+            name: ResourceName::new(name).map_err(|e| vec![e.to_string()])?,
+            protocol: resource.protocol.as_str().into(),
+            groups: resource.groups.iter().map(|g| g.as_str().into()).collect(),
+        });
+    }
     let aliases = config.issuers.keys().chain(config.trust_domains.keys());
     let input = SchemaInput {
         protocols: &descriptors,
-        resources: resources.collect(),
+        resources,
         issuers: aliases.map(|alias| (alias.clone(), Default::default())).collect(),
     };
     Bundle::load(&files, &input).map_err(|all| all.iter().map(ToString::to_string).collect())

@@ -49,7 +49,7 @@ pub fn list(data: &Path, resource: Option<&str>, limit: usize) -> Result<Vec<Val
             let event = event?;
             match event.kind() {
                 Kind::Open | Kind::Refusal
-                    if event.entry.session.as_ref().is_some_and(|l| l.sseq == 0) =>
+                    if event.entry.session.as_ref().is_some_and(|l| l.seq == 0) =>
                 {
                     let of = event.entry.resource.clone().unwrap_or_default();
                     wanted = of != GATEWAY_RESOURCE && resource.is_none_or(|r| r == of);
@@ -162,7 +162,7 @@ pub fn show(data: &Path, id: &str, command: Option<u64>, rows: bool) -> Result<(
                         entry.rows.unwrap_or(0),
                         answer.len(),
                         event.index,
-                        bulla_core::Digest(*event.leaf.as_bytes()).short(8),
+                        event.leaf.to_string().chars().take(8).collect::<String>(),
                         event.index
                     )?;
                     answer.clear();
@@ -189,7 +189,7 @@ pub fn raw(data: &Path, id: &str, command: Option<u64>) -> Result<()> {
 /// Verifies an archive offline. The exit code: 0, 10 or 11.
 pub fn verify(dir: &Path, key: &str, json: bool) -> Result<u8> {
     let text = if Path::new(key).is_file() { std::fs::read_to_string(key)? } else { key.into() };
-    let key: Vkey = text.trim().parse().context("read the log's public key")?;
+    let key: Vkey = Vkey::parse(text.trim()).context("read the log's public key")?;
     let bar = if std::io::stderr().is_terminal() && !json {
         indicatif::ProgressBar::new(0)
     } else {
@@ -197,8 +197,8 @@ pub fn verify(dir: &Path, key: &str, json: bool) -> Result<u8> {
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut progress = |p: bulla_tlog::verify::Progress| {
-        bar.set_length(p.of);
-        bar.set_position(p.entries);
+        bar.set_length(p.total);
+        bar.set_position(p.done);
     };
     let verified = verify_dir(dir, &[key], Default::default(), threads, &mut progress);
     bar.finish_and_clear();
