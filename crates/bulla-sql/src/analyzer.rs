@@ -9,15 +9,14 @@ use crate::facts::Facts;
 use crate::pool::{ParserPool, PoolError};
 use crate::{parse, reading};
 
-/// What a statement may cost. The defaults keep the worst case well under a second.
+/// What a statement may cost. The defaults keep the worst case well under a second when optimised;
+/// `examples/bench.rs` prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one text.
     pub statement_bytes_max: usize,
     /// Tokens of one text, comments included.
     pub tokens_max: usize,
-    /// Tokens of one expression without a comma, semicolon or parenthesis between them.
-    pub run_tokens_max: usize,
     /// Open parentheses and brackets inside each other.
     pub nesting_max: usize,
     /// Statements of one text.
@@ -38,11 +37,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             statement_bytes_max: 4 << 20,
-            tokens_max: 400_000,
-            run_tokens_max: 20_000,
+            tokens_max: 250_000,
             nesting_max: 1_000,
             statements_max: 10_000,
-            depth_max: 3_000,
+            depth_max: 1_000,
             wait: Duration::from_secs(5),
             threads: 2,
             queue_max: 256,
@@ -137,6 +135,27 @@ impl Analyzer {
         answer
     }
 
+    /// The text with every constant replaced by a parameter, and a hash of its form that is the same
+    /// for texts that differ in constants only: for searching records, never for deciding.
+    ///
+    /// # Errors
+    /// [`ReadError`], as for [`Analyzer::read`].
+    pub fn normalise(
+        &self,
+        text: &str,
+        block: &dyn Fn(&mut dyn FnMut()),
+    ) -> Result<Normal, ReadError> {
+        parse::admit(text, &self.limits)?;
+        let limits = self.limits;
+        let mut answer = Err(ReadError::Internal);
+        block(&mut || {
+            let text = text.to_owned();
+            let job = move || parse::normalise(&text, &limits);
+            answer = self.wait(job).map(|(text, fingerprint)| Normal { text, fingerprint });
+        });
+        answer
+    }
+
     fn miss(
         &self,
         text: &str,
@@ -150,13 +169,27 @@ impl Analyzer {
             cache.insert(&text, catalog.epoch(), &path, &facts);
             Ok(facts)
         };
-        match self.pool.run(limits.wait, job) {
+        self.wait(job)
+    }
+
+    fn wait<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        match self.pool.run(self.limits.wait, job) {
             Ok(answer) => answer,
             Err(PoolError::Busy { .. }) => Err(ReadError::Busy),
             Err(PoolError::TimedOut { ms }) => Err(ReadError::TimedOut { ms }),
             Err(PoolError::Failed) => Err(ReadError::Internal),
         }
     }
+}
+
+/// A statement without its constants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Normal {
+    pub text: String,
+    pub fingerprint: u64,
 }
 
 /// Parses and reads on the calling thread, which MUST have a big stack.

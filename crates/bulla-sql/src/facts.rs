@@ -240,7 +240,7 @@ pub struct Effects(u16);
 
 impl Effects {
     pub const NONE: Self = Self(0);
-    /// Reads rows or server state.
+    /// Reads rows or server state. Every `SELECT`, and every write that reads a relation.
     pub const READ: Self = Self(1);
     /// Changes rows.
     pub const WRITE: Self = Self(1 << 1);
@@ -494,6 +494,23 @@ pub enum Columns {
     All,
     /// Could not tell; treat as all.
     Unknown,
+}
+
+impl Columns {
+    /// Nothing of the relation is touched.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Known(set) if set.is_empty())
+    }
+
+    /// Adds the columns of another use of the same relation.
+    pub(crate) fn join(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Known(mine), Self::Known(more)) => mine.extend(more),
+            (Self::All, _) | (_, Self::All) => *self = Self::All,
+            (Self::Unknown, _) | (_, Self::Unknown) => *self = Self::Unknown,
+        }
+    }
 }
 
 /// A function, aggregate, window function or procedure that a statement calls.

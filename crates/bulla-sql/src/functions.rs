@@ -47,7 +47,7 @@ fn reviewed() -> &'static HashSet<&'static str> {
     })
 }
 
-/// Extensions whose immutable and stable functions in C were reviewed like built-ins: they compute.
+/// Extensions whose immutable and stable functions were reviewed like built-ins: they compute.
 /// A superuser could add functions of his own to an extension; that is the database owner's word
 /// against himself, not a way in for a client.
 const REVIEWED_EXTENSIONS: [&str; 16] = [
@@ -116,7 +116,7 @@ pub(crate) fn made(function: &Function) -> (FunctionClass, Effects) {
             return (Dangerous(why), effects);
         }
         if REVIEWED_EXTENSIONS.contains(&extension)
-            && matches!(&*function.language, "c" | "internal")
+            && matches!(&*function.language, "c" | "internal" | "sql")
         {
             if function.volatility != Volatility::Volatile {
                 return (FunctionClass::Reviewed, NONE);

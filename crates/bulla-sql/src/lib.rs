@@ -31,7 +31,7 @@ mod reading;
 pub mod settings;
 mod view;
 
-pub use analyzer::{Analyzer, Limits, ReadError};
+pub use analyzer::{Analyzer, Limits, Normal, ReadError};
 pub use catalog::{Catalog, SearchPath};
 pub use facts::{Effects, Facts, Kind, Statement};
 pub use pool::{ParserPool, PoolError};

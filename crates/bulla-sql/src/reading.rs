@@ -27,6 +27,7 @@ use crate::analyzer::{Limits, ReadError};
 use crate::catalog::{Catalog, Relation, SearchPath};
 use crate::facts::{
     Access, Columns, Effects, Facts, FunctionUse, Kind, NameUse, RelationUse, Resolved, Statement,
+    Via,
 };
 use crate::parse::Tree;
 use scope::{Cte, Scope};
@@ -110,10 +111,15 @@ struct Reader<'a> {
     /// The row that a query of `pg_settings` is limited to.
     settings_row: Option<String>,
     /// Where in `out.relations` a use is.
-    index: HashMap<(Option<Arc<str>>, Arc<str>, Access), usize>,
+    index: HashMap<UseKey, usize>,
+    /// Where in `out.relations` a relation is that the text does not name.
+    reached: HashMap<(Access, u32, Via), usize>,
     /// Column names compared so far.
     work: usize,
 }
+
+/// Schema and name as written, and the access.
+type UseKey = (Option<Arc<str>>, Arc<str>, Access);
 
 /// What is remembered beside a relation use while the statement is read.
 #[derive(Clone, Copy)]
@@ -142,6 +148,7 @@ impl<'a> Reader<'a> {
             lenient: false,
             settings_row: None,
             index: HashMap::new(),
+            reached: HashMap::new(),
             work: 0,
         }
     }

@@ -348,7 +348,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn set_config(&mut self, args: &[Node], always: bool) {
+    fn set_config(&mut self, args: &[Node], mut always: bool) {
         let mut class = FunctionClass::Volatile;
         let mut dangerous = || {
             class = FunctionClass::Dangerous("sets a setting whose name or value is computed");
@@ -366,8 +366,9 @@ impl Reader<'_> {
         let scope = match literal(local) {
             Some(Literal::Bool(true)) => SettingScope::Local,
             Some(Literal::Bool(false)) => SettingScope::Session,
+            // For how long is not told.
             _ => {
-                dangerous();
+                always = false;
                 SettingScope::Session
             }
         };

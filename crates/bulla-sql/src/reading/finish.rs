@@ -28,6 +28,9 @@ impl<'a> Reader<'a> {
             self.reach(at)?;
         }
         self.operators_and_casts();
+        if self.out.relations.iter().any(|r| r.access.reads()) {
+            self.effect(Effects::READ);
+        }
         self.out.functions = std::mem::take(&mut self.functions).into_iter().collect();
         Ok(self.out)
     }
@@ -68,7 +71,8 @@ impl<'a> Reader<'a> {
         if is_view(relation.kind) && rows {
             self.through_view(relation, access)?;
         }
-        if rows && relation.row_security {
+        // Inside its own policies they are not read again.
+        if rows && relation.row_security && !self.views.contains(&relation.oid) {
             self.row_security(relation)?;
         }
         if children {
@@ -109,7 +113,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Adds a relation that the text does not name, or more columns of it.
     fn add(&mut self, relation: RelationUse) {
+        if let (Resolved::Known(known), Some(via)) = (&relation.resolved, &relation.via) {
+            let key = (relation.access, known.oid, via.clone());
+            let before = self.reached.get(&key).and_then(|at| self.out.relations.get_mut(*at));
+            if let Some(before) = before {
+                before.columns.join(relation.columns);
+                return;
+            }
+            self.reached.insert(key, self.out.relations.len());
+        }
         if self.out.relations.len() >= RELATIONS_MAX {
             return self.unknown("more relations than can be listed");
         }
@@ -201,7 +215,7 @@ impl<'a> Reader<'a> {
                 body
             }
         };
-        self.effect(body.effects.without(Effects::UNKNOWN));
+        self.effect(body.effects.without(Effects::UNKNOWN | Effects::READ));
         for function in &body.functions {
             self.function(function.clone(), Effects::NONE);
         }
@@ -213,7 +227,7 @@ impl<'a> Reader<'a> {
 
     fn policies(&mut self, relation: &Relation) -> R<Body> {
         let name = relation.qualified();
-        if self.views.contains(&relation.oid) || self.views.len() >= VIEWS_MAX {
+        if self.views.len() >= VIEWS_MAX {
             return Ok(doubt(format!("the row security of `{name}` is too deep")));
         }
         let mut views = self.views.clone();
@@ -284,7 +298,12 @@ impl<'a> Reader<'a> {
             };
             next.extend(&parent.parents);
             if parent.kind != RelationKind::Index {
-                self.add(reached(parent, access, columns, via.clone()));
+                let mut parent = (parent, reached(parent, access, columns, via.clone()));
+                if let Columns::Known(set) = &mut parent.1.columns {
+                    // What only the child has is no column of the parent.
+                    set.retain(|c| parent.0.column(c).is_some());
+                }
+                self.add(parent.1);
             }
         }
     }

@@ -14,7 +14,7 @@ use super::expr::{Literal, literal};
 use super::names::Arity;
 use super::scope::{Cte, Item, Scope, Shape, Source, alias_names};
 use super::{FoundRelation, R, Reader, inner, string, strings};
-use crate::facts::{Access, Columns, Effects};
+use crate::facts::{Access, Effects};
 
 /// Whether a query is the statement itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,6 @@ impl<'a> Reader<'a> {
 
     pub(super) fn select(&mut self, select: &SelectStmt, place: Place) -> R<Shape> {
         self.deeper(|r| {
-            r.effect(Effects::READ);
             r.with_ctes(select.with_clause.as_ref(), |r| {
                 if select.op != SetOperation::SetopNone as i32
                     && select.op != SetOperation::Undefined as i32
@@ -96,7 +95,7 @@ impl<'a> Reader<'a> {
             && select.limit_count.is_none()
             && select.limit_offset.is_none()
             && select.group_clause.is_empty();
-        let scope = self.from_list(&select.from_clause)?;
+        let scope = self.list_from(&select.from_clause)?;
         let (shape, _) = self.with_scope(scope, |r| {
             let shape = r.targets(&select.target_list, always)?;
             r.expr_of(select.where_clause.as_deref())?;
@@ -258,10 +257,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The entries of a `FROM` list.
-    fn from_list(&mut self, nodes: &[Node]) -> R<Scope<'a>> {
+    fn list_from(&mut self, nodes: &[Node]) -> R<Scope<'a>> {
         let scope = Scope { items: Vec::new(), building: true };
         let ((), mut scope) =
-            self.with_scope(scope, |r| nodes.iter().try_for_each(|node| r.from_item(node)))?;
+            self.with_scope(scope, |r| nodes.iter().try_for_each(|node| r.item_from(node)))?;
         scope.building = false;
         Ok(scope)
     }
@@ -281,10 +280,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds an entry to the innermost scope.
-    fn from_item(&mut self, node: &Node) -> R {
+    fn item_from(&mut self, node: &Node) -> R {
         self.deeper(|r| match inner(node) {
             Some(NodeEnum::RangeVar(var)) => {
-                r.from_relation(var);
+                r.relation_from(var);
                 Ok(())
             }
             Some(NodeEnum::RangeSubselect(sub)) => {
@@ -298,7 +297,7 @@ impl<'a> Reader<'a> {
             }
             Some(NodeEnum::JoinExpr(join)) => r.join(join),
             // These see their neighbours without the word.
-            Some(NodeEnum::RangeFunction(function)) => r.lateral(|r| r.from_function(function)),
+            Some(NodeEnum::RangeFunction(function)) => r.lateral(|r| r.function_from(function)),
             Some(NodeEnum::RangeTableFunc(table)) => r.lateral(|r| r.xml_table(table)),
             Some(NodeEnum::JsonTable(table)) => r.lateral(|r| r.json_table(table)),
             Some(NodeEnum::RangeTableSample(sample)) => r.sample(sample),
@@ -317,7 +316,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn from_relation(&mut self, var: &RangeVar) {
+    fn relation_from(&mut self, var: &RangeVar) {
         let alias = var.alias.as_ref();
         if var.schemaname.is_empty()
             && let Some(cte) = self.ctes.iter().rev().find(|c| *c.name == *var.relname)
@@ -337,10 +336,10 @@ impl<'a> Reader<'a> {
     fn join(&mut self, join: &JoinExpr) -> R {
         let start = self.scopes.last().map_or(0, |s| s.items.len());
         if let Some(left) = join.larg.as_deref() {
-            self.from_item(left)?;
+            self.item_from(left)?;
         }
         if let Some(right) = join.rarg.as_deref() {
-            self.from_item(right)?;
+            self.item_from(right)?;
         }
         if join.is_natural {
             // The common columns decide; without types and renames all of them might.
@@ -410,7 +409,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn from_function(&mut self, function: &RangeFunction) -> R {
+    fn function_from(&mut self, function: &RangeFunction) -> R {
         let mut own = None;
         for node in &function.functions {
             let Some(NodeEnum::List(pair)) = inner(node) else {
@@ -501,7 +500,7 @@ impl<'a> Reader<'a> {
 
     fn sample(&mut self, sample: &RangeTableSample) -> R {
         if let Some(relation) = sample.relation.as_deref() {
-            self.from_item(relation)?;
+            self.item_from(relation)?;
         }
         let method = strings(&sample.method);
         let own = matches!(
@@ -672,7 +671,7 @@ impl<'a> Reader<'a> {
             };
             let found = r.relation(var);
             let at = r.use_of(&found, Access::Update, false);
-            let mut scope = r.from_list(&update.from_clause)?;
+            let mut scope = r.list_from(&update.from_clause)?;
             let item = r.target_item(&found, var.alias.as_ref());
             scope.items.insert(0, item);
             let (shape, _) = r.with_scope(scope, |r| {
@@ -695,7 +694,7 @@ impl<'a> Reader<'a> {
             let found = r.relation(var);
             let at = r.use_of(&found, Access::Delete, false);
             r.touch_all(at);
-            let mut scope = r.from_list(&delete.using_clause)?;
+            let mut scope = r.list_from(&delete.using_clause)?;
             let item = r.target_item(&found, var.alias.as_ref());
             scope.items.insert(0, item);
             let (shape, _) = r.with_scope(scope, |r| {
@@ -716,7 +715,7 @@ impl<'a> Reader<'a> {
             let found = r.relation(var);
             r.use_of(&found, Access::Merge, false);
             let mut scope = match merge.source_relation.as_deref() {
-                Some(source) => r.from_list(std::slice::from_ref(source))?,
+                Some(source) => r.list_from(std::slice::from_ref(source))?,
                 None => Scope::default(),
             };
             let item = r.target_item(&found, var.alias.as_ref());
@@ -883,12 +882,5 @@ fn output_name(node: &Node) -> Option<Arc<str>> {
         NodeEnum::ColumnRef(column) => column.fields.last().and_then(string).map(Arc::from),
         NodeEnum::FuncCall(call) => call.funcname.last().and_then(string).map(Arc::from),
         _ => None,
-    }
-}
-
-impl Columns {
-    /// Nothing of the relation is touched.
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(self, Self::Known(set) if set.is_empty())
     }
 }

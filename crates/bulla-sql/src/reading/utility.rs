@@ -18,7 +18,7 @@ use super::scope::{Item, Scope, Source};
 use super::{R, Reader, inner, string, strings};
 use crate::facts::{
     Access, CopyDirection, CopyFormat, CopyTarget, CopyUse, Created, CreatedKind, Effects, Kind,
-    NameUse, Tx,
+    NameUse, Resolved, Tx,
 };
 use crate::settings::{SettingAction, SettingScope, SettingUse, SettingValue};
 
@@ -103,8 +103,7 @@ impl<'a> Reader<'a> {
                 (Kind::Show, "SHOW")
             }
             NodeEnum::DiscardStmt(discard) => {
-                self.discard(DiscardMode::try_from(discard.target).ok());
-                (Kind::Discard, "DISCARD")
+                (Kind::Discard, self.discard(DiscardMode::try_from(discard.target).ok()))
             }
             NodeEnum::ConstraintsSetStmt(_) => {
                 self.effect(Effects::TRANSACTION);
@@ -389,12 +388,9 @@ impl<'a> Reader<'a> {
             NodeEnum::IndexStmt(index) => {
                 if let Some(var) = &index.relation {
                     self.one(var, Access::Alter);
-                    self.created(
-                        (!var.schemaname.is_empty()).then(|| var.schemaname.clone()),
-                        &index.idxname,
-                        CreatedKind::Index,
-                        false,
-                    );
+                    if !index.idxname.is_empty() {
+                        self.created_beside(var, &index.idxname, CreatedKind::Index);
+                    }
                     self.defined(var, |r| {
                         for node in index.index_params.iter() {
                             if let Some(NodeEnum::IndexElem(element)) = inner(node) {
@@ -491,8 +487,7 @@ impl<'a> Reader<'a> {
                 if let Some(var) = &rename.relation {
                     self.one_if(var, Access::Alter, rename.missing_ok);
                     if is_relation(rename.rename_type) {
-                        let schema = (!var.schemaname.is_empty()).then(|| var.schemaname.clone());
-                        self.created(schema, &rename.newname, CreatedKind::Other, false);
+                        self.created_beside(var, &rename.newname, CreatedKind::Other);
                     }
                 }
                 if is_role(rename.rename_type) {
@@ -541,6 +536,8 @@ impl<'a> Reader<'a> {
                 self.created(None, name, CreatedKind::Schema, false);
                 self.lenient = true;
                 for element in &create.schema_elts {
+                    // Inside, the new schema stands before the path.
+                    self.unknown("names inside a CREATE SCHEMA");
                     self.any_statement(element)?;
                 }
                 "CREATE SCHEMA"
@@ -627,6 +624,7 @@ impl<'a> Reader<'a> {
         }
         let top = self.depth == 1 && self.views.is_empty() && into.is_none();
         let place = if top { Place::Top } else { Place::Inside };
+        self.effect(Effects::READ);
         self.select(select, place)?;
         let Some(into) = into else { return Ok((Kind::Select, "SELECT")) };
         if let Some(var) = &into.rel {
@@ -761,7 +759,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn discard(&mut self, mode: Option<DiscardMode>) {
+    fn discard(&mut self, mode: Option<DiscardMode>) -> &'static str {
         match mode {
             Some(DiscardMode::DiscardAll) => {
                 self.effect(Effects::SETTINGS | Effects::SEQUENCE | Effects::NOTIFY);
@@ -769,10 +767,18 @@ impl<'a> Reader<'a> {
                 self.name_use(NameUse::Deallocate { name: None });
                 self.name_use(NameUse::Close { name: None });
                 self.out.channels.push("*".to_owned());
+                "DISCARD ALL"
             }
-            Some(DiscardMode::DiscardSequences) => self.effect(Effects::SEQUENCE),
-            Some(DiscardMode::DiscardPlans | DiscardMode::DiscardTemp) => {}
-            Some(DiscardMode::Undefined) | None => self.unknown("a DISCARD of an unknown kind"),
+            Some(DiscardMode::DiscardSequences) => {
+                self.effect(Effects::SEQUENCE);
+                "DISCARD SEQUENCES"
+            }
+            Some(DiscardMode::DiscardPlans) => "DISCARD PLANS",
+            Some(DiscardMode::DiscardTemp) => "DISCARD TEMP",
+            Some(DiscardMode::Undefined) | None => {
+                self.unknown("a DISCARD of an unknown kind");
+                "DISCARD"
+            }
         }
     }
 
@@ -816,6 +822,10 @@ impl<'a> Reader<'a> {
                 return;
             }
         };
+        // The role that the session began with.
+        let none = value == SettingValue::Literal("none".to_owned()) && set.name == "role";
+        let (action, value) =
+            if none { (SettingAction::Reset, SettingValue::Default) } else { (action, value) };
         self.out.settings.push(SettingUse::new(Some(&set.name), action, scope, value));
     }
 
@@ -919,7 +929,7 @@ impl<'a> Reader<'a> {
 
     fn one_if(&mut self, var: &RangeVar, access: Access, missing_ok: bool) {
         let found = if missing_ok { self.lookup(var) } else { self.relation(var) };
-        if matches!(found.resolved, crate::facts::Resolved::Unresolved)
+        if matches!(found.resolved, Resolved::Unresolved)
             && (self.cx.path.schemas().is_none() || self.cx.path.temp().is_none())
         {
             self.unknown(format!("`{}`: the search path is not known", var.relname));
@@ -963,7 +973,7 @@ impl<'a> Reader<'a> {
         let temporary = var.relpersistence == "t" || var.schemaname == "pg_temp";
         let mut found = self.lookup(var);
         if temporary {
-            found.resolved = crate::facts::Resolved::Temp;
+            found.resolved = Resolved::Temp;
             found.relation = None;
         } else if var.schemaname.is_empty() {
             // It goes to the first usable schema, wherever a relation of that name may be.
@@ -971,9 +981,8 @@ impl<'a> Reader<'a> {
             let there =
                 place.as_deref().and_then(|s| self.cx.catalog.relation_named(s, &var.relname));
             found.relation = there;
-            found.resolved = there.map_or(crate::facts::Resolved::Unresolved, |r| {
-                crate::facts::Resolved::Known(super::names::known(r))
-            });
+            found.resolved =
+                there.map_or(Resolved::Unresolved, |r| Resolved::Known(super::names::known(r)));
             if place.is_none() {
                 self.unknown(format!("`{}`: no schema to create it in", var.relname));
             }
@@ -992,6 +1001,16 @@ impl<'a> Reader<'a> {
             (None, false) => self.creation_schema(),
         };
         self.out.creates.push(Created { what, schema, name: name.to_owned(), temporary });
+    }
+
+    /// Something in the schema of a relation that exists.
+    fn created_beside(&mut self, var: &RangeVar, name: &str, what: CreatedKind) {
+        let (schema, temporary) = match self.lookup(var).resolved {
+            Resolved::Known(known) => (Some(known.schema.to_string()), false),
+            Resolved::Temp => (None, true),
+            Resolved::Unresolved => (None, false),
+        };
+        self.created(schema, name, what, temporary);
     }
 
     fn created_list(&mut self, name: &[Node], what: CreatedKind) {
@@ -1117,7 +1136,16 @@ impl<'a> Reader<'a> {
     }
 
     fn column_def(&mut self, column: &ColumnDef) -> R {
-        self.cast_of(column.type_name.as_ref());
+        let serial = column.type_name.as_ref().is_some_and(|name| {
+            let name = strings(&name.names);
+            matches!(
+                name.as_slice(),
+                ["serial" | "serial2" | "serial4" | "serial8" | "smallserial" | "bigserial"]
+            )
+        });
+        if !serial {
+            self.cast_of(column.type_name.as_ref());
+        }
         self.expr_of(column.raw_default.as_deref())?;
         self.constraints(&column.constraints)
     }
