@@ -456,7 +456,8 @@ impl Door<'_> {
         }
         let id = SessionId::new(now, random);
         let protocol = self.listener.protocol.clone();
-        let part: Option<Arc<str>> = Some(place.part.clone());
+        // The configured part is the resource itself; policy names only another one.
+        let part: Option<Arc<str>> = (!place.default_part).then(|| place.part.clone());
         let opened = parts.recorder.open(&OpenRecord {
             session: id,
             at: now,

@@ -183,7 +183,6 @@ impl Protocol for Postgres {
         let facts = self.0.analyzer.read(text, &catalog, &path, &**block);
         let facts = facts.map_err(|e| e.to_string())?;
         reading::command(reading::Seen {
-            place,
             phase: reading::Phase::Simple,
             text: &text.into(),
             facts: &facts,

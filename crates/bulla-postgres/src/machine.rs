@@ -315,7 +315,6 @@ impl Machine {
     ) -> Result<Command, Violation> {
         let (deferred, missing) = self.deferred(facts);
         reading::command(Seen {
-            place: &self.place,
             phase,
             text,
             facts,

@@ -11,7 +11,6 @@ use bulla_sql::{
     facts::{Access, Columns as SqlColumns, FunctionClass, Resolved, Tx, Via},
     settings::{SettingAction, SettingRule},
 };
-use bulla_wire::Place;
 
 /// Where a command stands in the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +34,6 @@ impl Phase {
 
 /// What a command is read from.
 pub struct Seen<'a> {
-    pub place: &'a Place,
     pub phase: Phase,
     pub text: &'a Arc<str>,
     /// The statement's own facts, and those of everything it runs by name.
@@ -81,9 +79,9 @@ fn quoted(name: &str) -> String {
     }
 }
 
-fn path(place: &Place, schema: &str, name: &str) -> Arc<str> {
-    let own = format!("{}.{}", quoted(schema), quoted(name));
-    if place.default_part { own.into() } else { format!("{}/{own}", place.part).into() }
+/// Policy puts the resource, and the part where it is not the configured one, in front.
+fn path(schema: &str, name: &str) -> Arc<str> {
+    format!("{}.{}", quoted(schema), quoted(name)).into()
 }
 
 fn effects(of: SqlEffects) -> Effects {
@@ -120,13 +118,12 @@ fn harmless_control(facts: &Facts) -> bool {
         })
 }
 
-struct Collect<'a> {
-    place: &'a Place,
+struct Collect {
     touches: Vec<Touch>,
     unknown: Option<String>,
 }
 
-impl Collect<'_> {
+impl Collect {
     fn doubt(&mut self, why: impl Into<String>) {
         self.unknown.get_or_insert_with(|| why.into());
     }
@@ -153,13 +150,13 @@ impl Collect<'_> {
                     SqlColumns::Unknown => Columns::Unknown,
                 };
                 let at = match &relation.resolved {
-                    Resolved::Known(known) => path(self.place, &known.schema, &known.name),
-                    Resolved::Temp => path(self.place, "pg_temp", &relation.name),
+                    Resolved::Known(known) => path(&known.schema, &known.name),
+                    Resolved::Temp => path("pg_temp", &relation.name),
                     Resolved::Unresolved => {
                         if relation.access != Access::Create {
                             self.doubt(format!("`{}` is not a known relation", relation.name));
                         }
-                        path(self.place, relation.schema.as_deref().unwrap_or("?"), &relation.name)
+                        path(relation.schema.as_deref().unwrap_or("?"), &relation.name)
                     }
                 };
                 self.touch(access(relation.access), "table", at, columns);
@@ -175,7 +172,7 @@ impl Collect<'_> {
                         "call"
                     }
                 };
-                let at = path(self.place, schema, &function.name);
+                let at = path(schema, &function.name);
                 self.touch(verb, "function", at, Columns::NotApplicable);
             }
             for setting in &statement.settings {
@@ -198,7 +195,7 @@ pub fn command(seen: Seen<'_>) -> Option<Command> {
         Some((first, rest)) if rest.iter().all(|kind| kind == first) => first,
         Some(_) => "batch",
     };
-    let mut collect = Collect { place: seen.place, touches: Vec::new(), unknown: seen.missing };
+    let mut collect = Collect { touches: Vec::new(), unknown: seen.missing };
     let mut all = SqlEffects::NONE;
     collect.add(seen.facts);
     all |= seen.facts.effects();

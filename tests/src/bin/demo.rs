@@ -25,7 +25,7 @@ const POLICY: &str = r#"
 permit (
     principal in Bulla::Group::"team:billing",
     action == Bulla::Action::"postgres:select",
-    resource
+    resource is Bulla::Table
 ) when {
     [Bulla::Table::"orders.public.customers", Bulla::Table::"orders.public.orders",
      Bulla::Table::"orders.public.payments"].contains(resource)
