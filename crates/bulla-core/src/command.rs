@@ -82,6 +82,19 @@ pub struct Touch {
     pub columns: Columns,
 }
 
+impl fmt::Display for Touch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.action, self.kind, self.path)
+    }
+}
+
+impl Command {
+    /// The verb for people: `UPDATE`.
+    pub fn verb(&self) -> String {
+        self.action.as_str().split(':').next_back().unwrap_or("command").to_uppercase()
+    }
+}
+
 /// What a command reaches. "Touches nothing" is `Known(vec![])`.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Touches {

@@ -24,6 +24,29 @@ pub enum DenyReason {
     CannotHonour { obligation: Arc<str> },
 }
 
+impl DenyReason {
+    /// The public sentence: what, for whom, which rule.
+    pub fn public(&self, verb: &str, what: &str, who: &str, because: &Because) -> String {
+        let named =
+            because.policies.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::NoPermit { what } => format!(
+                "refused: `{verb}` on `{what}` is not allowed for `{who}` (no policy permits it)"
+            ),
+            Self::Forbidden { what } => {
+                format!("refused: `{verb}` on `{what}` is forbidden for `{who}` (policy {named})")
+            }
+            Self::Error if named.is_empty() => format!("refused: {what} cannot be decided"),
+            Self::Error => format!("refused: {what} cannot be decided (policy {named} failed)"),
+            Self::CannotHonour { obligation } => {
+                format!(
+                    "refused: policy {named} demands `{obligation}`, which cannot be kept for {what}"
+                )
+            }
+        }
+    }
+}
+
 /// Durability of the record, as the resource is configured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub enum Mode {

@@ -36,6 +36,18 @@ pub enum RecordError {
     Bug(&'static str),
 }
 
+impl RecordError {
+    /// What a client may know of it.
+    pub fn public(&self) -> &'static str {
+        match self {
+            Self::Full => "the disk of the record is full",
+            Self::Backlog => "too much is waiting to be recorded",
+            Self::TooLarge(_) => "its entry would exceed the limit",
+            Self::Write(_) | Self::Stopped(_) | Self::Bug(_) => "the record cannot be written",
+        }
+    }
+}
+
 /// Proof that an entry is durable in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {

@@ -71,6 +71,24 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// One that names no policy, entry or approval (yet).
+    pub fn plain(
+        kind: RefusalKind,
+        message: impl Into<Arc<str>>,
+        hint: impl Into<Arc<str>>,
+    ) -> Self {
+        Self {
+            kind,
+            event: None,
+            message: message.into(),
+            hint: hint.into(),
+            policies: Vec::new(),
+            bundle: None,
+            approval: None,
+            position: None,
+        }
+    }
+
     /// The machine-readable line: one JSON object, no user text in it.
     pub fn detail(&self) -> String {
         let mut out = format!("{{\"bulla\":\"{}\"", self.kind.as_str());

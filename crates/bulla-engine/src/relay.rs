@@ -269,7 +269,7 @@ impl Relay {
         if self.ending.is_some() {
             return;
         }
-        let refusal = plain_refusal(kind, message, hint);
+        let refusal = Refusal::plain(kind, message, hint);
         let mut out = Outputs::new();
         self.s.wire.farewell(&refusal, &mut out);
         self.take(out);
@@ -287,7 +287,7 @@ impl Relay {
         self.downs.clear();
         self.downs_bytes = 0;
         self.ups.clear();
-        let refusal = plain_refusal(
+        let refusal = Refusal::plain(
             RefusalKind::Recorder,
             "the response could not be recorded, so it was stopped",
             "nothing passes unrecorded; tell the operators of the gateway",
@@ -458,7 +458,7 @@ impl Relay {
             let Judging { number, payload, verdict, .. } = judging;
             // Withdraws the ask and writes its last entry.
             drop(verdict);
-            let refusal = plain_refusal(
+            let refusal = Refusal::plain(
                 RefusalKind::Withdrawn,
                 "refused: the command was cancelled while it waited for approval",
                 "run it again to ask again",
@@ -738,18 +738,5 @@ impl Relay {
         // Registers the new deadline; it is in the future.
         let _ = self.timer.as_mut().poll(cx);
         true
-    }
-}
-
-fn plain_refusal(kind: RefusalKind, message: &str, hint: &str) -> Refusal {
-    Refusal {
-        kind,
-        event: None,
-        message: message.into(),
-        hint: hint.into(),
-        policies: Vec::new(),
-        bundle: None,
-        approval: None,
-        position: None,
     }
 }

@@ -97,7 +97,19 @@ impl Gate {
                     Decision::Deny { because, reason } => {
                         return Err(case.denied(self, &because, &reason));
                     }
-                    _ => return Err(case.changed(self, &because)),
+                    _ => {
+                        return Err(case.refused(
+                            self,
+                            RefusalKind::Denied,
+                            &because,
+                            None,
+                            &|c| {
+                                format!(
+                                    "refused: the policies changed while {c} waited; run it again"
+                                )
+                            },
+                        ));
+                    }
                 }
             }
         };
@@ -131,20 +143,16 @@ impl Gate {
         bytes: &Bytes,
         mut refusal: Refusal,
     ) -> Box<Refusal> {
-        let event = session.next_event();
-        let written = session.with(|journal| {
-            journal.refusal(&RefusalRecord {
-                at: self.clock.now(),
-                number,
-                command: None,
-                payload: bytes.clone(),
-                kind: refusal.kind.as_str(),
-                message: &refusal.message,
-                reason: None,
-                because: None,
-            })
+        refusal.event = session.refuse(&RefusalRecord {
+            at: self.clock.now(),
+            number,
+            command: None,
+            payload: bytes.clone(),
+            kind: refusal.kind.as_str(),
+            message: &refusal.message,
+            reason: None,
+            because: None,
         });
-        refusal.event = written.ok().map(|_| event);
         Box::new(refusal)
     }
 
@@ -195,7 +203,7 @@ impl Gate {
             action: case.command.action.as_str().into(),
             shown: case.command.shown.clone(),
             parameters: case.command.parameters.clone(),
-            touches: case.command.touches.seen().iter().map(describe).collect(),
+            touches: case.command.touches.seen().iter().map(|t| t.to_string().into()).collect(),
             effects: case.command.effects.names(),
             policies: because.policies.clone(),
             digest,
@@ -253,15 +261,7 @@ impl Gate {
             Answer::Expired => ("expired", None, None, Some(RefusalKind::HoldExpired)),
             Answer::Withdrawn => ("withdrawn", None, None, Some(RefusalKind::Withdrawn)),
         };
-        let grant = GrantRecord {
-            at: self.clock.now(),
-            number: case.number,
-            ask: id.clone(),
-            digest,
-            answer: word,
-            by,
-            reason,
-        };
+        let grant = GrantRecord { by, reason, ..case.grant(self, id, digest, word) };
         let written = case.session.with(|journal| journal.grant(&grant));
         written.map_err(|error| case.unrecorded(&error))?;
         match kind {
@@ -287,34 +287,34 @@ struct Withdrawn<'a> {
 impl Drop for Withdrawn<'_> {
     fn drop(&mut self) {
         if self.armed {
-            let grant = GrantRecord {
-                at: self.gate.clock.now(),
-                number: self.case.number,
-                ask: self.id.clone(),
-                digest: self.digest,
-                answer: "withdrawn",
-                by: None,
-                reason: None,
-            };
+            let grant = self.case.grant(self.gate, &self.id, self.digest, "withdrawn");
             // Nothing was sent and nobody waits; a failing record stops the session elsewhere.
             let _ = self.case.session.with(|journal| journal.grant(&grant));
         }
     }
 }
 
-fn describe(touch: &bulla_core::Touch) -> Arc<str> {
-    format!("{} {} {}", touch.action, touch.kind, touch.path).into()
-}
-
 impl Case<'_> {
     /// `` `UPDATE` on `orders.public.payments` `` as far as it is known.
     fn what(&self) -> String {
-        let verb = self.command.action.as_str().split(':').next_back().unwrap_or("command");
-        let mut what = format!("`{}`", verb.to_uppercase());
-        if let Some(touch) = self.command.touches.seen().first() {
-            what.push_str(&format!(" on `{}.{}`", self.session.resource().name, touch.path));
+        let verb = self.command.verb();
+        match self.command.touches.seen().first() {
+            None => format!("`{verb}`"),
+            Some(touch) => {
+                format!("`{verb}` on `{}.{}`", self.session.resource().name, touch.path)
+            }
         }
-        what
+    }
+
+    fn grant(
+        &self,
+        gate: &Gate,
+        ask: &Arc<str>,
+        digest: Digest,
+        answer: &'static str,
+    ) -> GrantRecord {
+        let (at, number, ask) = (gate.clock.now(), self.number, ask.clone());
+        GrantRecord { at, number, ask, digest, answer, by: None, reason: None }
     }
 
     /// What an approval is bound to: length-prefixed, so that no two cases share an encoding.
@@ -361,34 +361,8 @@ impl Case<'_> {
 
     fn denied(&self, gate: &Gate, because: &Because, reason: &DenyReason) -> Box<Refusal> {
         let who = self.session.principal().id.subject();
-        let named =
-            because.policies.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
-        let verb = self.command.action.as_str().split(':').next_back().unwrap_or("command");
-        let verb = verb.to_uppercase();
-        let message = match reason {
-            DenyReason::NoPermit { what } => {
-                format!(
-                    "refused: `{verb}` on `{what}` is not allowed for `{who}` (no policy permits it)"
-                )
-            }
-            DenyReason::Forbidden { what } => {
-                format!("refused: `{verb}` on `{what}` is forbidden for `{who}` (policy {named})")
-            }
-            DenyReason::Error => {
-                format!("refused: {} cannot be decided (policy {named} failed)", self.what())
-            }
-            DenyReason::CannotHonour { obligation } => format!(
-                "refused: policy {named} demands `{obligation}`, which cannot be kept for {}",
-                self.what()
-            ),
-        };
+        let message = reason.public(&self.command.verb(), &self.what(), who, because);
         self.record(gate, RefusalKind::Denied, because, None, Some(reason), message)
-    }
-
-    fn changed(&self, gate: &Gate, because: &Because) -> Box<Refusal> {
-        self.refused(gate, RefusalKind::Denied, because, None, &|c| {
-            format!("refused: the policies changed while {c} waited; run it again")
-        })
     }
 
     fn refused(
@@ -413,57 +387,37 @@ impl Case<'_> {
         reason: Option<&DenyReason>,
         message: String,
     ) -> Box<Refusal> {
-        let event = self.session.next_event();
-        let written = self.session.with(|journal| {
-            journal.refusal(&RefusalRecord {
-                at: gate.clock.now(),
-                number: self.number,
-                command: Some(self.command),
-                payload: self.bytes.clone(),
-                kind: kind.as_str(),
-                message: &message,
-                reason,
-                because: Some(because),
-            })
+        let event = self.session.refuse(&RefusalRecord {
+            at: gate.clock.now(),
+            number: self.number,
+            command: Some(self.command),
+            payload: self.bytes.clone(),
+            kind: kind.as_str(),
+            message: &message,
+            reason,
+            because: Some(because),
         });
-        let resource = &self.session.resource().name;
         let hint = match kind {
             RefusalKind::HoldUnavailable => "get it approved before the transaction begins".into(),
             RefusalKind::HoldExpired | RefusalKind::Withdrawn => "run it again to ask again".into(),
             _ => format!(
-                "ask the owner of `{resource}` for a permit, or run: bulla policy explain --event {event}"
+                "ask the owner of `{0}` for a permit; see: bulla sessions show {1}",
+                self.session.resource().name,
+                self.session.id()
             ),
         };
         Box::new(Refusal {
-            kind,
-            event: written.ok().map(|_| event),
-            message: message.into(),
-            hint: hint.into(),
+            event,
             policies: because.policies.clone(),
             bundle: Some(because.bundle),
             approval: ask.cloned(),
-            position: None,
+            ..Refusal::plain(kind, message, hint)
         })
     }
 
     fn unrecorded(&self, error: &RecordError) -> Box<Refusal> {
-        let why = match error {
-            RecordError::Full => "the disk of the record is full",
-            RecordError::Backlog => "too much is waiting to be recorded",
-            RecordError::TooLarge(_) => "its entry would exceed the limit",
-            RecordError::Write(_) | RecordError::Stopped(_) | RecordError::Bug(_) => {
-                "the record cannot be written"
-            }
-        };
-        Box::new(Refusal {
-            kind: RefusalKind::Recorder,
-            event: None,
-            message: format!("refused: {why}, and nothing passes unrecorded").into(),
-            hint: "nothing was sent; tell the operators of the gateway".into(),
-            policies: Vec::new(),
-            bundle: None,
-            approval: None,
-            position: None,
-        })
+        let message = format!("refused: {}, and nothing passes unrecorded", error.public());
+        let hint = "nothing was sent; tell the operators of the gateway";
+        Box::new(Refusal::plain(RefusalKind::Recorder, message, hint))
     }
 }

@@ -63,9 +63,12 @@ impl Session {
     pub(crate) fn honours(&self) -> &'static [&'static str] {
         self.0.honours
     }
-    /// The id that the next entry of this session gets.
-    pub fn next_event(&self) -> EventId {
-        EventId { session: self.0.id, seq: self.0.journal.lock().next_seq() }
+    /// Records a refusal. None if even that cannot be written: it stands all the same.
+    pub(crate) fn refuse(&self, record: &RefusalRecord<'_>) -> Option<EventId> {
+        self.with(|journal| {
+            let event = EventId { session: self.0.id, seq: journal.next_seq() };
+            journal.refusal(record).ok().map(|_| event)
+        })
     }
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut dyn Journal) -> R) -> R {
         f(self.0.journal.lock().as_mut())

@@ -254,16 +254,7 @@ pub fn command(seen: Seen<'_>) -> Option<Command> {
 
 /// A refusal that needs no policy.
 pub fn principle(kind: RefusalKind, message: String, hint: &str) -> Box<Refusal> {
-    Box::new(Refusal {
-        kind,
-        event: None,
-        message: message.into(),
-        hint: hint.into(),
-        policies: Vec::new(),
-        bundle: None,
-        approval: None,
-        position: None,
-    })
+    Box::new(Refusal::plain(kind, message, hint))
 }
 
 /// Settings that would change how the very next statement must be read, whatever policy says.

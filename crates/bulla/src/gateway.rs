@@ -150,7 +150,6 @@ pub struct Running {
     pub desk: Arc<Desk>,
     pub policies: Arc<Current>,
     pub clock: Arc<SystemClock>,
-    pub verifier: Arc<Verifier>,
 }
 
 impl Running {
@@ -249,7 +248,6 @@ pub async fn run(path: PathBuf) -> Result<()> {
         desk,
         policies: current.clone(),
         clock,
-        verifier: verifier.clone(),
     });
     let loaded = "the gateway starts with this configuration and these policies";
     running.note("config", "gateway", loaded).map_err(|e| anyhow!("record the start: {e}"))?;
@@ -271,6 +269,13 @@ pub async fn run(path: PathBuf) -> Result<()> {
             .await
             .with_context(|| format!("listen on {} for `{name}`", resource.listen))?;
         tracing::info!(resource = %name, %address, "listening");
+    }
+    // Ready means that the archive can be read and verified from the first session on.
+    for _ in 0..100 {
+        if ledger.published() > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     health::ready();
     tracing::info!("ready");
