@@ -18,6 +18,7 @@
 //! | `command` | effects, touches, commands, drafts |
 //! | `decision` | the answer of policy and what it obliges |
 //! | `refusal` | a command that will not be sent |
+//! | `runs` | bytes that wait for a socket |
 //! | `descriptor` | what a protocol tells policy about itself |
 //! | `record` | the [`Recorder`] and [`Journal`] ports, [`Pending`] durability |
 //! | `ports` | identity, directory, approvals, policies, clock |
@@ -30,6 +31,7 @@ mod ports;
 mod principal;
 mod record;
 mod refusal;
+mod runs;
 
 pub use command::*;
 pub use decision::*;
@@ -39,3 +41,4 @@ pub use ports::*;
 pub use principal::*;
 pub use record::*;
 pub use refusal::*;
+pub use runs::*;

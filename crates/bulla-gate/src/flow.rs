@@ -1,12 +1,11 @@
 //! The two writers, and the bytes that wait for the record.
 
 use std::{
-    collections::VecDeque,
     marker::PhantomData,
     task::{Context, Poll},
 };
 
-use bulla_core::{Pending, RecordError};
+use bulla_core::{Pending, RecordError, Runs};
 use bytes::Bytes;
 
 use crate::Cleared;
@@ -61,45 +60,18 @@ impl<D> Release<D> {
     }
 }
 
-/// What is cleared for a socket and not yet written. The engine writes `next`, then `advance`s.
-#[derive(Debug, Default)]
-struct Queue {
-    parts: VecDeque<Bytes>,
-    bytes: usize,
-}
-
-impl Queue {
-    fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.bytes += bytes.len();
-            self.parts.push_back(bytes);
-        }
-    }
-    fn advance(&mut self, mut n: usize) {
-        self.bytes = self.bytes.saturating_sub(n);
-        while let Some(front) = self.parts.front_mut() {
-            if n < front.len() {
-                bytes::Buf::advance(front, n);
-                return;
-            }
-            n -= front.len();
-            self.parts.pop_front();
-        }
-    }
-}
-
 macro_rules! writer {
     ($name:ident) => {
         impl $name {
             pub fn is_empty(&self) -> bool {
-                self.0.parts.is_empty()
+                self.0.is_empty()
             }
             pub fn waiting_bytes(&self) -> usize {
-                self.0.bytes
+                self.0.bytes()
             }
             /// The runs to write next, in order, for a vectored write.
             pub fn runs(&self) -> impl Iterator<Item = &[u8]> {
-                self.0.parts.iter().map(|part| &part[..])
+                self.0.iter()
             }
             /// `n` bytes were written.
             pub fn advance(&mut self, n: usize) {
@@ -111,7 +83,7 @@ macro_rules! writer {
 
 /// The only writer that a target has.
 #[derive(Debug, Default)]
-pub struct Upstream(Queue);
+pub struct Upstream(Runs);
 
 impl Upstream {
     pub fn send(&mut self, cleared: Cleared<Bytes>) {
@@ -129,7 +101,7 @@ writer!(Upstream);
 
 /// The only writer that a client has once its session is open.
 #[derive(Debug, Default)]
-pub struct Downstream(Queue);
+pub struct Downstream(Runs);
 
 impl Downstream {
     pub fn send(&mut self, released: Released<ToClient>) {
@@ -139,8 +111,7 @@ impl Downstream {
     /// the failure as its proof; whatever else waited is dropped.
     pub fn last_words(&mut self, _failed: &RecordError, own_words: Bytes) {
         // A message that is partly written is finished first, or the client would misread ours.
-        self.0.parts.truncate(1);
-        self.0.bytes = self.0.parts.iter().map(Bytes::len).sum();
+        self.0.keep_first();
         self.0.push(own_words);
     }
 }

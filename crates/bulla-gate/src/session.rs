@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bulla_core::{
     CloseRecord, EventId, EvidenceRecord, Flow, Journal, Mode, Obligations, Origin, Outcome,
-    Pending, Principal, RecordError, Resource, SessionId, Status, Timestamp,
+    Pending, Principal, RecordError, RefusalRecord, Resource, SessionId, Status, Timestamp,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
