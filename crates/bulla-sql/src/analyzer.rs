@@ -50,7 +50,8 @@ impl Default for Limits {
     }
 }
 
-/// Why a text has no facts. Every one is a refusal; none may become "let it pass".
+/// Why a text has no facts. Every one is a refusal; none may become "let it pass". The message of
+/// `Syntax` quotes the text: it goes to the client and into the record, not into logs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     #[error("the statement has {bytes} bytes, at most {max} can be read")]

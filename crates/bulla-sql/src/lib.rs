@@ -7,18 +7,27 @@
 //!
 //! Invariants:
 //! - **Doubt is data.** What cannot be told is `UNKNOWN` with a reason, never left out.
-//! - **The real grammar.** Text is read by PostgreSQL's own scanner and grammar; a text that they
-//!   refuse has no facts at all.
+//! - **The real grammar.** Text is read by PostgreSQL's own scanner and grammar (18); a text that
+//!   they refuse has no facts at all. They read as `standard_conforming_strings = on` and UTF-8: the
+//!   caller keeps the session so.
 //! - **Names are resolved** as the server resolves them, against snapshot and search path; the text
 //!   of a name decides nothing.
 //! - **A statement is the union of its tree**: sub-queries, CTEs, views, explained and prepared
 //!   statements count.
-//! - **Bounded.** Bytes, tokens, depth, threads, waiting and cache have named limits.
-//! - **Pure.** No clock, files, network or randomness; threads only in [`ParserPool`].
+//! - **Bounded.** Bytes, tokens, depth, comparisons, threads, waiting and cache have named limits,
+//!   and what costs more than its length is priced before it is done.
+//! - **Pure.** No clock, files, network or random numbers; threads only in [`ParserPool`].
 //!
-//! Map: [`facts`] the answer; [`catalog`] the snapshot and the name search; `parse` caps and the
-//! parser; `reading` the walk; `functions` and [`settings`] the reviewed lists; `view` what views
-//! reach; `pool` big-stack threads; `cache`; `analyzer` the door.
+//! What it does not see, because no text says it: what triggers, column defaults, foreign keys that
+//! cascade, and the checks of domains do on a *write*; what happened in the session before (the
+//! caller follows search path, temporary relations, prepared statements and cursors, and passes
+//! them in or adds their facts); what changed since the snapshot.
+//!
+//! Map: [`facts`] the answer; [`catalog`] the snapshot and the name search; `analyzer` the door;
+//! `cache`; `pool` big-stack threads; `parse` caps and the parser; `reading` the walk (`query` and
+//! `write` for rows, `expr`, `names`, `scope`, `utility` and `define` for the rest, `finish` for
+//! what lies behind the text); `view` what views reach; [`functions`] and [`settings`] the reviewed
+//! lists. `tests/cases/*.txt` show readings, one line a statement.
 
 mod analyzer;
 mod cache;

@@ -1,7 +1,5 @@
 //! From text to parse tree, with every cap before the work that it bounds.
 
-use std::sync::{Mutex, PoisonError};
-
 use pg_query::protobuf::{ParseResult, ScanToken, Token};
 
 use crate::analyzer::{Limits, ReadError};
@@ -11,10 +9,6 @@ pub(crate) struct Tree {
     pub(crate) parsed: ParseResult,
     pub(crate) tokens: Vec<ScanToken>,
 }
-
-/// libpg_query redirects the *process's* standard error into a pipe while it parses and puts it
-/// back afterwards. Two parses at once would put back each other's pipe for good, so one at a time.
-static PARSING: Mutex<()> = Mutex::new(());
 
 /// Steps that the scanner may need for runs of operator characters (see [`operator_steps`]).
 const OPERATOR_STEPS_MAX: usize = 50_000_000;
@@ -52,18 +46,14 @@ pub(crate) fn parse(text: &str, limits: &Limits) -> Result<Tree, ReadError> {
 }
 
 fn raw_parse(text: &str) -> Result<ParseResult, pg_query::Error> {
-    let _one = PARSING.lock().unwrap_or_else(PoisonError::into_inner);
     pg_query::parse(text, 0).map(|parsed| parsed.protobuf)
 }
 
 /// The text with its constants replaced by parameters, and the hash of its form.
 pub(crate) fn normalise(text: &str, limits: &Limits) -> Result<(String, u64), ReadError> {
     parse(text, limits)?;
-    let shape = {
-        let _one = PARSING.lock().unwrap_or_else(PoisonError::into_inner);
-        pg_query::normalize(text)
-            .and_then(|normal| pg_query::fingerprint(text, 0, 0).map(|print| (normal, print.value)))
-    };
+    let shape = pg_query::normalize(text)
+        .and_then(|normal| pg_query::fingerprint(text, 0, 0).map(|print| (normal, print.value)));
     shape.map_err(|e| ReadError::Syntax { message: message(&e), position: None })
 }
 

@@ -10,12 +10,14 @@
 //! - A function name counts as every function of that name that the path could reach with that
 //!   number of arguments, the server's own included.
 
+mod define;
 mod expr;
 mod finish;
 mod names;
 mod query;
 mod scope;
 mod utility;
+mod write;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

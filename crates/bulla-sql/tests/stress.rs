@@ -141,8 +141,8 @@ fn normal_forms() {
     assert!(matches!(normal("SELEC"), Err(ReadError::Syntax { .. })));
 }
 
-/// Parsing redirects the process's standard error for a moment; with several threads it must still
-/// be the same file afterwards.
+/// Versions of libpg_query that are built without its `DEBUG` redirect the *process's* standard error
+/// while they parse, and several threads then put back each other's. This one must not.
 #[cfg(target_os = "linux")]
 #[test]
 fn standard_error_survives() {

@@ -12,6 +12,9 @@ use crate::functions::{made, reviewed_extension};
 use crate::parse;
 use crate::view::Body;
 
+/// `pg_type.oid` of `json`.
+const JSON_OID: u32 = 114;
+
 /// Views of the server that read files of the server.
 const FILE_VIEWS: [&str; 5] = [
     "pg_available_extension_versions",
@@ -329,7 +332,8 @@ impl<'a> Reader<'a> {
             let target_asked = if made_type(cast.target) {
                 self.types.contains(&cast.target)
             } else {
-                self.cast_targets.contains(&cast.target)
+                // `to_json` and its kin ask for the cast to `json` without a word.
+                cast.target == JSON_OID || self.cast_targets.contains(&cast.target)
             };
             if !source_occurs || !(cast.implicit || target_asked) {
                 continue;

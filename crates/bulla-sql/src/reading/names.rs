@@ -55,10 +55,10 @@ impl<'a> Reader<'a> {
         FoundRelation { schema, name, resolved, relation, children: var.inh }
     }
 
-    /// Where an unqualified new object goes.
+    /// Where an unqualified new object goes: the first schema of the path that there is.
     pub(super) fn creation_schema(&self) -> Option<String> {
         let schemas = self.cx.path.schemas()?;
-        schemas.iter().find(|s| self.cx.catalog.usable(s)).cloned()
+        schemas.iter().find(|s| *s == "pg_temp" || self.cx.catalog.usable(s)).cloned()
     }
 
     /// Writes down a call, or why it could not be resolved.

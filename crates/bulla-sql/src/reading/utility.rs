@@ -1,29 +1,23 @@
-//! Statements, and everything that is not a query.
-
-use std::sync::Arc;
+//! Statements, and everything that is neither a query nor a definition.
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AlterTableStmt, AlterTableType, ColumnDef, Constraint, CopyStmt, CreateForeignTableStmt,
-    CreateFunctionStmt, CreateStmt, CreateTableAsStmt, DefElem, DiscardMode, DropBehavior,
-    DropStmt, ExplainStmt, GrantStmt, GrantTargetType, Node, ObjectType, RangeVar, RoleSpec,
-    RoleSpecType, SelectStmt, Token, TransactionStmt, TransactionStmtKind, VariableSetKind,
-    VariableSetStmt,
+    CopyStmt, DefElem, DiscardMode, ExplainStmt, GrantStmt, GrantTargetType, Node, ObjectType,
+    RoleSpec, RoleSpecType, SelectStmt, Token, TransactionStmt, TransactionStmtKind,
+    VariableSetKind, VariableSetStmt,
 };
 
 use super::expr::{Literal, boolean, literal};
 use super::names::Arity;
 use super::query::Place;
-use super::scope::{Item, Scope, Source};
 use super::{R, Reader, inner, string, strings};
 use crate::facts::{
-    Access, CopyDirection, CopyFormat, CopyTarget, CopyUse, Created, CreatedKind, Effects, Kind,
-    NameUse, Resolved, Tx,
+    Access, CopyDirection, CopyFormat, CopyTarget, CopyUse, CreatedKind, Effects, Kind, NameUse, Tx,
 };
 use crate::settings::{SettingAction, SettingScope, SettingUse, SettingValue};
 
 /// The family of a statement and its name in the manual.
-type Named = (Kind, &'static str);
+pub(super) type Named = (Kind, &'static str);
 
 const SCHEMA: Effects = Effects::SCHEMA;
 const SERVER: Effects = Effects::SERVER;
@@ -599,12 +593,12 @@ impl<'a> Reader<'a> {
         Ok((Kind::Ddl, tag))
     }
 
-    fn server(&mut self, tag: &'static str) -> Named {
+    pub(super) fn server(&mut self, tag: &'static str) -> Named {
         self.effect(SERVER);
         (Kind::Server, tag)
     }
 
-    fn server_schema(&mut self, tag: &'static str) -> Named {
+    pub(super) fn server_schema(&mut self, tag: &'static str) -> Named {
         self.effect(SERVER | SCHEMA);
         (Kind::Server, tag)
     }
@@ -854,7 +848,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn role(&mut self, role: Option<&RoleSpec>) {
+    pub(super) fn role(&mut self, role: Option<&RoleSpec>) {
         let Some(role) = role else { return };
         let name = match RoleSpecType::try_from(role.roletype) {
             Ok(RoleSpecType::RolespecCstring) => role.rolename.clone(),
@@ -872,7 +866,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn roles(&mut self, nodes: &[Node]) {
+    pub(super) fn roles(&mut self, nodes: &[Node]) {
         for node in nodes {
             match inner(node) {
                 Some(NodeEnum::RoleSpec(role)) => self.role(Some(role)),
@@ -921,339 +915,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    // Relations of definitions.
-
-    fn one(&mut self, var: &RangeVar, access: Access) {
-        self.one_if(var, access, false);
-    }
-
-    fn one_if(&mut self, var: &RangeVar, access: Access, missing_ok: bool) {
-        let found = if missing_ok { self.lookup(var) } else { self.relation(var) };
-        if matches!(found.resolved, Resolved::Unresolved)
-            && (self.cx.path.schemas().is_none() || self.cx.path.temp().is_none())
-        {
-            self.unknown(format!("`{}`: the search path is not known", var.relname));
-        }
-        let at = self.use_of(&found, access, false);
-        self.touch_all(at);
-    }
-
-    fn relations(&mut self, nodes: &[Node], access: Access) {
-        for node in nodes {
-            match inner(node) {
-                Some(NodeEnum::RangeVar(var)) => self.one(var, access),
-                _ => self.unknown("a relation of an unknown form"),
-            }
-        }
-    }
-
-    fn scope_relations(&mut self, nodes: &[Node], otherwise: &str) {
-        if nodes.is_empty() {
-            return self.unknown(otherwise);
-        }
-        for node in nodes {
-            match inner(node) {
-                Some(NodeEnum::VacuumRelation(relation)) => match &relation.relation {
-                    Some(var) => self.one(var, Access::Maintain),
-                    None => self.unknown(otherwise),
-                },
-                _ => self.unknown("a relation of an unknown form"),
-            }
-        }
-    }
-
-    fn cascade(&mut self, behavior: i32) {
-        if behavior == DropBehavior::DropCascade as i32 {
-            self.unknown("CASCADE reaches what the text does not name");
-        }
-    }
-
-    /// The relation that a statement makes, and that it made it.
-    fn create(&mut self, var: &RangeVar, kind: CreatedKind) {
-        let temporary = var.relpersistence == "t" || var.schemaname == "pg_temp";
-        let mut found = self.lookup(var);
-        if temporary {
-            found.resolved = Resolved::Temp;
-            found.relation = None;
-        } else if var.schemaname.is_empty() {
-            // It goes to the first usable schema, wherever a relation of that name may be.
-            let place = self.creation_schema();
-            let there =
-                place.as_deref().and_then(|s| self.cx.catalog.relation_named(s, &var.relname));
-            found.relation = there;
-            found.resolved =
-                there.map_or(Resolved::Unresolved, |r| Resolved::Known(super::names::known(r)));
-            if place.is_none() {
-                self.unknown(format!("`{}`: no schema to create it in", var.relname));
-            }
-        }
-        let at = self.use_of(&found, Access::Create, false);
-        self.touch_all(at);
-        let schema = (!var.schemaname.is_empty()).then(|| var.schemaname.clone());
-        self.created(schema, &var.relname, kind, temporary);
-    }
-
-    fn created(&mut self, schema: Option<String>, name: &str, what: CreatedKind, temporary: bool) {
-        let schema = match (schema, temporary) {
-            (_, true) => Some("pg_temp".to_owned()),
-            (Some(schema), false) => Some(schema),
-            (None, false) if what == CreatedKind::Schema => None,
-            (None, false) => self.creation_schema(),
-        };
-        self.out.creates.push(Created { what, schema, name: name.to_owned(), temporary });
-    }
-
-    /// Something in the schema of a relation that exists.
-    fn created_beside(&mut self, var: &RangeVar, name: &str, what: CreatedKind) {
-        let (schema, temporary) = match self.lookup(var).resolved {
-            Resolved::Known(known) => (Some(known.schema.to_string()), false),
-            Resolved::Temp => (None, true),
-            Resolved::Unresolved => (None, false),
-        };
-        self.created(schema, name, what, temporary);
-    }
-
-    fn created_list(&mut self, name: &[Node], what: CreatedKind) {
-        match strings(name).as_slice() {
-            [name] => self.created(None, name, what, false),
-            [schema, name] | [_, schema, name] => {
-                let temporary = *schema == "pg_temp";
-                self.created(Some((*schema).to_owned()), name, what, temporary);
-            }
-            _ => self.unknown("a name of an unknown form"),
-        }
-    }
-
-    fn create_table(&mut self, create: &CreateStmt, kind: CreatedKind) -> R {
-        let Some(var) = &create.relation else { return Ok(()) };
-        self.create(var, kind);
-        // A new child adds its rows to its parents.
-        self.relations(&create.inh_relations, Access::Alter);
-        self.cast_of(create.of_typename.as_ref());
-        self.lenient = true;
-        for node in &create.table_elts {
-            match inner(node) {
-                Some(NodeEnum::ColumnDef(column)) => self.column_def(column)?,
-                Some(NodeEnum::Constraint(constraint)) => self.constraint(constraint)?,
-                Some(NodeEnum::TableLikeClause(like)) => {
-                    if let Some(var) = &like.relation {
-                        let found = self.relation(var);
-                        self.use_of(&found, Access::Select, false);
-                    }
-                }
-                _ => self.unknown("a part of a table of an unknown form"),
-            }
-        }
-        self.constraints(&create.constraints)
-    }
-
-    fn create_foreign_table(&mut self, create: &CreateForeignTableStmt) -> R<Named> {
-        if let Some(base) = &create.base_stmt {
-            self.create_table(base, CreatedKind::ForeignTable)?;
-        }
-        Ok(self.server_schema("CREATE FOREIGN TABLE"))
-    }
-
-    fn create_table_as(&mut self, create: &CreateTableAsStmt) -> R<Named> {
-        let view = create.objtype == ObjectType::ObjectMatview as i32;
-        let kind = if view { CreatedKind::MatView } else { CreatedKind::Table };
-        if let Some(var) = create.into.as_deref().and_then(|i| i.rel.as_ref()) {
-            self.create(var, kind);
-        }
-        if let Some(query) = create.query.as_deref() {
-            self.any_statement(query)?;
-        }
-        self.effect(SCHEMA | Effects::WRITE);
-        Ok((Kind::Ddl, if view { "CREATE MATERIALIZED VIEW" } else { "CREATE TABLE AS" }))
-    }
-
-    fn alter_table(&mut self, alter: &AlterTableStmt) -> R<Named> {
-        self.effect(SCHEMA);
-        let Some(var) = &alter.relation else { return Ok((Kind::Ddl, "ALTER TABLE")) };
-        self.one_if(var, Access::Alter, alter.missing_ok);
-        self.lenient = true;
-        for node in &alter.cmds {
-            let Some(NodeEnum::AlterTableCmd(command)) = inner(node) else {
-                self.unknown("an ALTER TABLE of an unknown form");
-                continue;
-            };
-            self.role(command.newowner.as_ref());
-            if AlterTableType::try_from(command.subtype).is_err() {
-                self.unknown("an ALTER TABLE of an unknown kind");
-            }
-            self.cascade(command.behavior);
-            let Some(definition) = command.def.as_deref().and_then(inner) else { continue };
-            match definition {
-                NodeEnum::ColumnDef(column) => {
-                    self.defined(var, |r| r.column_def(column))?;
-                }
-                NodeEnum::Constraint(constraint) => {
-                    self.defined(var, |r| r.constraint(constraint))?;
-                }
-                // ATTACH, DETACH, INHERIT: rows move between relations.
-                NodeEnum::PartitionCmd(partition) => {
-                    if let Some(var) = &partition.name {
-                        self.one(var, Access::Alter);
-                    }
-                }
-                NodeEnum::RangeVar(var) => self.one(var, Access::Alter),
-                NodeEnum::List(_)
-                | NodeEnum::String(_)
-                | NodeEnum::Integer(_)
-                | NodeEnum::DefElem(_)
-                | NodeEnum::TypeName(_)
-                | NodeEnum::ReplicaIdentityStmt(_)
-                | NodeEnum::AtalterConstraint(_)
-                | NodeEnum::CollateClause(_) => {}
-                // A default or a USING: an expression over the table.
-                _ => {
-                    if let Some(node) = command.def.as_deref() {
-                        self.defined(var, |r| r.expr(node))?;
-                    }
-                }
-            }
-        }
-        Ok((Kind::Ddl, alter_tag(alter.objtype)))
-    }
-
-    /// Runs `step` with the columns of a relation in sight; its reads are not counted apart.
-    fn defined(&mut self, var: &RangeVar, step: impl FnOnce(&mut Self) -> R) -> R {
-        let found = self.lookup(var);
-        let at = self.use_of(&found, Access::Select, true);
-        let item = Item {
-            alias: Arc::clone(&found.name),
-            unaliased: true,
-            hidden: false,
-            source: Source::Relation {
-                at,
-                relation: found.relation,
-                schema: found.schema.clone(),
-                name: Arc::clone(&found.name),
-                renamed: Vec::new(),
-            },
-        };
-        self.with_scope(Scope::of(item), step).map(|_| ())
-    }
-
-    fn column_def(&mut self, column: &ColumnDef) -> R {
-        let serial = column.type_name.as_ref().is_some_and(|name| {
-            let name = strings(&name.names);
-            matches!(
-                name.as_slice(),
-                ["serial" | "serial2" | "serial4" | "serial8" | "smallserial" | "bigserial"]
-            )
-        });
-        if !serial {
-            self.cast_of(column.type_name.as_ref());
-        }
-        self.expr_of(column.raw_default.as_deref())?;
-        self.constraints(&column.constraints)
-    }
-
-    fn constraints(&mut self, nodes: &[Node]) -> R {
-        for node in nodes {
-            if let Some(NodeEnum::Constraint(constraint)) = inner(node) {
-                self.constraint(constraint)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn constraint(&mut self, constraint: &Constraint) -> R {
-        self.expr_of(constraint.raw_expr.as_deref())?;
-        self.expr_of(constraint.where_clause.as_deref())?;
-        if let Some(var) = &constraint.pktable {
-            // A foreign key tells which keys exist.
-            let found = self.relation(var);
-            let at = self.use_of(&found, Access::Select, false);
-            for name in constraint.pk_attrs.iter().filter_map(string) {
-                self.touch(at, name.into());
-            }
-        }
-        Ok(())
-    }
-
-    fn create_function(&mut self, create: &CreateFunctionStmt) -> R<Named> {
-        self.created_list(&create.funcname, CreatedKind::Function);
-        for node in &create.options {
-            let Some(NodeEnum::DefElem(option)) = inner(node) else { continue };
-            if option.defname == "language" {
-                let language = option.arg.as_deref().and_then(def_text).unwrap_or_default();
-                if !matches!(language.as_str(), "sql" | "plpgsql") {
-                    self.effect(SERVER);
-                }
-            }
-        }
-        self.effect(SCHEMA);
-        Ok((Kind::Ddl, if create.is_procedure { "CREATE PROCEDURE" } else { "CREATE FUNCTION" }))
-    }
-
-    fn drop_objects(&mut self, drop: &DropStmt) {
-        self.cascade(drop.behavior);
-        if !is_relation(drop.remove_type) {
-            let on_relation = matches!(
-                ObjectType::try_from(drop.remove_type),
-                Ok(ObjectType::ObjectTrigger | ObjectType::ObjectRule | ObjectType::ObjectPolicy)
-            );
-            if on_relation {
-                for node in &drop.objects {
-                    if let Some(NodeEnum::List(list)) = inner(node)
-                        && let Some((_, table)) = strings(&list.items).split_last()
-                    {
-                        self.named(table, Access::Alter, drop.missing_ok);
-                    }
-                }
-            }
-            return;
-        }
-        for node in &drop.objects {
-            match inner(node) {
-                Some(NodeEnum::List(list)) => {
-                    self.named(&strings(&list.items), Access::Drop, drop.missing_ok);
-                }
-                _ => self.unknown("a relation of an unknown form"),
-            }
-        }
-    }
-
-    /// A relation by a dotted name.
-    fn named(&mut self, name: &[&str], access: Access, missing_ok: bool) {
-        let (database, schema, relation) = match name {
-            [relation] => ("", "", *relation),
-            [schema, relation] => ("", *schema, *relation),
-            [database, schema, relation] => (*database, *schema, *relation),
-            _ => return self.unknown("a relation of an unknown form"),
-        };
-        let var = RangeVar {
-            catalogname: database.to_owned(),
-            schemaname: schema.to_owned(),
-            relname: relation.to_owned(),
-            inh: true,
-            ..RangeVar::default()
-        };
-        self.one_if(&var, access, missing_ok);
-    }
-
-    fn commented(&mut self, kind: i32, object: Option<&Node>) {
-        let Some(NodeEnum::List(list)) = object.and_then(inner) else { return };
-        let name = strings(&list.items);
-        match ObjectType::try_from(kind) {
-            Ok(
-                ObjectType::ObjectColumn
-                | ObjectType::ObjectTabconstraint
-                | ObjectType::ObjectTrigger
-                | ObjectType::ObjectRule
-                | ObjectType::ObjectPolicy,
-            ) => {
-                if let Some((_, table)) = name.split_last() {
-                    self.named(table, Access::Alter, false);
-                }
-            }
-            _ if is_relation(kind) => self.named(&name, Access::Alter, false),
-            _ => {}
-        }
-    }
-
     /// The range behind the first `token` outside parentheses: what `PREPARE … AS` and
     /// `DECLARE … FOR` hold.
     fn after(&self, token: Token) -> Option<std::ops::Range<usize>> {
@@ -1299,7 +960,7 @@ fn truthy(option: &DefElem) -> bool {
 }
 
 /// The text of an option's value.
-fn def_text(node: &Node) -> Option<String> {
+pub(super) fn def_text(node: &Node) -> Option<String> {
     match inner(node)? {
         NodeEnum::String(s) => Some(s.sval.clone()),
         NodeEnum::Integer(n) => Some(n.ival.to_string()),
@@ -1333,7 +994,7 @@ fn is_role(kind: i32) -> bool {
     ObjectType::try_from(kind) == Ok(ObjectType::ObjectRole)
 }
 
-fn is_relation(kind: i32) -> bool {
+pub(super) fn is_relation(kind: i32) -> bool {
     matches!(
         ObjectType::try_from(kind),
         Ok(ObjectType::ObjectTable
@@ -1366,7 +1027,7 @@ fn drop_tag(kind: i32) -> &'static str {
     }
 }
 
-fn alter_tag(kind: i32) -> &'static str {
+pub(super) fn alter_tag(kind: i32) -> &'static str {
     match ObjectType::try_from(kind) {
         Ok(ObjectType::ObjectView) => "ALTER VIEW",
         Ok(ObjectType::ObjectMatview) => "ALTER MATERIALIZED VIEW",
