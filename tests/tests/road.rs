@@ -262,3 +262,36 @@ fn policies_reload_and_a_bad_one_is_not_taken() {
     has(&world.script("SELECT count(*) FROM orders;\n"), &["5"]);
     world.verified();
 }
+
+#[test]
+fn large_results_stream_and_cancel_stops_a_statement() {
+    let world = World::start(EVERYTHING);
+    let pid = world.gateway.proc().pid();
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    world.script("SELECT 1;\n");
+    let before = peak();
+    let dial = world.gateway.dial(&world.token());
+    let mut psql = dial.command(&program("psql").unwrap());
+    psql.args(["-X", "-A", "-t", "-c"]);
+    psql.arg("\\copy (SELECT repeat('x', 1000) FROM generate_series(1, 200000)) TO '/dev/null'");
+    let done = capture(psql, None, Duration::from_secs(120)).unwrap();
+    has(&format!("{}{}", done.out(), done.err()), &["COPY 200000"]);
+    let grown = peak().saturating_sub(before);
+    assert!(grown < 96 * 1024, "200 MB through a gateway that grew by {grown} KiB");
+    let mut psql = dial.command(&program("psql").unwrap());
+    psql.args(["-X", "-c", "SELECT pg_sleep(60)"]);
+    let running = Proc::spawn("psql", psql).unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while !world.server.log().contains("pg_sleep(60)") {
+        assert!(std::time::Instant::now() < until, "the statement never ran");
+        std::thread::yield_now();
+    }
+    running.signal(bulla_e2e::proc::Signal::Interrupt).unwrap();
+    assert!(!running.wait(Duration::from_secs(10)).unwrap().success());
+    has(&running.log(), &["canceling statement due to user request"]);
+    world.verified();
+}
