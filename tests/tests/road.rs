@@ -185,8 +185,20 @@ fn a_hold_times_out_is_rejected_and_is_withdrawn() {
     assert_eq!(rejected.code(), 0, "{}", rejected.err());
     assert!(!waiting.wait(Duration::from_secs(10)).unwrap().success());
     has(&waiting.log(), &["an approver rejected"]);
+    let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
+    has(&listed, &["\"held\":1"]);
     // Answered once, an id is spent.
     assert_ne!(world.gateway.cli(&["approvals", "approve", &id]).unwrap().code(), 0);
+    let update = psql("DELETE FROM customers WHERE id = 12345;");
+    let notice = update.wait_line("waiting for approval", Duration::from_secs(10)).unwrap();
+    let id = notice.split("approval ").nth(1).unwrap().split(' ').next().unwrap().to_string();
+    assert_eq!(world.gateway.cli(&["approvals", "approve", &id]).unwrap().code(), 0);
+    assert!(update.wait(Duration::from_secs(10)).unwrap().success(), "{}", update.log());
+    let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
+    let sessions: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&sessions[0]["held"], &sessions[0]["commands"]), (&1.into(), &1.into()));
+    let shown = world.gateway.cli(&["sessions", "show", sessions[0]["session"].as_str().unwrap()]);
+    has(&shown.unwrap().out(), &["held: approval", "approved by local:", "DELETE FROM customers"]);
     let gone = psql(delete);
     gone.wait_line("waiting for approval", Duration::from_secs(10)).unwrap();
     gone.kill().unwrap();
@@ -220,6 +232,8 @@ with c.cursor(name="server_side") as cur:
     cur.execute("SELECT a FROM p ORDER BY a")
     print(len(cur.fetchmany(10)))
 c.commit()
+d = psycopg.connect("sslnegotiation=direct min_protocol_version=3.2 max_protocol_version=3.2")
+print("direct", d.execute("SELECT count(*) FROM customers").fetchone())
 try:
     c.execute("SELECT 1/0")
 except psycopg.errors.DivisionByZero as e:
@@ -228,8 +242,28 @@ except psycopg.errors.DivisionByZero as e:
     let done = dial.python(python).unwrap();
     has(
         &format!("{}{}", done.out(), done.err()),
-        &["(7, 'Ada')", "(50, 1225)", "(1050,)", "10", "error 22012"],
+        &["(7, 'Ada')", "(50, 1225)", "(1050,)", "10", "direct (4,)", "error 22012"],
     );
+    world.verified();
+}
+
+#[test]
+fn node_works_unchanged() {
+    let world = World::start(EVERYTHING);
+    let script = r#"
+const { Client } = require("pg");
+(async () => {
+  const ssl = { ca: require("fs").readFileSync(process.env.PGSSLROOTCERT, "utf8") };
+  const c = new Client({ ssl });
+  await c.connect();
+  const q = { name: "q", text: "SELECT name FROM customers WHERE id = $1", values: [9] };
+  console.log((await c.query(q)).rows[0].name, (await c.query(q)).rows.length);
+  try { await c.query("SELECT nothing FROM customers"); } catch (e) { console.log(e.code); }
+  await c.end();
+})().catch((e) => { console.error(e); process.exit(1); });
+"#;
+    let done = world.gateway.dial(&world.token()).node(script).unwrap();
+    has(&format!("{}{}", done.out(), done.err()), &["Grace 1", "42"]);
     world.verified();
 }
 
