@@ -134,6 +134,39 @@ fn a_refusal_in_a_transaction_leaves_no_half() {
 }
 
 #[test]
+fn a_refusal_in_a_pipeline_leaves_no_half() {
+    let world = World::start(LEAST);
+    let python = r#"
+import psycopg
+c = psycopg.connect("", autocommit=True)
+def run(*statements):
+    try:
+        with c.pipeline():
+            for s in statements:
+                c.execute(s)
+        print("ok")
+    except psycopg.Error as e:
+        print("error", e.sqlstate)
+    print("after", c.execute("SELECT count(*) FROM customers WHERE id > 90").fetchone(), c.info.transaction_status.name)
+insert = "INSERT INTO customers (id, name, email, ssn, region) VALUES (%d, 'x', '%d', 'x', 'EU')"
+run(insert % (91, 91), "SELECT * FROM salaries", insert % (92, 92))
+run("SELECT 1/0", "SELECT * FROM salaries")
+run("SELECT * FROM salaries")
+run(insert % (93, 93), "SELECT count(*) FROM customers")
+"#;
+    let done = world.gateway.dial(&world.token()).python(python).unwrap();
+    let out = format!("{}{}", done.out(), done.err());
+    has(
+        &out,
+        &[
+            "error 42501\nafter (0,) IDLE\nerror 22012\nafter (0,) IDLE\nerror 42501\nafter (0,) IDLE\nok\nafter (1,) IDLE",
+        ],
+    );
+    assert!(!world.server.log().contains("salaries"));
+    world.verified();
+}
+
+#[test]
 fn evasions_do_not_reach_the_server() {
     let world = World::start(LEAST);
     for sql in [

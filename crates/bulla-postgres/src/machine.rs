@@ -141,6 +141,9 @@ pub struct Machine {
     batch: Batch,
     /// After a refusal in a pipeline: everything up to Sync is dropped.
     discarding: bool,
+    /// An extended message failed and no Sync is behind it yet: the server skips up to one, so
+    /// what the client sends until then is dropped as the server would drop it.
+    failed: bool,
     /// Bytes of a client message that is dropped because it is too long.
     skipping: usize,
     /// Bytes of a CopyData that is passed on in pieces.
@@ -189,6 +192,7 @@ impl Machine {
             judging: None,
             batch: Batch::default(),
             discarding: false,
+            failed: false,
             skipping: 0,
             copy_left: 0,
             copying: None,
@@ -358,7 +362,7 @@ impl Machine {
     fn message(&mut self, head: Head, whole: Bytes, out: &mut Outputs) -> Result<(), Violation> {
         let body = whole.slice(frame::HEADER_BYTES..);
         let mut reader = Reader::new(&body);
-        if self.discarding && !matches!(head.kind, b'S' | b'X') {
+        if (self.discarding || self.failed) && !matches!(head.kind, b'S' | b'X') {
             return Ok(());
         }
         match head.kind {
@@ -627,6 +631,10 @@ impl Machine {
             self.drain(out);
             return Ok(());
         }
+        if self.failed {
+            self.failed = false;
+            self.batch = Batch::default();
+        }
         if self.judge_batch(out)? {
             if let Some(judging) = &mut self.judging {
                 judging.items.push(Expect::Sync);
@@ -746,11 +754,13 @@ impl Machine {
 
     /// An error in the extended protocol: the server skips to Sync, and so does the queue.
     fn skip_to_sync(&mut self, number: u64, out: &mut Outputs) {
+        let mut poisoned = false;
         while let Some(item) = self.queue.front() {
             if matches!(item.expect, Expect::Sync | Expect::SwallowSync | Expect::Ready) {
                 break;
             }
             let (of, last) = (item.number, item.last);
+            poisoned |= matches!(item.expect, Expect::Poison);
             self.queue.pop_front();
             if of != number && of != 0 && last {
                 self.settle_path(of, false);
@@ -758,6 +768,12 @@ impl Machine {
                 out.push(Output::Done { number: of, outcome });
             }
         }
+        if poisoned {
+            // One error to a Sync: the refusal behind this one would be a second.
+            let refusal = self.queue.iter().position(|item| matches!(item.expect, Expect::Say(_)));
+            refusal.map(|at| self.queue.remove(at));
+        }
+        self.failed = self.queue.is_empty();
     }
 }
 
@@ -1087,6 +1103,12 @@ impl Wire for Machine {
         self.copying = if judging.copies { Some(number) } else { self.copying };
         self.unsynced |= !judging.simple;
         let mut items = judging.items;
+        // While it was judged, an earlier message failed: the server skips this one.
+        if self.failed && !judging.simple {
+            let outcome = Outcome { status: Status::Skipped, tag: None, rows: 0 };
+            out.push(Output::Done { number, outcome });
+            items.retain(|expect| matches!(expect, Expect::Sync));
+        }
         // A Sync or Flush that came with it goes right behind it, as a constant.
         let mut sync = false;
         match items.last() {
@@ -1106,7 +1128,7 @@ impl Wire for Machine {
             self.queue.push_back(Item { number, expect, last: i + 1 == count });
         }
         if sync {
-            self.unsynced = false;
+            (self.unsynced, self.failed) = (false, false);
             self.queue.push_back(Item { number: 0, expect: Expect::Sync, last: false });
         }
     }
@@ -1114,6 +1136,16 @@ impl Wire for Machine {
     fn refused(&mut self, number: u64, refusal: &Refusal, out: &mut Outputs) {
         let Some(judging) = self.judging.take_if(|j| j.number == number) else { return };
         let synced = matches!(judging.items.last(), Some(Expect::Sync));
+        if self.failed && !judging.simple {
+            // One error to a Sync, and the server has said it.
+            if synced {
+                (self.unsynced, self.failed) = (false, false);
+                out.push(Output::Control(Control(SYNC)));
+                self.queue.push_back(Item { number: 0, expect: Expect::Sync, last: false });
+            }
+            self.batch = Batch::default();
+            return;
+        }
         let failed = self.status == b'E' && self.queue.is_empty();
         if self.open_transaction() && !failed {
             out.push(Output::Control(Control(POISON)));
