@@ -1,31 +1,71 @@
-//! SCRAM-SHA-256 as a client (RFC 5802, RFC 7677), with the derived keys cached: deriving them is
-//! most of what a login costs.
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS as a client (RFC 5802, RFC 7677, RFC 5929 section 4).
+//!
+//! Each step consumes the one before, so that a target cannot ask for two proofs, or for a proof
+//! after its own: [`First`] answers one challenge and becomes [`Last`], which verifies one answer.
+//!
+//! Passwords are used as the bytes they are. That is what SASLprep makes of every ASCII password,
+//! and of others in the usual composed form (NFC) without compatibility characters; PostgreSQL too
+//! uses raw bytes where SASLprep cannot be applied. A password that SASLprep would change (a
+//! ligature, a full-width digit, a no-break space, decomposed accents) does not fit the verifier
+//! that the target holds: such a login fails, and never succeeds wrongly.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     num::NonZeroU32,
-    sync::{LazyLock, Mutex, PoisonError},
+    ops::RangeInclusive,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest, hmac, pbkdf2};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bulla_core::Secret;
 
-/// Fewest iterations that a target may ask for, and most.
-const ITERATIONS: std::ops::RangeInclusive<u32> = 4096..=1_000_000;
-/// Derived keys that are kept.
-const CACHE_MAX: usize = 1024;
+/// Iterations that a target may ask for. Fewer would sell the password cheaply to whoever listens
+/// (RFC 7677 names 4096 as the least); more would let a target keep a core busy.
+const ITERATIONS: RangeInclusive<u32> = 4096..=1_000_000;
+/// Longest salt and longest nonce.
+const SALT_BYTES_MAX: usize = 1024;
+const NONCE_BYTES_MAX: usize = 1024;
+/// Derived keys that are kept, over all accounts.
+const KEYS_MAX: usize = 1024;
 
-type Key = [u8; 32];
+const KEY_BYTES: usize = 32;
+type Digest = [u8; KEY_BYTES];
 
-static CACHE: LazyLock<Mutex<HashMap<Key, Key>>> = LazyLock::new(Mutex::default);
+/// Derived keys, since deriving one is most of what a login costs. The oldest leaves first.
+///
+/// Trusted with what a password is worth at one target: whoever reads this memory can log in there.
+/// Only keys that a target proved to know get in, so that nobody fills it with salts of his own.
+#[derive(Default)]
+struct Keys {
+    known: HashMap<Digest, Arc<Secret>>,
+    order: VecDeque<Digest>,
+}
 
-fn sha256(parts: &[&[u8]]) -> Key {
+impl Keys {
+    fn keep(&mut self, id: Digest, key: Arc<Secret>) {
+        if self.known.insert(id, key).is_some() {
+            return;
+        }
+        self.order.push_back(id);
+        if self.order.len() > KEYS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+static KEYS: LazyLock<Mutex<Keys>> = LazyLock::new(Mutex::default);
+
+/// SHA-256 over the parts, each behind its length.
+fn sha256(parts: &[&[u8]]) -> Digest {
     let mut hash = digest::Context::new(&digest::SHA256);
     for part in parts {
         hash.update(&(part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let mut out = [0; 32];
+    let mut out = [0; KEY_BYTES];
     out.copy_from_slice(hash.finish().as_ref());
     out
 }
@@ -34,124 +74,322 @@ fn mac(key: &[u8], data: &[u8]) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data)
 }
 
-fn salted(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Key {
-    let id = sha256(&[password, salt, &iterations.get().to_be_bytes()]);
-    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(key) = cache.get(&id) {
-        return *key;
-    }
-    let mut key = [0; 32];
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut key);
-    if cache.len() >= CACHE_MAX {
-        cache.clear();
-    }
-    cache.insert(id, key);
-    key
+/// The key of a password, from the cache or derived. Nothing is locked while it is derived.
+fn salted(id: &Digest, password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Arc<Secret> {
+    let known = KEYS.lock().unwrap_or_else(PoisonError::into_inner).known.get(id).cloned();
+    known.unwrap_or_else(|| {
+        let mut key = vec![0; KEY_BYTES];
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut key);
+        Arc::new(Secret::new(key))
+    })
 }
 
-/// One exchange.
-pub struct Scram {
-    header: &'static str,
-    binding: Vec<u8>,
+/// How the exchange is tied to the TLS connection below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binding {
+    /// RFC 5929 `tls-server-end-point` data: SCRAM-SHA-256-PLUS.
+    EndPoint(Vec<u8>),
+    /// We could, but the target did not offer to. The target learns that we could, so that it
+    /// notices when somebody between us took its offer away.
+    NotOffered,
+    /// We cannot.
+    Impossible,
+}
+
+impl Binding {
+    fn header(&self) -> &'static str {
+        match self {
+            Self::EndPoint(_) => "p=tls-server-end-point,,",
+            Self::NotOffered => "y,,",
+            Self::Impossible => "n,,",
+        }
+    }
+
+    fn mechanism(&self) -> &'static str {
+        match self {
+            Self::EndPoint(_) => "SCRAM-SHA-256-PLUS",
+            Self::NotOffered | Self::Impossible => "SCRAM-SHA-256",
+        }
+    }
+}
+
+/// Our first message is made; the target's challenge is awaited.
+pub struct First {
+    binding: Binding,
     nonce: String,
-    first_bare: String,
-    server: Option<hmac::Tag>,
+    bare: String,
 }
 
-impl Scram {
-    /// `end_point`: RFC 5929 data when SCRAM-SHA-256-PLUS is used. `could_bind`: we have such data,
-    /// but the target did not offer to bind.
-    pub fn new(nonce: &[u8], end_point: Option<&[u8]>, could_bind: bool) -> Self {
-        let header = match (end_point, could_bind) {
-            (Some(_), _) => "p=tls-server-end-point,,",
-            (None, true) => "y,,",
-            (None, false) => "n,,",
-        };
-        let nonce = STANDARD.encode(nonce);
-        let first_bare = format!("n=,r={nonce}");
-        let binding = end_point.unwrap_or_default().to_vec();
-        Self { header, binding, nonce, first_bare, server: None }
+/// Our proof is made; the target's own is awaited.
+pub struct Last {
+    signature: hmac::Tag,
+    id: Digest,
+    key: Arc<Secret>,
+}
+
+impl First {
+    /// `nonce` MUST be fresh randomness.
+    pub fn new(nonce: &[u8], binding: Binding) -> Self {
+        // The name is empty: PostgreSQL takes it from the startup message and ignores this one.
+        Self::named("", STANDARD.encode(nonce), binding)
     }
 
-    pub fn first(&self) -> String {
-        format!("{}{}", self.header, self.first_bare)
+    fn named(name: &str, nonce: String, binding: Binding) -> Self {
+        let bare = format!("n={name},r={nonce}");
+        Self { binding, nonce, bare }
     }
 
-    /// Answers the target's first message.
-    pub fn answer(&mut self, server_first: &str, password: &[u8]) -> Result<String, &'static str> {
-        let mut parts = server_first.split(',');
-        let mut field = |name: &str| parts.next().and_then(|p| p.strip_prefix(name));
+    pub fn mechanism(&self) -> &'static str {
+        self.binding.mechanism()
+    }
+
+    pub fn message(&self) -> String {
+        format!("{}{}", self.binding.header(), self.bare)
+    }
+
+    /// Answers the target's challenge. `user` only keeps the accounts' cached keys apart.
+    pub fn answer(
+        self,
+        challenge: &str,
+        user: &str,
+        password: &[u8],
+    ) -> Result<(String, Last), &'static str> {
+        let (nonce, salt, iterations) = self.challenge(challenge)?;
+        let id = sha256(&[user.as_bytes(), password, &salt, &iterations.get().to_be_bytes()]);
+        let key = salted(&id, password, &salt, iterations);
+
+        let mut bound = self.binding.header().as_bytes().to_vec();
+        if let Binding::EndPoint(data) = &self.binding {
+            bound.extend_from_slice(data);
+        }
+        let without_proof = format!("c={},r={nonce}", STANDARD.encode(bound));
+        let message = format!("{},{challenge},{without_proof}", self.bare);
+
+        let client_key = mac(key.reveal(), b"Client Key");
+        let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
+        let signature = mac(stored_key.as_ref(), message.as_bytes());
+        let pairs = client_key.as_ref().iter().zip(signature.as_ref());
+        let proof: Vec<u8> = pairs.map(|(a, b)| a ^ b).collect();
+
+        let server_key = mac(key.reveal(), b"Server Key");
+        let signature = mac(server_key.as_ref(), message.as_bytes());
+        let answer = format!("{without_proof},p={}", STANDARD.encode(proof));
+        Ok((answer, Last { signature, id, key }))
+    }
+
+    /// Nonce, salt and iteration count of `r=…,s=…,i=…`, and of nothing else.
+    fn challenge<'a>(&self, text: &'a str) -> Result<(&'a str, Vec<u8>, NonZeroU32), &'static str> {
+        let mut parts = text.split(',');
+        let mut field = |name: &str| parts.next().and_then(|part| part.strip_prefix(name));
         let nonce = field("r=").ok_or("a SCRAM challenge without a nonce")?;
         let salt = field("s=").ok_or("a SCRAM challenge without a salt")?;
-        let iterations = field("i=").ok_or("a SCRAM challenge without a count")?;
-        if !nonce.starts_with(&self.nonce) || nonce.len() <= self.nonce.len() {
+        let count = field("i=").ok_or("a SCRAM challenge without a count")?;
+        if parts.next().is_some() {
+            return Err("a SCRAM challenge with more behind it");
+        }
+        if nonce.len() > NONCE_BYTES_MAX || !nonce.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("a SCRAM nonce that is too long or not printable");
+        }
+        if !nonce.starts_with(&self.nonce) || nonce.len() == self.nonce.len() {
             return Err("a SCRAM nonce that is not built on ours");
         }
         let salt = STANDARD.decode(salt).map_err(|_| "a SCRAM salt that is not base64")?;
-        let count: u32 = iterations.parse().map_err(|_| "a SCRAM count that is no number")?;
+        if salt.is_empty() || salt.len() > SALT_BYTES_MAX {
+            return Err("a SCRAM salt of impossible length");
+        }
+        // `parse` would take a sign, which the grammar does not have.
+        if !count.bytes().all(|b| b.is_ascii_digit()) {
+            return Err("a SCRAM count that is no number");
+        }
+        let count: u32 = count.parse().map_err(|_| "a SCRAM count that is no number")?;
         if !ITERATIONS.contains(&count) {
             return Err("a SCRAM count out of range");
         }
-        let count = NonZeroU32::new(count).ok_or("a SCRAM count of zero")?;
-        let salted = salted(password, &salt, count);
-        let client_key = mac(&salted, b"Client Key");
-        let stored = digest::digest(&digest::SHA256, client_key.as_ref());
-        let mut bound = self.header.as_bytes().to_vec();
-        bound.extend_from_slice(&self.binding);
-        let without_proof = format!("c={},r={nonce}", STANDARD.encode(bound));
-        let message = format!("{},{server_first},{without_proof}", self.first_bare);
-        let signature = mac(stored.as_ref(), message.as_bytes());
-        let pairs = client_key.as_ref().iter().zip(signature.as_ref());
-        let proof: Vec<u8> = pairs.map(|(a, b)| a ^ b).collect();
-        let server_key = mac(&salted, b"Server Key");
-        self.server = Some(mac(server_key.as_ref(), message.as_bytes()));
-        Ok(format!("{without_proof},p={}", STANDARD.encode(proof)))
+        let count = NonZeroU32::new(count).ok_or("a SCRAM count out of range")?;
+        Ok((nonce, salt, count))
     }
+}
 
+impl Last {
     /// Verifies that the target knows the password too.
-    pub fn verify(&self, server_final: &str) -> Result<(), &'static str> {
-        let signature = server_final.strip_prefix("v=").ok_or("a SCRAM end without a signature")?;
+    pub fn verify(self, text: &str) -> Result<(), &'static str> {
+        if text.starts_with("e=") {
+            return Err("a SCRAM error instead of a signature");
+        }
+        let signature = text.strip_prefix("v=").ok_or("a SCRAM end without a signature")?;
         let signature =
-            STANDARD.decode(signature).map_err(|_| "a SCRAM signature in bad base64")?;
-        let expected = self.server.as_ref().ok_or("a SCRAM end before its challenge")?;
-        verify_slices_are_equal(expected.as_ref(), &signature)
-            .map_err(|_| "a SCRAM signature that does not verify")
+            STANDARD.decode(signature).map_err(|_| "a SCRAM signature that is not base64")?;
+        verify_slices_are_equal(self.signature.as_ref(), &signature)
+            .map_err(|_| "a SCRAM signature that does not verify")?;
+        KEYS.lock().unwrap_or_else(PoisonError::into_inner).keep(self.id, self.key);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    /// RFC 7677, section 3. PostgreSQL ignores the name, which RFC's example has: it is put in.
+    const CHALLENGE: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                             s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+
+    fn first(binding: Binding) -> First {
+        First::named("user", "rOprNGfwEbeRWgbNEkqO".into(), binding)
+    }
+
+    /// RFC 7677, section 3.
     #[test]
     fn rfc_7677_example() {
-        let mut scram = Scram::new(b"", None, false);
-        scram.nonce = "rOprNGfwEbeRWgbNEkqO".into();
-        scram.first_bare = "n=user,r=rOprNGfwEbeRWgbNEkqO".into();
-        let challenge = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
-                         s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-        let answer = scram.answer(challenge, b"pencil").unwrap();
-        assert!(answer.ends_with("p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="), "{answer}");
-        assert_eq!(scram.verify("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Ok(()));
-        assert!(scram.verify("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=").is_err());
+        let first = first(Binding::Impossible);
+        assert_eq!(first.message(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+        let (answer, last) = first.answer(CHALLENGE, "rfc", b"pencil").unwrap();
+        assert_eq!(
+            answer,
+            "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+             p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+        );
+        assert_eq!(last.verify("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Ok(()));
+    }
+
+    /// Computed apart from this code, with Python's `hmac` and `hashlib`.
+    #[test]
+    fn bound_and_unbound_proofs() {
+        let check = |binding, challenge: &str, password: &str, proof: &str, signature: &str| {
+            let (answer, last) =
+                first(binding).answer(challenge, "check", password.as_bytes()).unwrap();
+            assert!(answer.ends_with(&format!(",p={proof}")), "{answer}");
+            assert_eq!(last.verify(&format!("v={signature}")), Ok(()));
+        };
+        check(
+            Binding::EndPoint((0..32).collect()),
+            CHALLENGE,
+            "pencil",
+            "nY1Wus9a+gM2DrbQ1msXFgyhW6KM5ktOxWiU+/P/EGY=",
+            "RwppMGddhz/J0lFYaRReBjXcQeNUFP5Qc76Lo5Exrig=",
+        );
+        check(
+            Binding::NotOffered,
+            CHALLENGE,
+            "pencil",
+            "FoqiHTtQEDE8lz1CdaEe3tK4mS+iMDTl77SPyDS53DY=",
+            "dI4KpiQJwBr1+V+K6U1dA6l6I4I9DUNXWND4pcpRU3U=",
+        );
+        check(
+            Binding::NotOffered,
+            &CHALLENGE.replace("4096", "10000"),
+            "pässwörd ☃",
+            "3cumZPfoMukLNOFDbrvagw49eBxGOjNFqJocBdYCdmg=",
+            "D670FCgdQ72OXBBlvmZw2yE3524JxUAbLZxOHqJBvm0=",
+        );
     }
 
     #[test]
-    fn weak_and_foreign_challenges_are_refused() {
-        for bad in [
-            "r=other,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
-            "r=YWJj,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
-            "r=YWJjx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1",
-            "r=YWJjx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=99999999",
-            "r=YWJjx,s=!,i=4096",
-            "",
+    fn bindings_choose_mechanism_and_header() {
+        for (binding, mechanism, message) in [
+            (Binding::EndPoint(vec![1]), "SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,n=,r=YWJj"),
+            (Binding::NotOffered, "SCRAM-SHA-256", "y,,n=,r=YWJj"),
+            (Binding::Impossible, "SCRAM-SHA-256", "n,,n=,r=YWJj"),
         ] {
-            assert!(Scram::new(b"abc", None, false).answer(bad, b"p").is_err(), "{bad}");
+            assert_eq!(binding.mechanism(), mechanism);
+            assert_eq!(First::new(b"abc", binding).message(), message);
         }
-        assert!(
-            Scram::new(b"abc", Some(b"cert"), true).first().starts_with("p=tls-server-end-point")
-        );
-        assert!(Scram::new(b"abc", None, true).first().starts_with("y,,"));
+    }
+
+    #[test]
+    fn weak_foreign_and_malformed_challenges_are_refused() {
+        let salt = "W22ZaJ0SNY7soEsUEjb6gQ==";
+        let long = "x".repeat(NONCE_BYTES_MAX);
+        let big = STANDARD.encode([1; SALT_BYTES_MAX + 1]);
+        let answer =
+            |text: &str| First::new(b"abc", Binding::Impossible).answer(text, "bad", b"p").err();
+        assert_eq!(answer(&format!("r=YWJjx,s={salt},i=4096")), None);
+        for bad in [
+            String::new(),
+            ",,".into(),
+            format!("r=other,s={salt},i=4096"),
+            format!("r=YWJj,s={salt},i=4096"),
+            format!("r=,s={salt},i=4096"),
+            format!("r=YWJj x,s={salt},i=4096"),
+            format!("r=YWJj\u{e4},s={salt},i=4096"),
+            format!("r=YWJj{long},s={salt},i=4096"),
+            format!("r=YWJjx,s={salt},i=4095"),
+            format!("r=YWJjx,s={salt},i=0"),
+            format!("r=YWJjx,s={salt},i=-4096"),
+            format!("r=YWJjx,s={salt},i=+4096"),
+            format!("r=YWJjx,s={salt},i=1000001"),
+            format!("r=YWJjx,s={salt},i=99999999999"),
+            format!("r=YWJjx,s={salt},i="),
+            format!("r=YWJjx,s={salt}"),
+            format!("r=YWJjx,s={salt},i=4096,x=y"),
+            format!("m=must,r=YWJjx,s={salt},i=4096"),
+            format!("s={salt},r=YWJjx,i=4096"),
+            "r=YWJjx,s=!,i=4096".into(),
+            "r=YWJjx,s=,i=4096".into(),
+            format!("r=YWJjx,s={big},i=4096"),
+        ] {
+            assert!(answer(&bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_does_not_know_the_password_is_refused() {
+        for bad in [
+            "",
+            "v=",
+            "v=!",
+            "e=other-error",
+            "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
+            "v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
+            "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=,x=y",
+            "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95A==",
+        ] {
+            let (_, last) = first(Binding::Impossible).answer(CHALLENGE, "v", b"pencil").unwrap();
+            assert!(last.verify(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_proven_keys_are_kept() {
+        let known = |user: &str, password: &[u8]| {
+            let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+            let id = sha256(&[user.as_bytes(), password, &salt, &4096u32.to_be_bytes()]);
+            KEYS.lock().unwrap().known.contains_key(&id)
+        };
+        let (_, last) = first(Binding::Impossible).answer(CHALLENGE, "kept", b"pencil").unwrap();
+        assert!(!known("kept", b"pencil"));
+        last.verify("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").unwrap();
+        assert!(known("kept", b"pencil"));
+        assert!(!known("kept", b"pencil2") && !known("kept2", b"pencil"));
+        // From the cache, the same proof.
+        let (answer, _) = first(Binding::Impossible).answer(CHALLENGE, "kept", b"pencil").unwrap();
+        assert!(answer.ends_with(",p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="));
+        let (_, last) = first(Binding::Impossible).answer(CHALLENGE, "wrong", b"pencil").unwrap();
+        assert!(last.verify("v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").is_err());
+        assert!(!known("wrong", b"pencil"));
+    }
+
+    #[test]
+    fn the_oldest_key_leaves() {
+        let mut keys = Keys::default();
+        for n in 0..=KEYS_MAX {
+            for _ in 0..2 {
+                keys.keep(sha256(&[&n.to_be_bytes()]), Arc::new(Secret::new(vec![0; KEY_BYTES])));
+            }
+        }
+        assert_eq!((keys.known.len(), keys.order.len()), (KEYS_MAX, KEYS_MAX));
+        assert!(!keys.known.contains_key(&sha256(&[&0usize.to_be_bytes()])));
+        assert!(keys.known.contains_key(&sha256(&[&KEYS_MAX.to_be_bytes()])));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(challenge in "(r=YWJj)?[ -~]{0,40}", end in ".{0,60}") {
+            // No such challenge asks for enough rounds and is well formed: nothing is derived.
+            let answer = First::new(b"abc", Binding::Impossible).answer(&challenge, "any", b"p");
+            prop_assert!(answer.is_err());
+            let last = first(Binding::Impossible).answer(CHALLENGE, "kept", b"pencil");
+            prop_assert!(last.unwrap().1.verify(&end).is_err());
+        }
     }
 }
