@@ -1,285 +1,154 @@
 //! `bulla.toml`: parsed strictly, overridable key by key from the environment, every mistake
-//! reported at once.
+//! reported at once with its place and what to do about it.
+//!
+//! Each table is parsed on its own, and a key that does not hold is taken out and the rest parsed
+//! again, so that one mistake does not hide the next.
+
+mod check;
+pub mod file;
+pub mod value;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
-    net::SocketAddr,
+    fmt, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use bulla_core::{Expiry, Mode, ResourceName};
 use bulla_identity as identity;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, ValueDeserializer},
+};
+
+use check::Check;
+use file::File;
 
 /// Variables that override keys: `BULLA_GATEWAY__NAME` is `[gateway] name`.
 const PREFIX: &str = "BULLA_";
+/// Longest configuration.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Most mistakes that one table reports.
+const PROBLEMS_MAX: usize = 100;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    pub gateway: Gateway,
-    #[serde(default)]
-    pub policy: Policy,
-    #[serde(default)]
-    pub issuers: BTreeMap<String, Issuer>,
-    #[serde(default)]
-    pub trust_domains: BTreeMap<String, TrustDomain>,
-    #[serde(default)]
-    pub resources: BTreeMap<String, Resource>,
-    /// The folder that relative paths start from.
-    #[serde(skip)]
-    pub base: PathBuf,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Gateway {
-    /// The log's origin ends in it.
-    pub name: String,
-    #[serde(default = "default_origin")]
-    pub origin: String,
-    pub data: PathBuf,
-    pub tls: Tls,
-    #[serde(default = "default_http")]
-    pub http: SocketAddr,
-    #[serde(default = "default_drain")]
-    pub drain: String,
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// The file; the environment variable, where that set the key.
+    pub file: String,
+    /// Counted from 1; 0 when there is no place to point at.
+    pub line: usize,
+    /// `resources.orders.target.port`.
+    pub key: String,
+    pub message: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
 }
 
-fn default_origin() -> String {
-    "bulla.local".into()
-}
-fn default_http() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 8080))
-}
-fn default_drain() -> String {
-    "20s".into()
-}
-fn default_policies() -> PathBuf {
-    "policies".into()
-}
-fn default_ttl() -> String {
-    "1h".into()
-}
-fn default_subject() -> String {
-    "{sub}".into()
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Policy {
-    #[serde(default = "default_policies")]
-    pub dir: PathBuf,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self { dir: default_policies() }
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        f.write_str(": ")?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        self.help.iter().try_for_each(|help| write!(f, "; {help}"))
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Issuer {
-    pub issuer: String,
-    pub audience: String,
-    #[serde(default = "default_ttl")]
-    pub max_ttl: String,
-    #[serde(default = "default_subject")]
-    pub subject: String,
-    #[serde(default)]
-    pub groups: Vec<String>,
-    /// Accepted values of the header's `typ`; by default those of an access token.
-    pub typ: Option<Vec<String>>,
-    pub jwks_file: Option<PathBuf>,
-    pub ca: Option<PathBuf>,
-    #[serde(default)]
-    pub allow_http: bool,
+/// A configuration that holds.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub file: File,
+    /// The folder that relative paths start from.
+    base: PathBuf,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrustDomain {
-    pub trust_domain: String,
-    pub bundle: PathBuf,
-    /// Patterns of SPIFFE paths, such as `/ns/{ns}/sa/{sa}`.
-    #[serde(default)]
-    pub paths: Vec<SpiffePath>,
+impl std::ops::Deref for Config {
+    type Target = File;
+    fn deref(&self) -> &File {
+        &self.file
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SpiffePath {
-    pub pattern: String,
-    pub subject: String,
-    #[serde(default)]
-    pub groups: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Resource {
-    pub protocol: String,
-    pub listen: SocketAddr,
-    pub target: Target,
-    pub login: Login,
-    /// `strict` (the default) or `bounded`.
-    pub durability: Option<String>,
-    /// `rebind` (the default), `strict` or `login_only`.
-    pub expiry: Option<String>,
-    #[serde(default)]
-    pub groups: Vec<String>,
-    pub hold_in_transaction: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Target {
-    pub host: String,
-    pub port: u16,
-    pub database: Option<String>,
-    /// `verify-full` (the default), or `off`.
-    pub tls: Option<String>,
-    pub ca: Option<PathBuf>,
-    #[serde(default)]
-    pub other_databases: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Login {
-    pub user: String,
-    pub password_file: Option<PathBuf>,
-    pub password_env: Option<String>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
-
-/// `10s`, `15m`, `1h`, in milliseconds.
-pub fn duration_ms(text: &str) -> Option<u64> {
-    let at = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(at);
-    let unit = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit)
+/// The JSON Schema of the file.
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(File).to_value();
+    schema["title"] = "bulla.toml".into();
+    schema
 }
 
 impl Config {
-    /// Reads, overrides, parses and checks. Every problem, in words with a place.
-    pub fn load(path: &Path, environment: &[(String, String)]) -> Result<Self, Vec<String>> {
-        let name = path.display();
-        let text = std::fs::read_to_string(path).map_err(|e| vec![format!("read {name}: {e}")])?;
-        let mut table: toml::Table =
-            toml::from_str(&text).map_err(|e| vec![format!("{name}: {e}")])?;
-        let mut problems = Vec::new();
-        for (key, value) in environment {
-            if let Some(key) = key.strip_prefix(PREFIX).filter(|key| key.contains("__")) {
-                override_key(&mut table, key, value);
+    /// Reads, overrides, parses and checks. `known`: the protocols that are built in.
+    pub fn load(
+        path: &Path,
+        environment: &[(String, String)],
+        known: &[&str],
+    ) -> Result<Self, Vec<Problem>> {
+        let name = path.display().to_string();
+        let text = read(path).map_err(|error| {
+            let help = "name the configuration with `-c FILE`".to_owned();
+            let message = format!("cannot be read: {error}");
+            vec![Problem { file: name.clone(), line: 0, key: "".into(), message, help: Some(help) }]
+        })?;
+        let base = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let base = base.unwrap_or(Path::new(".")).to_path_buf();
+        let mut parse = Parse::new(&name, &text, environment);
+        let file = parse.file();
+        let mut problems = std::mem::take(&mut parse.problems);
+        if let Some(file) = file {
+            let config = Self { file, base };
+            let mut check = Check { config: &config, parse: &parse, problems };
+            check.all(known);
+            problems = check.problems;
+            if problems.is_empty() {
+                return Ok(config);
             }
         }
-        // Without overrides the text itself is parsed, so that mistakes have a line.
-        let untouched = toml::from_str::<toml::Table>(&text).is_ok_and(|same| same == table);
-        let parsed = if untouched { toml::from_str(&text) } else { table.try_into() };
-        let mut config: Self = parsed.map_err(|e| vec![format!("{name}: {e}")])?;
-        config.base = path.parent().unwrap_or(Path::new(".")).to_path_buf();
-        config.check(&mut problems);
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        problems.sort_by(|a, b| (a.line == 0, a.line, a).cmp(&(b.line == 0, b.line, b)));
+        problems.dedup();
+        Err(problems)
     }
 
+    /// A path of the file, from its folder.
     pub fn path(&self, path: &Path) -> PathBuf {
         self.base.join(path)
     }
-
-    fn check(&self, problems: &mut Vec<String>) {
-        let mut need = |what: &str, path: &Path| {
-            if let Err(error) = std::fs::File::open(self.path(path)) {
-                problems.push(format!("{what}: open `{}`: {error}", path.display()));
-            }
-        };
-        need("gateway.tls.cert", &self.gateway.tls.cert);
-        need("gateway.tls.key", &self.gateway.tls.key);
-        for (name, resource) in &self.resources {
-            for (key, path) in [
-                ("target.ca", &resource.target.ca),
-                ("login.password_file", &resource.login.password_file),
-                ("login.cert", &resource.login.cert),
-                ("login.key", &resource.login.key),
-            ] {
-                if let Some(path) = path {
-                    need(&format!("resources.{name}.{key}"), path);
-                }
-            }
+    pub fn data(&self) -> PathBuf {
+        self.path(&self.gateway.data)
+    }
+    pub fn socket(&self) -> PathBuf {
+        match &self.gateway.admin {
+            Some(path) => self.path(path),
+            None => self.data().join("admin.sock"),
         }
-        if duration_ms(&self.gateway.drain).is_none() {
-            problems.push("gateway.drain: use a number and s, m or h, such as `20s`".into());
-        }
-        if self.resources.is_empty() {
-            problems.push("resources: there is none; add a [resources.NAME] table".into());
-        }
-        if self.issuers.is_empty() && self.trust_domains.is_empty() {
-            problems.push("issuers: nobody could log in; add an [issuers.NAME] table".into());
-        }
-        for (name, resource) in &self.resources {
-            let mut bad =
-                |key: &str, why: &str| problems.push(format!("resources.{name}.{key}: {why}"));
-            if let Err(error) = ResourceName::new(name) {
-                bad("", &error.to_string());
-            }
-            if resource.mode().is_none() {
-                bad("durability", "use `strict` or `bounded`");
-            }
-            if resource.expiry().is_none() {
-                bad("expiry", "use `rebind`, `strict` or `login_only`");
-            }
-            if !matches!(resource.target.tls.as_deref(), None | Some("verify-full" | "off")) {
-                bad("target.tls", "use `verify-full` or `off`");
-            }
-            if resource.hold_in_transaction.as_deref().is_some_and(|t| duration_ms(t).is_none()) {
-                bad("hold_in_transaction", "use a number and s, m or h, such as `10s`");
-            }
-            if resource.login.cert.is_some() != resource.login.key.is_some() {
-                bad("login", "`cert` and `key` go together");
-            }
-        }
-        match self.identity() {
-            Ok(config) => problems.extend(config.validate().iter().map(ToString::to_string)),
-            Err(problem) => problems.push(problem),
-        }
+    }
+    pub fn policy_dir(&self) -> PathBuf {
+        self.path(&self.policy.dir)
+    }
+    pub fn origin(&self) -> String {
+        format!("{}/{}", self.gateway.origin, self.gateway.name)
     }
 
     /// The identity part, as its crate wants it.
-    pub fn identity(&self) -> Result<identity::Config, String> {
+    pub fn identity(&self) -> identity::Config {
         let mut out = identity::Config::default();
         for (alias, issuer) in &self.issuers {
-            let mut config = identity::IssuerConfig::new(alias, &issuer.issuer, &issuer.audience);
-            let ttl = duration_ms(&issuer.max_ttl)
-                .ok_or_else(|| format!("issuers.{alias}.max_ttl: use a number and s, m or h"))?;
-            config.max_ttl_secs = ttl / 1000;
-            config.subject = issuer.subject.clone();
-            config.groups = issuer.groups.clone();
-            config.typ = issuer.typ.clone();
-            config.allow_http = issuer.allow_http;
-            config.ca_file = issuer.ca.as_ref().map(|p| self.path(p));
-            if let Some(file) = &issuer.jwks_file {
-                config.keys = identity::KeySource::File { path: self.path(file) };
-            }
-            out.issuers.push(config);
+            out.issuers.push(self.issuer(alias, issuer));
         }
         for (alias, domain) in &self.trust_domains {
             let bundle = identity::Bundle::File(self.path(&domain.bundle));
             let mut config = identity::TrustDomainConfig::new(alias, &domain.trust_domain, bundle);
+            config.kind = domain.kind.into();
+            config.max_ttl_secs = domain.max_ttl.ms / 1_000;
             for path in &domain.paths {
                 config.paths.push(identity::PathConfig {
                     pattern: path.pattern.clone(),
@@ -289,119 +158,328 @@ impl Config {
             }
             out.trust_domains.push(config);
         }
-        Ok(out)
+        out
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.path(&self.gateway.data)
+    fn issuer(&self, alias: &str, issuer: &file::Issuer) -> identity::IssuerConfig {
+        let mut config = identity::IssuerConfig::new(alias, &issuer.issuer, &issuer.audience);
+        config.max_ttl_secs = issuer.max_ttl.ms / 1_000;
+        config.leeway_secs = issuer.leeway.ms / 1_000;
+        config.subject = issuer.subject.clone();
+        config.groups = issuer.groups.clone();
+        config.kind = issuer.kind.into();
+        config.typ = issuer.typ.clone();
+        config.allow_http = issuer.allow_http;
+        config.ca_file = issuer.ca.as_ref().map(|path| self.path(path));
+        config.profile = issuer.profile.map(|profile| match profile {
+            file::Profile::AccessToken => identity::Profile::AccessToken,
+            file::Profile::Kubernetes => identity::Profile::Kubernetes,
+            file::Profile::Plain => identity::Profile::Plain,
+        });
+        let algorithms = issuer.algorithms.iter();
+        config.algorithms = algorithms.filter_map(|a| identity::Algorithm::parse(a)).collect();
+        config.keys = match (&issuer.jwks_file, &issuer.jwks_url) {
+            (Some(file), _) => identity::KeySource::File { path: self.path(file) },
+            (None, Some(url)) => identity::KeySource::Jwks { url: url.clone() },
+            (None, None) => identity::KeySource::Discovery { url: issuer.discovery_url.clone() },
+        };
+        for (name, attribute) in &issuer.attributes {
+            config.attributes.push(identity::AttributeConfig {
+                name: name.clone(),
+                claim: attribute.claim.clone(),
+                kind: match attribute.kind {
+                    file::AttributeKind::Text => identity::AttributeKind::Text,
+                    file::AttributeKind::Flag => identity::AttributeKind::Flag,
+                    file::AttributeKind::Number => identity::AttributeKind::Number,
+                    file::AttributeKind::Set => identity::AttributeKind::Set,
+                },
+            });
+        }
+        for (claim, values) in &issuer.required {
+            let (claim, values) = (claim.clone(), values.clone());
+            config.required.push(identity::RequiredClaim { claim, values });
+        }
+        config
     }
-    pub fn socket(&self) -> PathBuf {
-        self.data().join("admin.sock")
+
+    pub fn mode(&self, resource: &file::Resource) -> Mode {
+        match resource.durability.unwrap_or(self.ledger.durability) {
+            file::Durability::Strict => Mode::Strict,
+            file::Durability::Bounded => Mode::Bounded,
+        }
     }
 }
 
-impl Resource {
-    pub fn mode(&self) -> Option<Mode> {
-        match self.durability.as_deref() {
-            None | Some("strict") => Some(Mode::Strict),
-            Some("bounded") => Some(Mode::Bounded),
-            Some(_) => None,
-        }
-    }
-    pub fn expiry(&self) -> Option<Expiry> {
-        match self.expiry.as_deref() {
-            None | Some("rebind") => Some(Expiry::Rebind),
-            Some("strict") => Some(Expiry::Strict),
-            Some("login_only") => Some(Expiry::LoginOnly),
-            Some(_) => None,
+impl From<file::PrincipalKind> for bulla_core::PrincipalKind {
+    fn from(kind: file::PrincipalKind) -> Self {
+        match kind {
+            file::PrincipalKind::Workload => Self::Workload,
+            file::PrincipalKind::Human => Self::Human,
         }
     }
 }
 
-/// `GATEWAY__TLS__CERT` → `[gateway.tls] cert`. A value that is TOML is taken as such.
-fn override_key(table: &mut toml::Table, key: &str, value: &str) {
-    let parts: Vec<String> = key.split("__").map(str::to_ascii_lowercase).collect();
-    let Some((last, path)) = parts.split_last() else { return };
-    let mut at = table;
-    for part in path {
-        let next = at.entry(part.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        let Some(next) = next.as_table_mut() else { return };
-        at = next;
+impl From<file::Expiry> for Expiry {
+    fn from(expiry: file::Expiry) -> Self {
+        match expiry {
+            file::Expiry::Rebind => Self::Rebind,
+            file::Expiry::Strict => Self::Strict,
+            file::Expiry::LoginOnly => Self::LoginOnly,
+        }
     }
-    let parsed = toml::from_str::<toml::Table>(&format!("v = {value}"));
-    let parsed = parsed.ok().and_then(|mut t| t.remove("v"));
-    at.insert(last.clone(), parsed.unwrap_or_else(|| toml::Value::String(value.into())));
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn read(path: &Path) -> io::Result<String> {
+    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 4 MiB"));
+    }
+    std::fs::read_to_string(path)
+}
 
-    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
-        let dir = std::env::temp_dir().join(format!("bulla-config-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let name = format!("{:x}.toml", text.len() * 31 + environment.len());
-        let path = dir.join(name);
-        std::fs::write(&path, text).unwrap();
-        for file in ["gw.pem", "gw.key"] {
-            std::fs::write(dir.join(file), "x").unwrap();
+type Node<'i> = Spanned<DeValue<'i>>;
+
+/// A parse under way: mistakes are kept, the rest goes on.
+struct Parse<'i> {
+    name: &'i str,
+    text: &'i str,
+    /// Variables whose values are in the tree, at the places `text.len() + 1 + index`.
+    variables: Vec<String>,
+    root: DeTable<'i>,
+    problems: Vec<Problem>,
+}
+
+impl<'i> Parse<'i> {
+    fn new(name: &'i str, text: &'i str, environment: &'i [(String, String)]) -> Self {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let (variables, problems) = Default::default();
+        let mut parse = Self { name, text, variables, root: root.into_inner(), problems };
+        for error in errors.iter().take(PROBLEMS_MAX) {
+            let at = error.span().map_or(0, |span| span.start);
+            parse.keep(at, "", error.message(), None);
         }
-        let pairs = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
-        Config::load(&path, &pairs.collect::<Vec<_>>())
+        let mut environment: Vec<_> = environment.iter().collect();
+        environment.sort();
+        for (variable, value) in environment {
+            if let Some(key) = variable.strip_prefix(PREFIX).filter(|key| key.contains("__")) {
+                parse.set(variable, key, value);
+            }
+        }
+        parse
     }
 
-    const GOOD: &str = r#"
-[gateway]
-name = "eu-1"
-data = "data"
-tls = { cert = "gw.pem", key = "gw.key" }
-[issuers.k8s]
-issuer = "https://issuer.example"
-audience = "bulla"
-[resources.orders]
-protocol = "postgres"
-listen = "127.0.0.1:6432"
-target = { host = "localhost", port = 5432 }
-login = { user = "u" }
-"#;
+    /// `GATEWAY__TLS__CERT` → `[gateway.tls] cert`. A value that is TOML is taken as such; any
+    /// other is a text. A key that exists is found whatever its case, and `-` may be `_`.
+    fn set(&mut self, variable: &str, key: &str, value: &'i str) {
+        let place = self.text.len() + 1 + self.variables.len();
+        self.variables.push(variable.to_owned());
+        let parts: Vec<_> = key.split("__").collect();
+        let Some((last, path)) = parts.split_last() else { return };
+        let mut at = &mut self.root;
+        for part in path {
+            let empty = || DeValue::Table(DeTable::new());
+            match child(at, part, place, empty).get_mut() {
+                DeValue::Table(next) => at = next,
+                other => {
+                    *other = DeValue::Table(DeTable::new());
+                    let DeValue::Table(next) = other else { return };
+                    at = next;
+                }
+            }
+        }
+        let parsed = DeValue::parse(value).map(|node| placed(node.into_inner(), place));
+        let text = || Spanned::new(place..place + 1, DeValue::String(Cow::Owned(value.into())));
+        let node = parsed.unwrap_or_else(|_| text());
+        *child(at, last, place, || DeValue::Boolean(false)) = node;
+    }
 
-    #[test]
-    fn every_mistake_is_told_at_once() {
-        let bad = GOOD.replace("gw.key", "absent.key").replace(
-            "login = { user = \"u\" }",
-            "login = { user = \"u\", cert = \"absent.pem\" }\ndurability = \"loose\"",
-        );
-        let problems = load(&bad, &[]).unwrap_err().join("\n");
-        for part in ["gateway.tls.key", "login.cert", "durability", "go together"] {
-            assert!(problems.contains(part), "{part} in {problems}");
+    fn keep(&mut self, at: usize, key: &str, message: &str, help: Option<String>) {
+        let (file, line) = self.place(at);
+        let message = message.replace('\n', " ");
+        self.problems.push(Problem { file, line, key: key.into(), message, help });
+    }
+
+    /// File and line of a byte; the variable, if that is where it came from.
+    fn place(&self, at: usize) -> (String, usize) {
+        if let Some(variable) = at.checked_sub(self.text.len() + 1)
+            && let Some(variable) = self.variables.get(variable)
+        {
+            return (format!("environment {variable}"), 0);
+        }
+        let before = self.text.get(..at).unwrap_or(self.text);
+        (self.name.to_owned(), before.matches('\n').count() + 1)
+    }
+
+    /// Where a key stands, or the nearest table above it that is there.
+    fn find(&self, key: &str) -> Option<usize> {
+        let mut at = None;
+        let mut table = &self.root;
+        for part in key.split('.') {
+            let Some((name, node)) = table.iter().find(|(name, _)| name.get_ref() == part) else {
+                return at;
+            };
+            at = Some(name.span().start);
+            match node.get_ref() {
+                DeValue::Table(next) => table = next,
+                _ => return at,
+            }
+        }
+        at
+    }
+
+    fn file(&mut self) -> Option<File> {
+        // A text that is no TOML has no tables to go on with.
+        if !self.problems.is_empty() {
+            return None;
+        }
+        let (mut gateway, mut ledger, mut policy, mut limits) = (None, None, None, None);
+        let (mut issuers, mut trust_domains, mut resources) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let before = self.problems.len();
+        for (name, node) in self.root.clone() {
+            match name.get_ref().as_ref() {
+                "gateway" => gateway = self.table("gateway", node),
+                "ledger" => ledger = self.table("ledger", node),
+                "policy" => policy = self.table("policy", node),
+                "limits" => limits = self.table("limits", node),
+                "issuers" => issuers = self.tables("issuers", node),
+                "trust_domains" => trust_domains = self.tables("trust_domains", node),
+                "resources" => resources = self.tables("resources", node),
+                other => {
+                    let known = [
+                        "gateway",
+                        "ledger",
+                        "policy",
+                        "issuers",
+                        "trust_domains",
+                        "resources",
+                        "limits",
+                    ];
+                    let help = format!("the tables are {}", known.join(", "));
+                    let message = format!("unknown table `{}`", other.escape_debug());
+                    self.keep(name.span().start, "", &message, Some(help));
+                }
+            }
+        }
+        if gateway.is_none() && self.problems.len() == before {
+            let help = "add it with `name`, `data` and `tls`";
+            self.keep(0, "gateway", "this table is missing", Some(help.into()));
+        }
+        Some(File {
+            gateway: gateway?,
+            ledger: ledger.unwrap_or_default(),
+            policy: policy.unwrap_or_default(),
+            issuers,
+            trust_domains,
+            resources,
+            limits: limits.unwrap_or_default(),
+        })
+    }
+
+    fn tables<T: for<'de> Deserialize<'de>>(
+        &mut self,
+        path: &str,
+        node: Node<'i>,
+    ) -> BTreeMap<String, T> {
+        let at = node.span().start;
+        let DeValue::Table(tables) = node.into_inner() else {
+            let help = format!("write [{path}.NAME]");
+            self.keep(at, path, "this is no table of tables", Some(help));
+            return BTreeMap::new();
+        };
+        let mut out = BTreeMap::new();
+        for (name, node) in tables {
+            let name = name.into_inner().into_owned();
+            if let Some(value) = self.table(&format!("{path}.{name}"), node) {
+                out.insert(name, value);
+            }
+        }
+        out
+    }
+
+    /// One table. What does not hold is reported and left out, until the rest holds.
+    fn table<T: for<'de> Deserialize<'de>>(&mut self, path: &str, mut node: Node<'i>) -> Option<T> {
+        let mut left_out = false;
+        for _ in 0..PROBLEMS_MAX {
+            let error = match T::deserialize(ValueDeserializer::from(node.clone())) {
+                Ok(value) => return Some(value),
+                Err(error) => error,
+            };
+            let message = error.message();
+            let missing = message.starts_with("missing field");
+            // It may be missing because it was just left out.
+            if missing && left_out {
+                return None;
+            }
+            let at = error.span().unwrap_or(node.span());
+            let found = culprit(&node, at.start);
+            let key = found.iter().fold(path.to_owned(), |key, part| format!("{key}.{part}"));
+            let help = missing.then(|| "add it; docs/configuration.md shows every key".to_owned());
+            self.keep(at.start, &key, message, help);
+            if found.is_empty() || !remove(&mut node, &found) {
+                return None;
+            }
+            left_out = true;
+        }
+        None
+    }
+}
+
+/// The entry named `part`, made if it is not there.
+fn child<'a, 'i>(
+    table: &'a mut DeTable<'i>,
+    part: &str,
+    place: usize,
+    make: impl FnOnce() -> DeValue<'i>,
+) -> &'a mut Node<'i> {
+    let plain = |name: &str| name.to_ascii_lowercase().replace('-', "_");
+    let found = table.keys().find(|name| plain(name.get_ref()) == plain(part)).cloned();
+    let key = found
+        .unwrap_or_else(|| Spanned::new(place..place + 1, Cow::Owned(part.to_ascii_lowercase())));
+    table.entry(key).or_insert_with(|| Spanned::new(place..place + 1, make()))
+}
+
+/// Gives every part of a value one place.
+fn placed<'i>(value: DeValue<'i>, place: usize) -> Node<'i> {
+    let at = place..place + 1;
+    let value = match value {
+        DeValue::Array(items) => {
+            DeValue::Array(items.into_iter().map(|item| placed(item.into_inner(), place)).collect())
+        }
+        DeValue::Table(table) => {
+            let pairs = table.into_iter().map(|(key, node)| {
+                (Spanned::new(at.clone(), key.into_inner()), placed(node.into_inner(), place))
+            });
+            DeValue::Table(pairs.collect())
+        }
+        other => other,
+    };
+    Spanned::new(at, value)
+}
+
+/// The keys that lead to a byte.
+fn culprit(node: &Node<'_>, at: usize) -> Vec<String> {
+    let DeValue::Table(table) = node.get_ref() else { return vec![] };
+    let holds = |span: Range<usize>| span.contains(&at) || span.start == at;
+    for (key, value) in table {
+        // A table's own header has a place too, but what is inside it is nearer.
+        let inside = culprit(value, at);
+        if !inside.is_empty() || holds(key.span()) || holds(value.span()) {
+            let mut path = vec![key.get_ref().to_string()];
+            path.extend(inside);
+            return path;
         }
     }
+    vec![]
+}
 
-    #[test]
-    fn unknown_keys_have_a_line() {
-        let problems = load(&GOOD.replace("data =", "dta ="), &[]).unwrap_err().join("\n");
-        assert!(problems.contains("dta") && problems.contains("line 4"), "{problems}");
+fn remove(node: &mut Node<'_>, path: &[String]) -> bool {
+    let DeValue::Table(table) = node.get_mut() else { return false };
+    let Some((first, rest)) = path.split_first() else { return false };
+    let Some(key) = table.keys().find(|key| key.get_ref().as_ref() == first).cloned() else {
+        return false;
+    };
+    if rest.is_empty() {
+        return table.remove(&key).is_some();
     }
-
-    #[test]
-    fn the_environment_overrides() {
-        let config = load(
-            GOOD,
-            &[("BULLA_GATEWAY__NAME", "us-1"), ("BULLA_RESOURCES__ORDERS__TARGET__PORT", "1")],
-        );
-        let config = config.unwrap();
-        assert_eq!(
-            (config.gateway.name.as_str(), config.resources["orders"].target.port),
-            ("us-1", 1)
-        );
-        assert!(load(GOOD, &[("BULLA_GATEWAY__NOPE", "x")]).is_err());
-    }
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(duration_ms("15m"), Some(900_000));
-        for bad in ["", "15", "m", "1d", "-1s", "99999999999999999999h"] {
-            assert_eq!(duration_ms(bad), None, "{bad}");
-        }
-    }
+    table.get_mut(&key).is_some_and(|node| remove(node, rest))
 }

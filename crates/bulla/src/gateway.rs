@@ -1,44 +1,60 @@
 //! `bulla gateway`: everything put together and kept running.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
-use arc_swap::{ArcSwap, ArcSwapOption};
+use anyhow::{Context, Result, anyhow};
+use arc_swap::ArcSwap;
 use bulla_core::{
-    AdminRecord, Directory, Policies, PolicySource, Recorder, Resource, ResourceName,
+    AdminRecord, Boxed, Clock, Credential, Directory, Identity, IdentityError, Origin, Policies,
+    PolicySource, Principal, Recorder, Resource, ResourceName, Timestamp,
 };
 use bulla_engine::{
     Desk, DirectConnector, Engine, Limits, Listener, Parts, SecretSource, SystemClock, Target,
-    TargetTls,
 };
 use bulla_gate::Gate;
 use bulla_identity::Verifier;
-use bulla_ledger::{Ledger, LedgerConfig};
-use bulla_policy::{Bundle, ResourceInput, SchemaInput};
-use bulla_wire::Protocol;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use bulla_ledger::{Compression, Ledger, LedgerConfig};
 
-use crate::{admin, config::Config, health, registry};
+use crate::{
+    admin,
+    config::{Config, file},
+    fail::Invalid,
+    health,
+    policies::{self, Current},
+    registry::{self, Protocols},
+    tls,
+};
 
-/// A session ends after this long, whatever its identity.
-const SESSION_MS_MAX: u64 = 8 * 3_600_000;
-/// Commands that may wait for a person.
-const ASKS_MAX: usize = 10_000;
+/// How long start-up waits for the issuers' keys. Later they are fetched when they can be.
+const KEYS_WAIT: Duration = Duration::from_secs(10);
+/// How long start-up waits for the first checkpoint.
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
+/// Longest description of a reload in the record.
+const WORDS_CHARS_MAX: usize = 2_000;
 
-type Protocols = std::collections::BTreeMap<&'static str, Arc<dyn Protocol>>;
+/// The verifier in force; a reload swaps it and keeps the keys that it has.
+pub struct Who(ArcSwap<Verifier>);
 
-/// The current bundle; a reload swaps it whole, and a bad one is not taken.
-#[derive(Default)]
-pub struct Current(ArcSwapOption<Bundle>);
+impl Who {
+    pub fn verifier(&self) -> Arc<Verifier> {
+        self.0.load_full()
+    }
+}
 
-impl PolicySource for Current {
-    fn current(&self) -> Option<Arc<dyn Policies>> {
-        self.0.load_full().map(|bundle| bundle as Arc<dyn Policies>)
+impl Identity for Who {
+    fn verify<'a>(
+        &'a self,
+        credential: Credential,
+        origin: &'a Origin,
+        now: Timestamp,
+    ) -> Boxed<'a, Result<Principal, IdentityError>> {
+        let verifier = self.verifier();
+        Box::pin(async move { verifier.verify(credential, origin, now).await })
     }
 }
 
@@ -50,97 +66,77 @@ impl Directory for Resources {
     }
 }
 
-/// Reads every `*.cedar` file of the folder.
-pub fn policies(config: &Config, protocols: &Protocols) -> Result<Bundle, Vec<String>> {
-    let dir = config.path(&config.policy.dir);
-    let mut files = Vec::new();
-    let listed =
-        std::fs::read_dir(&dir).map_err(|e| vec![format!("read {}: {e}", dir.display())])?;
-    for entry in listed.flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|e| e == "cedar") {
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|e| vec![format!("read {}: {e}", path.display())])?;
-            files.push((entry.file_name().to_string_lossy().into_owned(), text));
-        }
-    }
-    files.sort();
-    let descriptors: Vec<_> = protocols.values().map(|p| p.descriptor()).collect();
-    let mut resources = Vec::new();
+/// A resource as policy and engine know it.
+pub fn resource(config: &Config, name: &str, from: &file::Resource) -> Result<Resource> {
+    Ok(Resource {
+        name: ResourceName::new(name)?,
+        protocol: from.protocol.as_str().into(),
+        groups: from.groups.iter().map(|group| group.as_str().into()).collect(),
+        mode: config.mode(from),
+        expiry: from.expiry.into(),
+        session_ms_max: from.session_max.ms,
+        hold_in_transaction_ms: from.hold_in_transaction.ms,
+    })
+}
+
+/// The way to every target.
+pub fn connector(config: &Config, protocols: &Protocols) -> Result<DirectConnector> {
+    let mut targets = Vec::new();
     for (name, resource) in &config.resources {
-        resources.push(ResourceInput {
-            name: ResourceName::new(name).map_err(|e| vec![e.to_string()])?,
-            protocol: resource.protocol.as_str().into(),
-            groups: resource.groups.iter().map(|g| g.as_str().into()).collect(),
-        });
+        let protocol = protocols.get(resource.protocol.as_str());
+        let protocol = protocol.with_context(|| format!("unknown protocol of `{name}`"))?;
+        let login = &resource.login;
+        let secret = match (&login.password_file, &login.password_env) {
+            (Some(file), _) => SecretSource::File(config.path(file)),
+            (None, Some(variable)) => SecretSource::Env(variable.clone()),
+            (None, None) => SecretSource::None,
+        };
+        let target = Target {
+            protocol: protocol.clone(),
+            host: resource.target.host.clone(),
+            port: resource.target.port,
+            part: resource.target.database.clone(),
+            other_parts: resource.target.other_databases,
+            tls: tls::target(config, resource).with_context(|| format!("resources.{name}"))?,
+            user: login.user.clone(),
+            secret,
+        };
+        targets.push((name.clone(), target));
     }
-    let aliases = config.issuers.keys().chain(config.trust_domains.keys());
-    let input = SchemaInput {
-        protocols: &descriptors,
-        resources,
-        issuers: aliases.map(|alias| (alias.clone(), Default::default())).collect(),
-    };
-    Bundle::load(&files, &input).map_err(|all| all.iter().map(ToString::to_string).collect())
+    Ok(DirectConnector::new(targets, Duration::from_millis(config.limits.connect_max.ms)))
 }
 
-fn pem_certs(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let certs = CertificateDer::pem_file_iter(path).with_context(|| path.display().to_string())?;
-    certs.collect::<Result<Vec<_>, _>>().with_context(|| path.display().to_string())
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        sessions_max: limits.sessions_max,
+        handshakes_max: limits.handshakes_max,
+        per_source_max: limits.handshakes_per_source_max,
+        handshake_ms_max: limits.handshake_max.ms,
+        connect_ms_max: limits.connect_max.ms,
+        hold_notice_ms: limits.hold_notice.ms,
+        drain_ms: config.gateway.drain.ms,
+        catalogue_ms: limits.catalogue.ms,
+        expiry_grace_ms: limits.expiry_grace.ms,
+    }
 }
 
-fn pem_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_file(path).with_context(|| path.display().to_string())
-}
-
-fn server_tls(
-    config: &Config,
-    verifier: &Verifier,
-    protocol: &str,
-) -> Result<Arc<rustls::ServerConfig>> {
-    let tls = &config.gateway.tls;
-    let certs = pem_certs(&config.path(&tls.cert))?;
-    let key = pem_key(&config.path(&tls.key))?;
-    let builder = rustls::ServerConfig::builder();
-    let mut server = if config.trust_domains.is_empty() {
-        builder.with_no_client_auth().with_single_cert(certs, key)?
-    } else {
-        let verify = verifier.client_verifier();
-        let mut server = builder.with_client_cert_verifier(verify).with_single_cert(certs, key)?;
-        // A resumed session would not be checked against today's trust bundles.
-        server.send_tls13_tickets = 0;
-        server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        server
-    };
-    server.alpn_protocols = registry::alpn(protocol);
-    Ok(Arc::new(server))
-}
-
-fn target_tls(config: &Config, resource: &crate::config::Resource) -> Result<TargetTls> {
-    if resource.target.tls.as_deref() == Some("off") {
-        return Ok(TargetTls::Off);
+fn ledger(config: &Config) -> LedgerConfig {
+    let from = &config.ledger;
+    LedgerConfig {
+        dir: config.data(),
+        origin: config.origin(),
+        segment_bytes: from.segment.bytes,
+        compression: match from.compression {
+            file::Compression::Zstd => Compression::Zstd,
+            file::Compression::None => Compression::None,
+        },
+        reserve_bytes: from.reserve.bytes,
+        checkpoint_ms: from.checkpoint.ms,
+        heartbeat_ms: from.heartbeat.ms.min(LedgerConfig::default().heartbeat_ms),
+        heartbeat_idle_ms: from.heartbeat.ms,
+        ..LedgerConfig::default()
     }
-    let mut roots = rustls::RootCertStore::empty();
-    match &resource.target.ca {
-        Some(path) => {
-            for cert in pem_certs(&config.path(path))? {
-                roots.add(cert)?;
-            }
-        }
-        None => {
-            let native = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(native.certs);
-        }
-    }
-    if roots.is_empty() {
-        bail!("no certificate authority to verify the target with; set `target.ca`");
-    }
-    let builder = rustls::ClientConfig::builder().with_root_certificates(roots);
-    let client = match (&resource.login.cert, &resource.login.key) {
-        (Some(cert), Some(key)) => builder
-            .with_client_auth_cert(pem_certs(&config.path(cert))?, pem_key(&config.path(key))?)?,
-        _ => builder.with_no_client_auth(),
-    };
-    Ok(TargetTls::On(Arc::new(client)))
 }
 
 /// What the faces of the gateway share.
@@ -150,12 +146,18 @@ pub struct Running {
     pub desk: Arc<Desk>,
     pub policies: Arc<Current>,
     pub clock: Arc<SystemClock>,
+    pub who: Arc<Who>,
+    pub protocols: Protocols,
+    /// Each listener's protocol and the TLS set-up that new connections get.
+    listeners: Vec<(String, Arc<ArcSwap<rustls::ServerConfig>>)>,
+    /// As started: what a reload cannot change is compared with it.
+    config: Config,
 }
 
 impl Running {
-    /// An act of an operator or of the gateway itself, as an entry.
+    /// An act of an operator or of the gateway itself, as an entry. Returns once it is durable;
+    /// blocks on the disk.
     pub fn note(&self, kind: &'static str, by: &str, detail: &str) -> Result<(), String> {
-        use bulla_core::Clock;
         let record = AdminRecord {
             at: self.clock.now(),
             kind,
@@ -163,137 +165,153 @@ impl Running {
             detail: detail.into(),
             digest: self.policies.current().map(|bundle| bundle.digest()),
         };
-        let pending = self.ledger.admin(&record).map_err(|e| e.to_string())?;
-        bulla_ledger::wait_durable(pending).map(drop).map_err(|e| e.to_string())
+        let pending = self.ledger.admin(&record).map_err(|error| error.to_string())?;
+        bulla_ledger::wait_durable(pending).map(drop).map_err(|error| error.to_string())
     }
 }
 
+/// Runs until a signal says stop.
 pub async fn run(path: PathBuf) -> Result<()> {
-    let environment: Vec<_> = std::env::vars().collect();
-    let config = Config::load(&path, &environment).map_err(|all| Invalid(all.join("\n")))?;
+    let config = load(&path)?;
     let protocols = registry::protocols().context("start the parser threads")?;
-    let bundle = policies(&config, &protocols).map_err(|all| Invalid(all.join("\n")))?;
-    let data = config.data();
-    let ledger = Ledger::open(LedgerConfig {
-        dir: data.clone(),
-        origin: format!("{}/{}", config.gateway.origin, config.gateway.name),
-        ..LedgerConfig::default()
-    })
-    .context("open the ledger")?;
-    std::fs::write(data.join("log.vkey"), format!("{}\n", ledger.vkey()))?;
+    let bundle = policies::load(&config, &protocols).map_err(Invalid::policies)?;
+    let opening = ledger(&config);
+    let ledger = tokio::task::spawn_blocking(move || Ledger::open(opening)).await?;
+    let ledger = ledger.context("open the ledger")?;
+    say_what_was_found(&ledger);
+    let vkey = config.data().join("log.vkey");
+    std::fs::write(&vkey, format!("{}\n", ledger.vkey()))
+        .with_context(|| format!("write `{}`", vkey.display()))?;
     let clock = Arc::new(SystemClock::default());
-    let identity = config.identity().map_err(|e| anyhow!(e))?;
-    let verifier = Verifier::new(&identity, clock.clone());
-    let verifier = verifier.map_err(|all| {
-        Invalid(all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
-    let verifier = Arc::new(verifier);
-    let current = Arc::new(Current::default());
-    current.0.store(Some(Arc::new(bundle)));
-    let (mut resources, mut targets) = (HashMap::new(), Vec::new());
-    for (name, resource) in &config.resources {
-        let protocol = protocols.get(resource.protocol.as_str());
-        let protocol = protocol.with_context(|| format!("resources.{name}.protocol: unknown"))?;
-        let hold = resource.hold_in_transaction.as_deref().unwrap_or("0s");
-        let entry = Resource {
-            name: ResourceName::new(name)?,
-            protocol: resource.protocol.as_str().into(),
-            groups: resource.groups.iter().map(|g| g.as_str().into()).collect(),
-            mode: resource.mode().unwrap_or_default(),
-            expiry: resource.expiry().unwrap_or_default(),
-            session_ms_max: SESSION_MS_MAX,
-            hold_in_transaction_ms: crate::config::duration_ms(hold).unwrap_or(0),
-        };
-        resources.insert(name.clone(), Arc::new(entry));
-        let login = &resource.login;
-        let secret = match (&login.password_file, &login.password_env) {
-            (Some(file), _) => SecretSource::File(config.path(file)),
-            (None, Some(name)) => SecretSource::Env(name.clone()),
-            (None, None) => SecretSource::None,
-        };
-        let target = Target {
-            protocol: protocol.clone(),
-            host: resource.target.host.clone(),
-            port: resource.target.port,
-            part: resource.target.database.clone(),
-            other_parts: resource.target.other_databases,
-            tls: target_tls(&config, resource).with_context(|| format!("resources.{name}"))?,
-            user: login.user.clone(),
-            secret,
-        };
-        targets.push((name.clone(), target));
+    let verifier = Verifier::new(&config.identity(), clock.clone()).map_err(Invalid::identity)?;
+    let who = Arc::new(Who(ArcSwap::from_pointee(verifier)));
+    let age_max = config.policy.max_age.map(|age| Duration::from_millis(age.ms));
+    let current = Arc::new(Current::new(bundle, age_max));
+    let mut resources = HashMap::new();
+    for (name, from) in &config.resources {
+        resources.insert(name.clone(), Arc::new(resource(&config, name, from)?));
     }
-    let limits = Limits {
-        drain_ms: crate::config::duration_ms(&config.gateway.drain).unwrap_or(20_000),
-        ..Limits::default()
-    };
-    let connect = Duration::from_millis(limits.connect_ms_max);
-    let desk = Desk::new(ASKS_MAX);
-    let gate = Gate::new(current.clone(), desk.clone(), clock.clone());
+    let desk = Desk::new(config.limits.approvals_max);
     let engine = Engine::new(
         Parts {
-            gate: Arc::new(gate),
+            gate: Arc::new(Gate::new(current.clone(), desk.clone(), clock.clone())),
             recorder: ledger.clone(),
-            identity: verifier.clone(),
+            identity: who.clone(),
             directory: Arc::new(Resources(resources)),
             policies: current.clone(),
-            connector: Arc::new(DirectConnector::new(targets, connect)),
+            connector: Arc::new(connector(&config, &protocols)?),
             clock: clock.clone(),
         },
-        limits,
+        limits(&config),
     );
+    let planned = listeners(&config, &who, &protocols)?;
+    let tls = planned.iter().map(|l| (l.protocol.descriptor().protocol.to_owned(), l.tls.clone()));
     let running = Arc::new(Running {
         engine: engine.clone(),
         ledger: ledger.clone(),
         desk,
-        policies: current.clone(),
+        policies: current,
         clock,
+        who: who.clone(),
+        protocols,
+        listeners: tls.collect(),
+        config,
     });
-    let loaded = "the gateway starts with this configuration and these policies";
-    running.note("config", "gateway", loaded).map_err(|e| anyhow!("record the start: {e}"))?;
+    let config = &running.config;
+    note_start(&running).await?;
     admin::listen(running.clone(), &config.socket()).context("listen on the admin socket")?;
     health::listen(running.clone(), config.gateway.http).await.context("listen on gateway.http")?;
     // Keys are fetched before the first client comes, or the reason why not is known.
-    let _ = tokio::time::timeout(Duration::from_secs(10), verifier.attempted()).await;
-    for (name, resource) in &config.resources {
-        let Some(protocol) = protocols.get(resource.protocol.as_str()) else { continue };
-        let tls = server_tls(&config, &verifier, &resource.protocol)?;
-        let address = engine
-            .listen(Listener {
-                name: name.clone(),
-                address: resource.listen,
-                protocol: protocol.clone(),
-                tls: Arc::new(ArcSwap::new(tls)),
-                resource: None,
-            })
-            .await
-            .with_context(|| format!("listen on {} for `{name}`", resource.listen))?;
-        tracing::info!(resource = %name, %address, "listening");
+    let _ = tokio::time::timeout(KEYS_WAIT, who.verifier().attempted()).await;
+    for listener in planned {
+        let (name, wanted) = (listener.name.clone(), listener.address);
+        let address = engine.listen(listener).await;
+        let address = address.with_context(|| format!("listen on {wanted} for {name}"))?;
+        tracing::info!(resources = name, %address, "listening");
     }
     // Ready means that the archive can be read and verified from the first session on.
-    for _ in 0..100 {
-        if ledger.published() > 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let deadline = tokio::time::Instant::now() + CHECKPOINT_WAIT;
+    while ledger.published() == 0 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     health::ready();
-    tracing::info!("ready");
-    until_stopped(&running, &path, &protocols).await?;
+    tracing::info!(log = %ledger.vkey(), "ready");
+    until_stopped(&running, &path).await?;
+    stop(&running).await
+}
+
+fn say_what_was_found(ledger: &Ledger) {
+    let found = ledger.recovery();
+    if found.was_cut_off {
+        let (entries, sessions) = (found.entries, found.sessions_closed);
+        tracing::warn!(entries, sessions, torn_bytes = found.torn_bytes, "recovered the record");
+    }
+}
+
+/// The configuration, or every mistake of it.
+pub fn load(path: &Path) -> Result<Config> {
+    let environment: Vec<_> = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let loaded = Config::load(path, &environment, registry::KNOWN);
+    Ok(loaded.map_err(Invalid::config)?)
+}
+
+async fn note_start(running: &Arc<Running>) -> Result<()> {
+    let noted = running.clone();
+    let words = match running.policies.bundle() {
+        Some(bundle) => format!(
+            "the gateway starts: {} resources, {} policies, bundle {}",
+            running.config.resources.len(),
+            bundle.policy_count(),
+            bundle.digest().short(12)
+        ),
+        None => "the gateway starts without current policies".to_owned(),
+    };
+    let noted =
+        tokio::task::spawn_blocking(move || noted.note("config", "gateway", &words)).await?;
+    noted.map_err(|error| anyhow!("record the start: {error}"))
+}
+
+/// One listener for each address, whatever resources share it.
+fn listeners(config: &Config, who: &Who, protocols: &Protocols) -> Result<Vec<Listener>> {
+    let mut addresses: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    for (name, resource) in &config.resources {
+        let key = (resource.listen, resource.protocol.as_str());
+        addresses.entry(key).or_default().push(name);
+    }
+    let mut out = Vec::new();
+    for ((address, word), names) in addresses {
+        let protocol = protocols.get(word).with_context(|| format!("unknown protocol `{word}`"))?;
+        let tls = tls::server(config, &who.verifier(), registry::alpn(word))?;
+        out.push(Listener {
+            name: names.join(", "),
+            address,
+            protocol: protocol.clone(),
+            tls: Arc::new(ArcSwap::from_pointee(tls)),
+            // The client names it; absent and forbidden look the same.
+            resource: None,
+        });
+    }
+    Ok(out)
+}
+
+async fn stop(running: &Arc<Running>) -> Result<()> {
     health::stopping();
-    let _ = tokio::task::spawn_blocking({
-        let running = running.clone();
-        move || running.note("drain", "gateway", "the gateway stops")
-    })
-    .await;
-    engine.drain().await;
-    let _ = std::fs::remove_file(config.socket());
-    tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("close the ledger")?;
-    Ok(())
+    tracing::info!("draining");
+    let noting = running.clone();
+    let noted = tokio::task::spawn_blocking(move || noting.note("drain", "gateway", "it stops"));
+    if let Err(error) = noted.await? {
+        tracing::error!(error, "record the stop");
+    }
+    running.engine.drain().await;
+    let _ = std::fs::remove_file(running.config.socket());
+    let ledger = running.ledger.clone();
+    tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("close the ledger")
 }
 
 /// Serves signals until one says stop.
-async fn until_stopped(running: &Arc<Running>, path: &Path, protocols: &Protocols) -> Result<()> {
+async fn until_stopped(running: &Arc<Running>, path: &Path) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hup = signal(SignalKind::hangup())?;
@@ -301,38 +319,87 @@ async fn until_stopped(running: &Arc<Running>, path: &Path, protocols: &Protocol
         tokio::select! {
             _ = term.recv() => return Ok(()),
             _ = int.recv() => return Ok(()),
-            _ = hup.recv() => reload(running, path, protocols),
+            _ = hup.recv() => {
+                let (running, path) = (running.clone(), path.to_path_buf());
+                // The handle is needed inside: new issuers start tasks of their own.
+                let handle = tokio::runtime::Handle::current();
+                let done = tokio::task::spawn_blocking(move || {
+                    let _inside = handle.enter();
+                    reload(&running, &path);
+                });
+                done.await?;
+            }
         }
     }
 }
 
-/// Takes new policies if they are good; otherwise says what is wrong and keeps the last good ones.
-fn reload(running: &Arc<Running>, path: &Path, protocols: &Protocols) {
-    let environment: Vec<_> = std::env::vars().collect();
-    let loaded = Config::load(path, &environment).and_then(|config| policies(&config, protocols));
-    let (kind, words) = match loaded {
-        Ok(bundle) => {
-            let words = format!("policies {} in force", bundle.digest().short(12));
-            running.policies.0.store(Some(Arc::new(bundle)));
+/// What a reload brings in, all of it or nothing.
+struct Fresh {
+    bundle: bulla_policy::Bundle,
+    verifier: Arc<Verifier>,
+    tls: Vec<rustls::ServerConfig>,
+    /// Tables that changed and wait for the next start.
+    waiting: Vec<&'static str>,
+}
+
+/// Takes new policies, issuers, trust bundles and certificates if all of them are good; otherwise
+/// says what is wrong and keeps what it has. Blocks on files and on the record.
+fn reload(running: &Running, path: &Path) {
+    let (kind, words) = match prepare(running, path) {
+        Ok(fresh) => {
+            let mut words = format!("reloaded: bundle {}", fresh.bundle.digest().short(12));
+            if !fresh.waiting.is_empty() {
+                let tables = fresh.waiting.join(", ");
+                words.push_str(&format!("; restart to change {tables}"));
+            }
+            running.policies.put(fresh.bundle);
+            running.who.0.store(fresh.verifier);
+            for ((_, slot), tls) in running.listeners.iter().zip(fresh.tls) {
+                slot.store(Arc::new(tls));
+            }
             tracing::info!("{words}");
             ("policy", words)
         }
-        Err(problems) => {
-            let words = format!("reload refused: {}", problems.join("; "));
+        Err(error) => {
+            let words = format!("reload refused, nothing changed: {error:#}");
             tracing::error!("{words}");
             ("alarm", words)
         }
     };
-    let running = running.clone();
-    let short: String = words.chars().take(1000).collect();
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = running.note(kind, "gateway", &short) {
-            tracing::error!(error, "record the reload");
-        }
-    });
+    let short: String = words.chars().take(WORDS_CHARS_MAX).collect();
+    if let Err(error) = running.note(kind, "gateway", &short) {
+        tracing::error!(error, "record the reload");
+    }
 }
 
-/// A configuration or policy that does not hold: exit 3.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(pub String);
+fn prepare(running: &Running, path: &Path) -> Result<Fresh> {
+    let config = load(path)?;
+    let bundle = policies::load(&config, &running.protocols).map_err(Invalid::policies)?;
+    let verifier = running.who.verifier().reload(&config.identity()).map_err(Invalid::identity)?;
+    let mut tls = Vec::new();
+    for (protocol, _) in &running.listeners {
+        tls.push(tls::server(&config, &verifier, registry::alpn(protocol))?);
+    }
+    let old = &running.config;
+    let differs =
+        |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
+    let mut waiting = Vec::new();
+    for (table, changed) in [
+        ("resources", differs(&old.resources, &config.resources)),
+        ("ledger", differs(&old.ledger, &config.ledger)),
+        ("limits", differs(&old.limits, &config.limits)),
+        ("policy", differs(&old.policy, &config.policy)),
+        ("gateway", {
+            let strip = |config: &Config| {
+                let gateway = config.gateway.clone();
+                (gateway.name, gateway.origin, gateway.data, gateway.http, gateway.admin)
+            };
+            strip(old) != strip(&config)
+        }),
+    ] {
+        if changed {
+            waiting.push(table);
+        }
+    }
+    Ok(Fresh { bundle, verifier: Arc::new(verifier), tls, waiting })
+}

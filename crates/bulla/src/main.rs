@@ -1,298 +1,203 @@
-//! The one binary: `bulla gateway` and the commands of its operators and auditors.
+//! The one binary: `bulla gateway`, and the commands of its operators and auditors.
+//!
+//! It is the only crate that names concrete others, and the only place of configuration, files of
+//! policies and words for a terminal. It decides nothing and judges nothing itself.
+//!
+//! Invariants:
+//! - **Every mistake at once**, each with its place and what to do; exit 3.
+//! - **What is read out of the record is escaped** before it meets a terminal (`say`).
+//! - **An act of an operator is an entry before it is done**, and so is a look at evidence.
+//! - **No protocol is named outside `registry`.**
+//!
+//! | file | holds |
+//! |---|---|
+//! | `cli` | the command line |
+//! | `config`, `config/*` | `bulla.toml` |
+//! | `gateway`, `tls`, `policies`, `registry` | the running gateway |
+//! | `admin`, `health` | its faces: socket, HTTP |
+//! | `sessions`, `log` | the record, read back |
+//! | `judge` | `policy test`, `policy explain` |
+//! | `doctor` | a look at everything around |
+//! | `say`, `fail` | words, exit codes |
 
 mod admin;
+mod approvals;
+mod cli;
 mod config;
+mod doctor;
+mod fail;
 mod gateway;
 mod health;
-mod record;
+mod judge;
+mod log;
+mod policies;
 mod registry;
+mod say;
+mod sessions;
+mod tls;
 
 use std::{
-    path::{Path, PathBuf},
+    io::{self, Write},
     process::ExitCode,
 };
 
-use anyhow::{Result, bail};
-use clap::{CommandFactory, Parser, Subcommand};
-use config::Config;
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
+use serde_json::json;
 
-/// A Layer-7, identity-aware access gateway that leaves a record which nobody can change unseen.
-#[derive(Parser)]
-#[command(name = "bulla", version, about, propagate_version = true)]
-struct Cli {
-    /// The configuration.
-    #[arg(short, long, global = true, default_value = "bulla.toml")]
-    config: PathBuf,
-    /// Print JSON.
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(subcommand)]
-    command: Command,
+use crate::{
+    cli::{Cli, Command, ConfigCommand, Log, Policy},
+    config::Config,
+    fail::Invalid,
+};
+
+/// Writes to stdout. A reader that went away is an error with a quiet end.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Run the gateway.
-    Gateway,
-    /// Check the configuration and the policies, and report every mistake at once.
-    Check,
-    /// Live and recorded sessions.
-    #[command(subcommand)]
-    Sessions(Sessions),
-    /// Commands that wait for a person.
-    #[command(subcommand)]
-    Approvals(Approvals),
-    /// Policies.
-    #[command(subcommand)]
-    Policy(Policy),
-    /// The tamper-evident log.
-    #[command(subcommand)]
-    Log(Log),
-    /// Print completions for a shell.
-    Completions { shell: clap_complete::Shell },
-    /// Print the manual page.
-    Man,
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("start the runtime")
 }
 
-#[derive(Subcommand)]
-enum Sessions {
-    /// List sessions, newest first.
-    Ls {
-        #[arg(long)]
-        resource: Option<String>,
-        #[arg(long, default_value_t = 100)]
-        limit: usize,
-    },
-    /// Show what a session did.
-    Show {
-        session: String,
-        #[arg(long)]
-        command: Option<u64>,
-    },
-    /// Show what a session did and what was returned; --raw writes the exact bytes.
-    Replay {
-        session: String,
-        #[arg(long)]
-        command: Option<u64>,
-        #[arg(long)]
-        raw: bool,
-    },
-    /// End a live session.
-    Kill { session: String },
-}
-
-#[derive(Subcommand)]
-enum Approvals {
-    Ls,
-    Show {
-        id: String,
-    },
-    Approve {
-        id: String,
-        #[arg(long)]
-        reason: Option<String>,
-    },
-    Reject {
-        id: String,
-        #[arg(long)]
-        reason: Option<String>,
-    },
-}
-
-#[derive(Subcommand)]
-enum Policy {
-    /// Check the policies alone.
-    Check,
-    /// Print the schema that policies are checked against.
-    Schema,
-}
-
-#[derive(Subcommand)]
-enum Log {
-    /// Verify an archive offline: exit 0, 10 (tampered) or 11 (incomplete).
-    Verify {
-        dir: PathBuf,
-        /// The log's public key, or a file that holds it.
-        #[arg(long)]
-        key: String,
-    },
-    /// Print a proof that an entry is in the log.
-    Prove { index: u64 },
-    /// Print the newest signed checkpoint.
-    Checkpoint,
-}
-
-fn load(path: &Path) -> Result<Config> {
-    let environment: Vec<_> = std::env::vars().collect();
-    let loaded = Config::load(path, &environment);
-    Ok(loaded.map_err(|all| gateway::Invalid(all.join("\n")))?)
-}
-
-fn print(value: &Value) {
-    println!("{value}");
-}
-
-fn table(rows: &[Value], columns: &[&str]) {
-    let cell = |row: &Value, column: &str| match row.get(column) {
-        Some(Value::String(text)) => record::safe(text).replace('\n', " "),
-        Some(value) => value.to_string(),
-        None => String::new(),
+/// Configuration, policies and the files behind the identities: all that can be told offline.
+fn check(cli: &Cli) -> Result<()> {
+    let config = gateway::load(&cli.config)?;
+    let protocols = registry::protocols().context("start the parser threads")?;
+    let bundle = policies::load(&config, &protocols).map_err(Invalid::policies);
+    let identity = identity(&config)?;
+    let bundle = match (bundle, identity) {
+        (Ok(bundle), None) => bundle,
+        (Err(one), Some(other)) => return Err(one.and(other).into()),
+        (Err(invalid), None) | (Ok(_), Some(invalid)) => return Err(invalid.into()),
     };
-    let widths: Vec<usize> = columns
-        .iter()
-        .map(|c| {
-            rows.iter().map(|r| cell(r, c).chars().count()).chain([c.len()]).max().unwrap_or(0)
-        })
-        .collect();
-    let line = |cells: Vec<String>| {
-        let padded = cells.iter().zip(&widths).map(|(c, w)| format!("{c:w$}"));
-        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
-    };
-    line(columns.iter().map(|c| c.to_uppercase()).collect());
-    for row in rows {
-        line(columns.iter().map(|c| cell(row, c)).collect());
+    let (resources, policies) = (config.resources.len(), bundle.policy_count());
+    let issuers = config.issuers.len() + config.trust_domains.len();
+    if cli.json {
+        let value = json!({
+            "valid": true, "resources": resources, "policies": policies, "issuers": issuers,
+        });
+        return Ok(print(&value.to_string())?);
     }
+    let tick = say::Paint::new().tick(true);
+    Ok(print(&format!(
+        "{tick} {}: {resources} resources, {issuers} issuers, {policies} policies",
+        cli.config.display()
+    ))?)
 }
 
-/// Reading evidence is an entry of its own. A gateway that does not run cannot write it: say so.
-fn note_reading(config: &Config, what: &str) {
-    let noted = admin::call(&config.socket(), &json!({ "do": "read", "what": what }));
-    if let Err(error) = noted {
-        eprintln!("note: this reading is not in the log, since {error}");
-    }
-}
-
-fn sessions(config: &Config, command: Sessions, json: bool) -> Result<ExitCode> {
-    let data = config.data();
-    match command {
-        Sessions::Ls { resource, limit } => {
-            let rows = record::list(&data, resource.as_deref(), limit)?;
-            if json {
-                print(&Value::Array(rows));
-            } else {
-                let columns = [
-                    "session",
-                    "principal",
-                    "resource",
-                    "opened",
-                    "commands",
-                    "denied",
-                    "held",
-                    "rows",
-                    "state",
-                ];
-                table(&rows, &columns);
-            }
-        }
-        Sessions::Show { session, command } => {
-            note_reading(config, &format!("session {session}"));
-            record::show(&data, &session, command, command.is_some())?;
-        }
-        Sessions::Replay { session, command, raw } => {
-            note_reading(config, &format!("session {session}, with its answers"));
-            if raw {
-                record::raw(&data, &session, command)?;
-            } else {
-                record::show(&data, &session, command, true)?;
-            }
-        }
-        Sessions::Kill { session } => {
-            admin::call(&config.socket(), &json!({ "do": "kill", "session": session }))?;
-            println!("{session} is told to end");
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn approvals(config: &Config, command: Approvals, json: bool) -> Result<ExitCode> {
-    let request = match &command {
-        Approvals::Ls => json!({ "do": "approvals" }),
-        Approvals::Show { id } => json!({ "do": "approval", "id": id }),
-        Approvals::Approve { id, reason } => json!({ "do": "approve", "id": id, "reason": reason }),
-        Approvals::Reject { id, reason } => json!({ "do": "reject", "id": id, "reason": reason }),
-    };
-    let answer = admin::call(&config.socket(), &request)?;
-    match (&command, &answer) {
-        _ if json => print(&answer),
-        (Approvals::Ls, Value::Array(rows)) => {
-            table(rows, &["id", "since", "principal", "resource", "action", "statement"]);
-        }
-        (Approvals::Show { .. }, Value::Object(fields)) => {
-            for (key, value) in fields {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-                println!("{key:11} {}", record::safe(&text));
-            }
-        }
-        (Approvals::Approve { id, .. }, _) => println!("{id} approved"),
-        (Approvals::Reject { id, .. }, _) => println!("{id} rejected"),
-        _ => bail!("the gateway's answer makes no sense"),
-    }
-    Ok(ExitCode::SUCCESS)
+/// The identity part, built as the gateway would, without waiting for keys.
+fn identity(config: &Config) -> Result<Option<Invalid>> {
+    let runtime = runtime()?;
+    let _inside = runtime.enter();
+    let clock = std::sync::Arc::new(bulla_engine::SystemClock::default());
+    let built = bulla_identity::Verifier::new(&config.identity(), clock);
+    Ok(built.err().map(Invalid::identity))
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    match cli.command {
+    match &cli.command {
         Command::Gateway => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(gateway::run(cli.config))?;
-            Ok(ExitCode::SUCCESS)
+            log_to_stderr();
+            runtime()?.block_on(gateway::run(cli.config))?;
         }
-        Command::Check | Command::Policy(Policy::Check) => {
-            let config = load(&cli.config)?;
-            let bundle = gateway::policies(&config, &registry::protocols()?);
-            let bundle = bundle.map_err(|all| gateway::Invalid(all.join("\n")))?;
-            let n = bundle.policy_count();
-            println!("good: {} resources, {n} policies", config.resources.len());
-            Ok(ExitCode::SUCCESS)
+        Command::Check => check(&cli)?,
+        Command::Health => return doctor::health(&gateway::load(&cli.config)?, cli.json),
+        Command::Sessions(command) => {
+            sessions::run(&gateway::load(&cli.config)?, command, cli.json)?;
         }
-        Command::Policy(Policy::Schema) => {
-            let config = load(&cli.config)?;
-            let bundle = gateway::policies(&config, &registry::protocols()?);
-            let bundle = bundle.map_err(|all| gateway::Invalid(all.join("\n")))?;
-            println!("{}", bundle.schema_text());
-            Ok(ExitCode::SUCCESS)
+        Command::Approvals(command) => {
+            approvals::run(&gateway::load(&cli.config)?, command, cli.json)?;
         }
-        Command::Sessions(command) => sessions(&load(&cli.config)?, command, cli.json),
-        Command::Approvals(command) => approvals(&load(&cli.config)?, command, cli.json),
-        Command::Log(Log::Verify { dir, key }) => {
-            Ok(ExitCode::from(record::verify(&dir, &key, cli.json)?))
+        Command::Policy(command) => {
+            let config = gateway::load(&cli.config)?;
+            match command {
+                Policy::Check => judge::check(&config, cli.json)?,
+                Policy::Schema => judge::schema(&config)?,
+                Policy::Test { files } => return judge::test(&config, files, cli.json),
+                Policy::Explain(explain) => return judge::explain(&config, explain, cli.json),
+            }
         }
-        Command::Log(Log::Prove { index }) => {
-            record::prove(&load(&cli.config)?.data(), index)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Log(Log::Checkpoint) => {
-            record::checkpoint(&load(&cli.config)?.data())?;
-            Ok(ExitCode::SUCCESS)
+        Command::Log(command) => match command {
+            Log::Verify { dir, key, earlier, threads } => {
+                return log::verify(dir, key, earlier, *threads, cli.json);
+            }
+            Log::Prove { index } => log::prove(&gateway::load(&cli.config)?, *index)?,
+            Log::Checkpoint => log::checkpoint(&gateway::load(&cli.config)?)?,
+            Log::Show { from, limit } => {
+                log::show(&gateway::load(&cli.config)?, *from, *limit, cli.json)?;
+            }
+        },
+        Command::Doctor => return doctor::run(&gateway::load(&cli.config)?, cli.json),
+        Command::Config(ConfigCommand::Schema) => {
+            print(&serde_json::to_string_pretty(&config::schema())?)?;
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "bulla", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "bulla", &mut text);
+            io::stdout().write_all(&text)?;
         }
-        Command::Man => {
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
-            Ok(ExitCode::SUCCESS)
+        Command::Man { dir: Some(dir) } => {
+            std::fs::create_dir_all(dir).with_context(|| format!("make `{}`", dir.display()))?;
+            clap_mangen::generate_to(Cli::command(), dir)?;
         }
+        Command::Man { dir: None } => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            io::stdout().write_all(&text)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The gateway's own log. It never holds payloads, tokens or values; those are evidence.
+fn log_to_stderr() {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("BULLA_LOG").unwrap_or_else(|_| "info".into());
+    let start = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let json = std::env::var("BULLA_LOG_FORMAT").is_ok_and(|format| format == "json");
+    if json {
+        start.json().init();
+    } else {
+        start.with_ansi(false).init();
     }
 }
 
 fn main() -> ExitCode {
-    // Both are process-wide and must be the same one; a second call would be an error of ours.
+    // Process-wide, for whatever library asks for the default; there is one provider only.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("BULLA_LOG")
-                .unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    let json = cli.json;
+    match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            if error.is::<gateway::Invalid>() { ExitCode::from(3) } else { ExitCode::FAILURE }
+            let cause = error.root_cause().downcast_ref::<io::Error>();
+            if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
+            complain(&error, json);
+            fail::code_of(&error)
         }
+    }
+}
+
+fn complain(error: &anyhow::Error, json: bool) {
+    match error.downcast_ref::<Invalid>() {
+        Some(invalid) if json => eprintln!("{}", json!({ "problems": invalid.json })),
+        None if json => eprintln!("{}", json!({ "error": format!("{error:#}") })),
+        Some(invalid) => {
+            for line in &invalid.lines {
+                eprintln!("{}", say::line(line));
+            }
+            let n = invalid.lines.len();
+            eprintln!("{n} mistake{} found", if n == 1 { "" } else { "s" });
+        }
+        None => eprintln!("error: {}", say::safe(&format!("{error:#}"))),
     }
 }
