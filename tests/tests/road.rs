@@ -231,7 +231,7 @@ fn a_hold_times_out_is_rejected_and_is_withdrawn() {
     let sessions: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!((&sessions[0]["held"], &sessions[0]["commands"]), (&1.into(), &1.into()));
     let shown = world.gateway.cli(&["sessions", "show", sessions[0]["session"].as_str().unwrap()]);
-    has(&shown.unwrap().out(), &["held: approval", "approved by local:", "DELETE FROM customers"]);
+    has(&shown.unwrap().out(), &["held as ", "approved by local:", "DELETE FROM customers"]);
     let gone = psql(delete);
     gone.wait_line("waiting for approval", Duration::from_secs(10)).unwrap();
     gone.kill().unwrap();
@@ -325,7 +325,7 @@ fn policies_reload_and_a_bad_one_is_not_taken() {
     has(&world.script("SELECT count(*) FROM customers;\n"), &["4"]);
     world.gateway.write_policy("orders.cedar", EVERYTHING).unwrap();
     world.gateway.reload().unwrap();
-    world.gateway.proc().wait_line("in force", Duration::from_secs(10)).unwrap();
+    world.gateway.proc().wait_line("reloaded: bundle", Duration::from_secs(10)).unwrap();
     has(&world.script("SELECT count(*) FROM orders;\n"), &["5"]);
     world.verified();
 }

@@ -87,7 +87,7 @@ impl Check<'_, '_> {
     fn ledger(&mut self) {
         let ledger = &self.config.ledger;
         let segment = ledger.segment.bytes;
-        if !(512 << 10..=1 << 30).contains(&segment) || segment % 4_096 != 0 {
+        if !(512 << 10..=1 << 30).contains(&segment) || !segment.is_multiple_of(4_096) {
             self.keep("ledger.segment", "must be whole pages from 512KiB to 1GiB", "use `64MiB`");
         }
         if ledger.reserve.bytes > segment / 2 {
