@@ -283,8 +283,11 @@ fn has_libclang() -> bool {
     }
     folders.iter().any(|folder| {
         contains(folder, |name| {
+            // `libclang-cpp.so` is another library, and its package alone does not suffice.
             name.starts_with("libclang.so")
-                || (name.starts_with("libclang-") && name.contains(".so"))
+                || (name.starts_with("libclang-")
+                    && name.contains(".so")
+                    && !name.starts_with("libclang-cpp"))
         })
     })
 }
