@@ -2,7 +2,6 @@
 //!
 //! A message is a type byte and a length that counts itself (PostgreSQL manual, "Message Formats").
 
-use bulla_core::Refusal;
 use bulla_wire::ReadError;
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -95,20 +94,6 @@ pub fn fatal(code: &str, message: &str, hint: Option<&str>) -> Bytes {
     let said = Said { severity: "FATAL", code, message, detail: None, hint, position: None };
     said.put(&mut out, b'E');
     out.freeze()
-}
-
-/// A refusal as an error of the given severity.
-pub fn refusal(out: &mut BytesMut, severity: &str, code: &str, refusal: &Refusal) {
-    let detail = refusal.detail();
-    let said = Said {
-        severity,
-        code,
-        message: &refusal.message,
-        detail: Some(&detail),
-        hint: Some(&refusal.hint),
-        position: refusal.position,
-    };
-    said.put(out, b'E');
 }
 
 /// ReadyForQuery with the given transaction status.

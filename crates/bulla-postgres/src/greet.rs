@@ -13,6 +13,7 @@ use crate::{
     Shared,
     frame::{self, fatal},
     machine::Machine,
+    refusal::broke,
 };
 
 const SSL_REQUEST: u32 = 80_877_103;
@@ -24,6 +25,8 @@ const STARTUP_BYTES_MAX: usize = 10_000;
 const PASSWORD_BYTES_MAX: usize = 17 * 1024;
 /// A client that asks for encryption this often is not a client.
 const REQUESTS_MAX: u32 = 4;
+/// A process id, and a secret of 4 to 256 bytes.
+const CANCEL_KEYS: std::ops::RangeInclusive<usize> = 8..=260;
 /// Settings that a target reports and a client may know.
 const REPORTED: [&str; 14] = [
     "application_name",
@@ -64,22 +67,28 @@ pub struct Greeter {
     before: BytesMut,
 }
 
-fn broke(why: impl Into<std::borrow::Cow<'static, str>>) -> Violation {
-    let why = why.into();
-    let answer = fatal("08P01", &format!("protocol violation: {why}"), None);
-    Violation { why, answer }
+fn within(what: &'static str) -> impl Fn(ReadError) -> Violation {
+    move |error| broke(format!("{what}: {error}"))
 }
 
-impl From<ReadErrorIn> for Violation {
-    fn from(ReadErrorIn(what, error): ReadErrorIn) -> Self {
-        broke(format!("{what}: {error}"))
+/// Why a startup message leads no further.
+enum Away {
+    Broke(Violation),
+    /// It is sound, and asks for what is refused on principle.
+    Refused {
+        answer: Bytes,
+        why: &'static str,
+    },
+}
+
+impl From<Violation> for Away {
+    fn from(violation: Violation) -> Self {
+        Self::Broke(violation)
     }
 }
 
-struct ReadErrorIn(&'static str, ReadError);
-
-fn within(what: &'static str) -> impl Fn(ReadError) -> ReadErrorIn {
-    move |error| ReadErrorIn(what, error)
+fn refused(why: &'static str, words: &str) -> Away {
+    Away::Refused { answer: fatal("0A000", words, None), why }
 }
 
 impl Greeter {
@@ -115,7 +124,13 @@ impl Greeter {
             }
             CANCEL_REQUEST => {
                 self.state = State::Done;
-                Ok(Step::Cancel(reader.rest().to_vec()))
+                let key = reader.rest();
+                if !CANCEL_KEYS.contains(&key.len()) {
+                    // Whoever asks to cancel is never answered.
+                    let why = "a cancel key of impossible length".into();
+                    return Err(Violation { why, answer: Bytes::new() });
+                }
+                Ok(Step::Cancel(key.to_vec()))
             }
             _ => self.startup(code, reader, tls),
         }
@@ -132,7 +147,14 @@ impl Greeter {
         }
         let asked = (code & 0xffff) as u16;
         let pairs = pairs(reader)?;
-        let Wanted { wish, options, token } = self.wanted(pairs)?;
+        let Wanted { wish, options, token } = match wanted(pairs) {
+            Ok(wanted) => wanted,
+            Err(Away::Broke(violation)) => return Err(violation),
+            Err(Away::Refused { answer, why }) => {
+                self.state = State::Done;
+                return Ok(Step::Bye { answer, why });
+            }
+        };
         self.minor = asked.min(2);
         let negotiate = asked > 2 || !options.is_empty();
         let mut out = BytesMut::new();
@@ -152,64 +174,6 @@ impl Greeter {
         frame::put(&mut out, b'R', |out| out.put_u32(3));
         self.state = State::Password(Box::new(wish));
         Ok(Step::Send(out.freeze()))
-    }
-
-    /// What a startup message asks for, checked key by key.
-    fn wanted(&self, pairs: Vec<(String, String)>) -> Result<Wanted, Violation> {
-        let (mut user, mut database) = (None, None);
-        let (mut wishes, mut claims, mut options) = (Vec::new(), Vec::new(), Vec::new());
-        let mut token = false;
-        let mut settings = Vec::new();
-        for (key, value) in pairs {
-            match key.as_str() {
-                "user" => user = Some(value),
-                "database" => database = Some(value),
-                "replication" if ["false", "off", "no", "0"].contains(&value.as_str()) => {}
-                "replication" => {
-                    return Err(refused("replication is not allowed through this gateway"));
-                }
-                "options" => settings.extend(command_line(&value)?),
-                _ if key.starts_with("_pq_.") => options.push(key),
-                _ => settings.push((key, value)),
-            }
-        }
-        for (key, value) in settings {
-            if key == "bulla.credential" {
-                token = value == "token";
-            } else if let Some(name) = key.strip_prefix("bulla.") {
-                claims.push((format!("bulla.{name}").into(), value.into()));
-            } else {
-                let allowed = match rule(&key) {
-                    SettingRule::Harmless | SettingRule::Tracked => true,
-                    SettingRule::Pinned(values) => {
-                        values.iter().any(|v| v.eq_ignore_ascii_case(value.trim_matches('\'')))
-                    }
-                    SettingRule::Forbidden(_) | SettingRule::Unlisted => false,
-                };
-                if !allowed {
-                    let key = key.escape_debug();
-                    return Err(refused(&format!(
-                        "the setting `{key}` may not be chosen by a client of this gateway"
-                    )));
-                }
-                let pinned = matches!(rule(&key), SettingRule::Pinned(_));
-                if key.eq_ignore_ascii_case("application_name") {
-                    claims.push(("application_name".into(), value.as_str().into()));
-                }
-                if !pinned {
-                    wishes.retain(|(k, _): &(String, String)| !k.eq_ignore_ascii_case(&key));
-                    wishes.push((key, value));
-                }
-            }
-        }
-        let user = user.ok_or_else(|| broke("a startup message without `user`"))?;
-        claims.push(("user".into(), user.as_str().into()));
-        let database = database.filter(|d| !d.is_empty()).unwrap_or(user);
-        let (resource, part) = match database.split_once('/') {
-            Some((resource, part)) => (resource.to_string(), Some(part.to_string())),
-            None => (database, None),
-        };
-        Ok(Wanted { wish: Wish { resource, part, wishes, claims }, options, token })
     }
 
     fn password(&mut self, input: &mut BytesMut) -> Result<Step, Violation> {
@@ -240,6 +204,67 @@ impl Greeter {
     }
 }
 
+/// What a startup message asks for, checked key by key.
+fn wanted(pairs: Vec<(String, String)>) -> Result<Wanted, Away> {
+    let (mut user, mut database) = (None, None);
+    let (mut wishes, mut claims, mut options) = (Vec::new(), Vec::new(), Vec::new());
+    let mut token = false;
+    let mut settings = Vec::new();
+    for (key, value) in pairs {
+        match key.as_str() {
+            "user" => user = Some(value),
+            "database" => database = Some(value),
+            "replication" if ["false", "off", "no", "0"].contains(&value.as_str()) => {}
+            "replication" => {
+                return Err(refused(
+                    "replication",
+                    "replication is not allowed through this gateway",
+                ));
+            }
+            "options" => settings.extend(command_line(&value)?),
+            _ if key.starts_with("_pq_.") => options.push(key),
+            _ => settings.push((key, value)),
+        }
+    }
+    for (key, value) in settings {
+        if key == "bulla.credential" {
+            token = value == "token";
+        } else if let Some(name) = key.strip_prefix("bulla.") {
+            claims.push((format!("bulla.{name}").into(), value.into()));
+        } else {
+            let allowed = match rule(&key) {
+                SettingRule::Harmless | SettingRule::Tracked => true,
+                SettingRule::Pinned(values) => {
+                    values.iter().any(|v| v.eq_ignore_ascii_case(value.trim_matches('\'')))
+                }
+                SettingRule::Forbidden(_) | SettingRule::Unlisted => false,
+            };
+            if !allowed {
+                let key = key.escape_debug();
+                let words =
+                    format!("the setting `{key}` may not be chosen by a client of this gateway");
+                return Err(refused("setting", &words));
+            }
+            let pinned = matches!(rule(&key), SettingRule::Pinned(_));
+            if key.eq_ignore_ascii_case("application_name") {
+                claims.push(("application_name".into(), value.as_str().into()));
+            }
+            if !pinned {
+                wishes.retain(|(k, _): &(String, String)| !k.eq_ignore_ascii_case(&key));
+                wishes.push((key, value));
+            }
+        }
+    }
+    let user = user.ok_or_else(|| broke("a startup message without `user`"))?;
+    claims.push(("user".into(), user.as_str().into()));
+    let database = database.filter(|d| !d.is_empty()).unwrap_or(user);
+    let (resource, part) = match database.split_once('/') {
+        Some((resource, part)) => (resource.to_string(), Some(part.to_string())),
+        None => (database, None),
+    };
+    Ok(Wanted { wish: Wish { resource, part, wishes, claims }, options, token })
+}
+
 struct Wanted {
     wish: Wish,
     /// Protocol options that are not known here.
@@ -253,10 +278,6 @@ impl Wish {
         let Self { resource, part, wishes, claims } = self;
         Hello { credential, resource, part, wishes, claims }
     }
-}
-
-fn refused(why: &str) -> Violation {
-    Violation { why: why.to_string().into(), answer: fatal("0A000", why, None) }
 }
 
 fn pairs(mut reader: Reader<'_>) -> Result<Vec<(String, String)>, Violation> {
@@ -275,8 +296,10 @@ fn pairs(mut reader: Reader<'_>) -> Result<Vec<(String, String)>, Violation> {
     }
 }
 
+const ONLY: &str = "`options` may hold only `-c name=value` and `--name=value`";
+
 /// `-c name=value` and `--name=value`, with the server's backslash escapes (`pg_split_opts`).
-fn command_line(text: &str) -> Result<Vec<(String, String)>, Violation> {
+fn command_line(text: &str) -> Result<Vec<(String, String)>, Away> {
     let (mut words, mut word, mut open, mut escaped) = (Vec::new(), String::new(), false, false);
     for c in text.chars() {
         if escaped {
@@ -301,14 +324,14 @@ fn command_line(text: &str) -> Result<Vec<(String, String)>, Violation> {
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         let setting = if word == "-c" {
-            words.next().ok_or_else(|| refused("`options` ends after `-c`"))?
+            words.next().ok_or_else(|| refused("options", "`options` ends after `-c`"))?
         } else if let Some(rest) = word.strip_prefix("-c").or_else(|| word.strip_prefix("--")) {
             rest.to_string()
         } else {
-            return Err(refused("`options` may hold only `-c name=value` and `--name=value`"));
+            return Err(refused("options", ONLY));
         };
         let Some((name, value)) = setting.split_once('=') else {
-            return Err(refused("`options` may hold only `-c name=value` and `--name=value`"));
+            return Err(refused("options", ONLY));
         };
         settings.push((name.replace('-', "_"), value.to_string()));
     }
@@ -358,7 +381,7 @@ impl Greeting for Greeter {
         let key = opened.cancel_key.get(..key).unwrap_or_default();
         frame::put(&mut out, b'K', |out| out.extend_from_slice(key));
         frame::ready(&mut out, b'I');
-        let machine = Machine::new(self.shared, &opened)?;
+        let machine = Machine::new(self.shared, &opened);
         Ok((out.freeze(), Box::new(machine)))
     }
 }
@@ -429,40 +452,192 @@ mod tests {
         assert!(matches!(hello.credential, Credential::Token(s) if s.reveal() == b"token"));
     }
 
+    fn turned_away(code: u32, pairs: &[(&str, &str)], sqlstate: &str) {
+        let mut input = startup(code, pairs);
+        let answer = match greeter().input(&mut input, ON) {
+            Ok(Step::Bye { answer, .. }) => answer,
+            Err(violation) => violation.answer,
+            other => panic!("{pairs:?}: {other:?}"),
+        };
+        let said = String::from_utf8_lossy(&answer).into_owned();
+        assert!(said.contains("FATAL") && said.contains(sqlstate), "{pairs:?}: {said}");
+    }
+
     #[test]
-    fn hostile_startups_are_refused() {
+    fn hostile_startups_are_turned_away() {
         let user = ("user", "u");
         for pairs in [
             &[user, ("replication", "database")][..],
-            &[user, user],
-            &[user, ("USER", "v")],
+            &[user, ("replication", "true")],
+            &[user, ("replication", "ON")],
             &[user, ("client_encoding", "SJIS")],
             &[user, ("standard_conforming_strings", "off")],
             &[user, ("session_replication_role", "replica")],
+            &[user, ("role", "postgres")],
+            &[user, ("app.tenant", "5")],
             &[user, ("options", "-c standard_conforming_strings=off")],
+            &[user, ("options", "-c statement_timeout=5s -c client_encoding=GBK")],
             &[user, ("options", "--role=postgres")],
+            &[user, ("options", "--session-replication-role=replica")],
+            &[user, ("options", "-crole=postgres")],
             &[user, ("options", "-c")],
+            &[user, ("options", "-c role")],
             &[user, ("options", "-f /etc/passwd")],
-            &[("database", "orders")],
+            &[user, ("options", "orders")],
         ] {
-            let mut input = startup(3 << 16, pairs);
-            assert!(greeter().input(&mut input, ON).is_err(), "{pairs:?}");
+            turned_away(3 << 16, pairs, "0A000");
         }
-        for pairs in [&[user][..], &[user, ("options", "-c statement_timeout=5s")]] {
-            let mut input = startup(3 << 16 | 2, pairs);
-            assert!(greeter().input(&mut input, ON).is_ok(), "{pairs:?}");
+        turned_away(3 << 16, &[user, user], "08P01");
+        turned_away(3 << 16, &[user, ("USER", "v")], "08P01");
+        turned_away(3 << 16, &[("database", "orders")], "08P01");
+        turned_away(2 << 16, &[user], "08P01");
+        turned_away(4 << 16, &[user], "08P01");
+        for raw in
+            [&b"\0\0\0\x07\0\x03\0"[..], b"\xff\xff\xff\xff\0\x03\0\0", b"\0\0\x27\x11\0\x03\0\0"]
+        {
+            assert!(greeter().input(&mut BytesMut::from(raw), ON).is_err(), "{raw:?}");
         }
-        let mut input = startup(2 << 16, &[user]);
-        assert!(greeter().input(&mut input, ON).is_err());
+        for raw in [
+            &b"\0\0\0\x0a\0\x03\0\0us"[..],
+            b"\0\0\0\x0d\0\x03\0\0user\0",
+            b"\0\0\0\x0c\0\x03\0\0\0\0\0\0",
+            b"\0\0\0\x0d\0\x03\0\0\xc3\x28\0a\0",
+        ] {
+            assert!(greeter().input(&mut BytesMut::from(raw), ON).is_err(), "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn harmless_settings_are_wishes() {
+        let pairs = [
+            ("user", "u"),
+            ("replication", "false"),
+            ("client_encoding", "'utf8'"),
+            ("DateStyle", "ISO, MDY"),
+            ("options", r"-c statement_timeout=5s --search-path=a\ b -cwork_mem=1MB"),
+            ("options2", ""),
+        ];
+        let Away::Refused { why: "setting", .. } =
+            wanted(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+                .err()
+                .unwrap()
+        else {
+            panic!("`options2` is no setting")
+        };
+        let pairs = pairs.iter().take(5).map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let Ok(wanted) = wanted(pairs) else { panic!("turned away") };
+        let wishes: Vec<_> = wanted.wish.wishes.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(
+            wishes,
+            ["DateStyle=ISO, MDY", "statement_timeout=5s", "search_path=a b", "work_mem=1MB"]
+        );
+        assert_eq!((wanted.wish.resource.as_str(), wanted.wish.part), ("u", None));
+    }
+
+    #[test]
+    fn newer_protocols_and_options_are_negotiated() {
+        for (code, pairs, expect) in [
+            (3 << 16 | 2, &[("user", "u")][..], &b""[..]),
+            (3 << 16 | 9999, &[("user", "u")], b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0"),
+            (
+                3 << 16,
+                &[("user", "u"), ("_pq_.x", "1")],
+                b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0",
+            ),
+        ] {
+            let mut input = startup(code, pairs);
+            let Ok(Step::Send(said)) = greeter().input(&mut input, ON) else { panic!("{code}") };
+            let asks = b"R\0\0\0\x08\0\0\0\x03";
+            assert_eq!(said, [expect, asks].concat(), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_enough_unless_a_token_is_announced() {
+        let on = Tls::On { certificate: true };
+        let mut input = startup(3 << 16 | 7, &[("user", "u")]);
+        let mut greeter = greeter();
+        let Ok(Step::Ready(hello)) = greeter.input(&mut input, on) else { panic!("not ready") };
+        assert!(matches!(hello.credential, Credential::Certificate));
+        let (said, _) = Box::new(greeter).welcome(crate::transcript::opened(&[])).unwrap();
+        assert!(said.starts_with(b"v\0\0\0\x0c"), "what was negotiated goes in front");
+        let token = ("options", "-c bulla.credential=token -c bulla.why=TICKET-1");
+        let mut input = startup(3 << 16, &[("user", "u"), token]);
+        let mut greeter = self::greeter();
+        assert!(matches!(greeter.input(&mut input, on), Ok(Step::Send(_))));
+        let mut password = BytesMut::new();
+        frame::put(&mut password, b'p', |out| frame::put_text(out, "token"));
+        let Ok(Step::Ready(hello)) = greeter.input(&mut password, on) else { panic!("not ready") };
+        assert!(matches!(hello.credential, Credential::Token(_)));
+        assert!(hello.claims.contains(&("bulla.why".into(), "TICKET-1".into())));
+    }
+
+    #[test]
+    fn where_a_credential_is_asked_for_nothing_else_is_taken() {
+        for message in [
+            &b"Q\0\0\0\x0dselect 1\0"[..],
+            b"p\0\0\xff\xff",
+            b"p\0\0\0\x06ab",
+            b"p\0\0\0\x07a\0b",
+            b"X\0\0\0\x04",
+        ] {
+            let mut greeter = greeter();
+            let mut input = startup(3 << 16, &[("user", "u")]);
+            assert!(matches!(greeter.input(&mut input, ON), Ok(Step::Send(_))));
+            assert!(greeter.input(&mut BytesMut::from(message), ON).is_err(), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn the_welcome_tells_what_a_client_may_know() {
+        for (minor, key) in [(0, 8), (2, CANCEL_KEY_BYTES)] {
+            let mut greeter = greeter();
+            let mut input = startup(3 << 16 | minor, &[("user", "u")]);
+            assert!(matches!(greeter.input(&mut input, ON), Ok(Step::Send(_))));
+            let told = [("server_version", "18.1"), ("session_authorization", "secret_account")];
+            let (said, wire) = Box::new(greeter).welcome(crate::transcript::opened(&told)).unwrap();
+            assert!(wire.at_rest() && wire.takes_client());
+            let text = String::from_utf8_lossy(&said).into_owned();
+            assert!(text.contains("18.1") && !text.contains("secret_account"));
+            let at = said.windows(5).position(|w| w[0] == b'K' && w[1..4] == [0, 0, 0]).unwrap();
+            let head = frame::head(&said[at..]).unwrap().unwrap();
+            assert_eq!((head.body, &said[at + 5..at + head.total()]), (key, &[7; 32][..key]));
+            assert!(said.ends_with(b"Z\0\0\0\x05I"));
+        }
+    }
+
+    #[test]
+    fn rejections_say_the_same_words_for_the_same_thing() {
+        for (why, expect) in [
+            (Rejection::Credential, "28P01"),
+            (Rejection::Resource("or\"ders\0".into()), "3D000"),
+            (Rejection::Target("could not reach `orders`".into()), "08006"),
+            (Rejection::Unavailable("the gateway is stopping".into()), "57P03"),
+        ] {
+            let said = greeter().reject(&why);
+            let head = frame::head(&said).unwrap().unwrap();
+            assert_eq!((head.kind, head.total()), (b'E', said.len()));
+            let text = String::from_utf8_lossy(&said).into_owned();
+            assert!(text.contains(expect) && text.contains("FATAL"), "{text}");
+        }
     }
 
     #[test]
     fn a_cancel_carries_its_key() {
-        let mut input = BytesMut::new();
-        input.put_u32(16);
-        input.put_u32(CANCEL_REQUEST);
-        input.put_u64(7);
-        let step = greeter().input(&mut input, Tls::Plain).unwrap();
-        assert!(matches!(step, Step::Cancel(key) if key == 7u64.to_be_bytes()));
+        for (length, ok) in
+            [(0, false), (7, false), (8, true), (32, true), (260, true), (261, false)]
+        {
+            for tls in [Tls::Plain, ON] {
+                let mut input = BytesMut::new();
+                input.put_u32(8 + length as u32);
+                input.put_u32(CANCEL_REQUEST);
+                input.put_bytes(7, length);
+                match greeter().input(&mut input, tls) {
+                    Ok(Step::Cancel(key)) => assert!(ok && key == vec![7; length], "{length}"),
+                    Err(violation) => assert!(!ok && violation.answer.is_empty(), "{length}"),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
     }
 }

@@ -5,31 +5,55 @@
 //!
 //! Invariants:
 //! - **No client byte is re-encoded**: payloads are slices of what came in.
-//! - **No name is followed on the client's word**: statements and portals exist once the server
-//!   confirmed them (or as long as everything that makes them is still in flight).
+//! - **No name is followed on the client's word**: statements, portals, search path and temporary
+//!   relations are what the server confirmed, or what stands or falls with the message at hand.
 //! - **A refusal leaves no half transaction**: an open one is poisoned with a constant statement
 //!   that can never parse, so that the server's own failed state holds.
+//! - **One error to a segment**: after an error everything up to the Sync is dropped, whoever said
+//!   the error.
+//! - **Values stream**: of rows, copy data and long Binds no more is kept than what is at hand.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `frame` | slicing, and building the gateway's own messages |
+//! | `message` | what messages mean, each consumed whole |
 //! | `greet` | TLS, startup, credential |
-//! | `machine` | the session |
+//! | `machine` | the session: what both halves share |
+//! | `client` | the client half: messages in their turn |
+//! | `judge` | what they mean: texts, names, drafts |
+//! | `reply` | the server half: answers → replies and outcomes |
+//! | `names`, `world` | what names mean, and where they lead |
+//! | `steps` | what each statement changes of that |
 //! | `reading` | facts → command |
+//! | `refusal` | refusals in the protocol's words, and the constants for the target |
 //! | `login`, `scram` | the way in at a target |
 //! | `scout` | the catalogue |
 //! | `render` | recorded answers for people |
 //! | `value` | bound values for the record |
 
+mod client;
 mod frame;
 mod greet;
+#[cfg(test)]
+mod hostile;
+mod judge;
 mod login;
 mod machine;
+mod message;
+#[cfg(test)]
+mod model;
+mod names;
 mod reading;
+mod refusal;
 mod render;
+mod reply;
 mod scout;
 mod scram;
+mod steps;
+#[cfg(test)]
+mod transcript;
 mod value;
+mod world;
 
 use std::sync::Arc;
 
@@ -92,6 +116,7 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
         spec("set_privileged", &["admin"], "settings that change who acts or what is checked"),
         spec("call_dangerous", &["admin"], "functions that reach files, programs, other servers"),
         spec("function_call", &["admin"], "the protocol's function call"),
+        spec("unknown", &[], "a statement of a kind that nobody reviewed"),
     ],
     touches: &[
         TouchSpec { kind: "table", entity: "Table" },
@@ -113,6 +138,12 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
             about: "a transaction is open",
         },
         FactSpec {
+            name: "transaction",
+            kind: FactKind::Text,
+            required: true,
+            about: "idle, open or failed",
+        },
+        FactSpec {
             name: "params_known",
             kind: FactKind::Flag,
             required: true,
@@ -131,7 +162,7 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
             about: "their kinds",
         },
     ],
-    honours: &[],
+    honours: &["rows_max", "bytes_max"],
 };
 
 /// What all sessions share.
@@ -154,6 +185,10 @@ impl Postgres {
     /// When the system gives no parser thread.
     pub fn new(limits: Limits) -> std::io::Result<Self> {
         Ok(Self(Arc::new(Shared::new(limits)?)))
+    }
+    #[cfg(test)]
+    pub(crate) fn over(shared: Arc<Shared>) -> Self {
+        Self(shared)
     }
 }
 
@@ -184,13 +219,13 @@ impl Protocol for Postgres {
         let facts = facts.map_err(|e| e.to_string())?;
         reading::command(reading::Seen {
             phase: reading::Phase::Simple,
-            text: &text.into(),
+            shown: text.into(),
             facts: &facts,
             deferred: &[],
             missing: None,
             parameters: Arc::default(),
             parameters_known: true,
-            in_transaction: false,
+            transaction: reading::Transaction::Idle,
             settings: "".into(),
         })
         .ok_or_else(|| "the statement has no action".into())

@@ -32,10 +32,28 @@ impl Phase {
     }
 }
 
+/// The transaction that a command will find, as far as that is known before it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transaction {
+    Idle,
+    Open,
+    Failed,
+}
+
+impl Transaction {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Open => "open",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What a command is read from.
 pub struct Seen<'a> {
     pub phase: Phase,
-    pub text: &'a Arc<str>,
+    pub shown: Arc<str>,
     /// The statement's own facts, and those of everything it runs by name.
     pub facts: &'a Facts,
     pub deferred: &'a [Arc<Facts>],
@@ -43,7 +61,7 @@ pub struct Seen<'a> {
     pub missing: Option<String>,
     pub parameters: Arc<[Parameter]>,
     pub parameters_known: bool,
-    pub in_transaction: bool,
+    pub transaction: Transaction,
     pub settings: Arc<str>,
 }
 
@@ -52,7 +70,7 @@ pub fn action(verb: &str) -> Option<ActionName> {
     ActionName::new(&format!("postgres:{verb}")).ok()
 }
 
-fn access(access: Access) -> &'static str {
+pub fn access(access: Access) -> &'static str {
     match access {
         Access::Select => "select",
         Access::Insert => "insert",
@@ -80,7 +98,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// Policy puts the resource, and the part where it is not the configured one, in front.
-fn path(schema: &str, name: &str) -> Arc<str> {
+pub fn path(schema: &str, name: &str) -> Arc<str> {
     format!("{}.{}", quoted(schema), quoted(name)).into()
 }
 
@@ -156,7 +174,11 @@ impl Collect {
                         if relation.access != Access::Create {
                             self.doubt(format!("`{}` is not a known relation", relation.name));
                         }
-                        path(relation.schema.as_deref().unwrap_or("?"), &relation.name)
+                        // What is made is in no catalogue yet; the statement says where it goes.
+                        let made = statement.creates.iter().find(|c| *c.name == *relation.name);
+                        let made = made.and_then(|c| c.schema.as_deref());
+                        let schema = relation.schema.as_deref().or(made).unwrap_or("?");
+                        path(schema, &relation.name)
                     }
                 };
                 self.touch(access(relation.access), "table", at, columns);
@@ -214,14 +236,13 @@ pub fn command(seen: Seen<'_>) -> Option<Command> {
             || harmless_control(seen.facts)
             || kinds.is_empty()
             || (runs_by_name
-                && seen
-                    .facts
-                    .statements
-                    .iter()
-                    .all(|s| matches!(s.kind, Kind::Execute | Kind::Fetch))
+                && seen.facts.statements.iter().all(|s| {
+                    matches!(s.kind, Kind::Execute | Kind::Fetch) && s.functions.is_empty()
+                })
                 && seen.deferred.iter().all(|facts| facts.is_pure_read())));
-    // Parsing alone runs nothing of the statement.
-    let purity = if pure || seen.phase == Phase::Parse { Purity::Read } else { Purity::Effect };
+    // Parsing alone runs nothing of the statement; where it is in doubt, better wait.
+    let parsing = seen.phase == Phase::Parse && collect.unknown.is_none();
+    let purity = if pure || parsing { Purity::Read } else { Purity::Effect };
     if collect.unknown.is_some() {
         effects = effects.with(Effects::UNKNOWN);
     }
@@ -235,7 +256,8 @@ pub fn command(seen: Seen<'_>) -> Option<Command> {
     let facts = BTreeMap::from([
         ("phase", Fact::Text(seen.phase.as_str().into())),
         ("tag", Fact::Text(tag.into())),
-        ("in_transaction", Fact::Flag(seen.in_transaction)),
+        ("in_transaction", Fact::Flag(seen.transaction != Transaction::Idle)),
+        ("transaction", Fact::Text(seen.transaction.as_str().into())),
         ("params_known", Fact::Flag(seen.parameters_known)),
         ("statements", Fact::Number(i64::try_from(kinds.len()).unwrap_or(i64::MAX))),
         ("statement_kinds", Fact::Set(words.into_iter().collect())),
@@ -245,7 +267,7 @@ pub fn command(seen: Seen<'_>) -> Option<Command> {
         effects,
         touches,
         purity,
-        shown: seen.text.clone(),
+        shown: seen.shown,
         parameters: seen.parameters,
         facts,
         settings: seen.settings,
@@ -257,12 +279,12 @@ pub fn principle(kind: RefusalKind, message: String, hint: &str) -> Box<Refusal>
     Box::new(Refusal::plain(kind, message, hint))
 }
 
-/// Settings that would change how the very next statement must be read, whatever policy says.
+/// Settings that would change how the very next text must be read, whatever policy says.
 pub fn breaks_reading(facts: &Facts) -> Option<Box<Refusal>> {
     let bad = facts.statements.iter().flat_map(|s| &s.settings).find(|setting| {
         !setting.is_allowed()
             && setting.action == SettingAction::Set
-            && matches!(setting.rule, SettingRule::Pinned(_) | SettingRule::Tracked)
+            && matches!(setting.rule, SettingRule::Pinned(_))
     })?;
     let name = bad.name.as_deref().unwrap_or("?").escape_debug().to_string();
     Some(principle(

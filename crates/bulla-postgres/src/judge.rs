@@ -1,0 +1,537 @@
+//! What messages mean: texts are read, names are followed, and a draft is made of them.
+
+use std::sync::{Arc, OnceLock};
+
+use bulla_core::{Command, Draft, Parameter, Refusal, RefusalKind};
+use bulla_sql::{
+    Catalog, Effects as SqlEffects, Facts, SearchPath, Statement,
+    facts::{NameUse, Tx},
+};
+use bulla_wire::{Output, Outputs, Violation};
+use bytes::Bytes;
+
+use crate::{
+    client::Flow,
+    machine::{Expect, Judging, Machine, Manner, Probe},
+    names::{Meaning, Prepared},
+    reading::{self, Phase},
+    refusal::{PROBE, broke},
+    steps::{self, Over, Overlay, Step},
+    world::{Turn, World},
+};
+
+/// Statements of one text that are read one by one, because one of them moves names.
+const ONE_BY_ONE_MAX: usize = 1_000;
+/// Names that may lead to each other: a statement that runs one that runs one.
+const BY_NAME_MAX: usize = 8;
+/// Bytes of text that one command may run by name.
+const BY_NAME_BYTES_MAX: usize = 1 << 20;
+
+/// A text, read.
+pub struct Read {
+    pub facts: Arc<Facts>,
+    pub epoch: u64,
+    pub catalog: Arc<Catalog>,
+    /// Of each statement, or one for all.
+    pub paths: Vec<Arc<SearchPath>>,
+}
+
+pub enum Reading {
+    Ready(Read),
+    Refused(Box<Refusal>),
+    Wait,
+}
+
+/// What a text does by name, and to names.
+#[derive(Default)]
+pub struct Survey {
+    pub steps: Vec<Step>,
+    pub deferred: Vec<Arc<Facts>>,
+    pub missing: Option<String>,
+    /// What was run by name, for people and for the digest of an approval.
+    pub remembered: Vec<(String, Arc<str>)>,
+    remembered_bytes: usize,
+    /// How often that takes copy data.
+    pub copies: usize,
+}
+
+impl Survey {
+    fn remember(&mut self, name: &str, prepared: &Prepared, facts: &Arc<Facts>) {
+        if !self.deferred.iter().any(|known| Arc::ptr_eq(known, facts)) {
+            self.deferred.push(facts.clone());
+        }
+        let text = &prepared.text;
+        if self.remembered.iter().any(|(n, t)| n == name && Arc::ptr_eq(t, text)) {
+            return;
+        }
+        self.remembered_bytes += name.len() + text.len();
+        if self.remembered_bytes > BY_NAME_BYTES_MAX {
+            self.missing = Some("what it runs by name is too long to be shown".into());
+        } else {
+            self.remembered.push((name.to_string(), text.clone()));
+        }
+    }
+}
+
+/// Where a statement stands while a text is surveyed.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    read: &'a Read,
+    /// The text that the statement's places count in.
+    text: &'a str,
+    path: &'a Arc<SearchPath>,
+    /// It runs whole, not as far as it is fetched.
+    whole: bool,
+    /// How many names led here.
+    depth: usize,
+}
+
+/// A refusal with the server's own code.
+pub struct Unknown {
+    pub code: &'static str,
+    pub words: String,
+}
+
+impl Machine {
+    pub fn catalog(&self) -> Result<Arc<Catalog>, Box<Refusal>> {
+        self.shared.knowledge.get(&self.place).ok_or_else(|| {
+            reading::principle(
+                RefusalKind::Unreadable,
+                "refused: the catalogue of the target is not known".into(),
+                "try again; if it stays, tell the operators of the gateway",
+            )
+        })
+    }
+
+    pub fn analyse(
+        &self,
+        text: &str,
+        catalog: &Arc<Catalog>,
+        path: &SearchPath,
+    ) -> Result<Arc<Facts>, Box<Refusal>> {
+        let facts = self.shared.analyzer.read(text, catalog, path, &*self.block);
+        let facts = facts.map_err(|error| reading::unreadable(&error))?;
+        reading::breaks_reading(&facts).map_or(Ok(facts), Err)
+    }
+
+    /// Whether where names lead depends on an answer that is still to come.
+    pub fn must_wait(&self) -> bool {
+        matches!(self.probe, Probe::Asked { .. })
+            || self.turning.front().is_some_and(|segment| *segment != self.now.id)
+    }
+
+    /// Asks the server where names lead, if that would help and can be done here.
+    pub fn ask(&mut self, facts: &Facts, out: &mut Outputs) -> bool {
+        let helps = !self.here().is_sure() && facts.effects().contains(SqlEffects::UNKNOWN);
+        if std::mem::take(&mut self.probe).is_answered() || !helps {
+            return false;
+        }
+        // Within a pipeline its own transaction would end it; in a failed one it would fail.
+        let failed = self.queue.is_empty() && self.status == b'E';
+        if self.now.sent || failed || self.copy.is_some() {
+            return false;
+        }
+        self.probe = Probe::asked();
+        self.send(PROBE, Some(Expect::Probe), out);
+        true
+    }
+
+    pub fn read(&mut self, text: &str, may_ask: bool, out: &mut Outputs) -> Reading {
+        if self.must_wait() {
+            return Reading::Wait;
+        }
+        let catalog = match self.catalog() {
+            Ok(catalog) => catalog,
+            Err(refusal) => return Reading::Refused(refusal),
+        };
+        let path = self.here().reading().clone();
+        let facts = match self.analyse(text, &catalog, &path) {
+            Ok(facts) => facts,
+            Err(refusal) => return Reading::Refused(refusal),
+        };
+        if may_ask && self.ask(&facts, out) {
+            return Reading::Wait;
+        }
+        let read = Read { facts, epoch: catalog.epoch(), catalog, paths: vec![path] };
+        match self.one_by_one(text, read) {
+            Ok(read) => Reading::Ready(read),
+            Err(refusal) => Reading::Refused(refusal),
+        }
+    }
+
+    pub fn turns(&self, statement: &Statement, catalog: &Catalog) -> Vec<Turn> {
+        let defaults = steps::Defaults { path: &self.initial_path, user: &self.user };
+        steps::turns(statement, catalog, &defaults)
+    }
+
+    /// Where a statement moves names, those behind it in the same text are read where it leads.
+    pub fn one_by_one(&self, text: &str, read: Read) -> Result<Read, Box<Refusal>> {
+        let Some((_, before)) = read.facts.statements.split_last() else { return Ok(read) };
+        let mut world: Option<World> = None;
+        for statement in before {
+            let turns = self.turns(statement, &read.catalog);
+            let ends =
+                turns.iter().any(|t| matches!(t, Turn::Commit | Turn::Rollback | Turn::Back));
+            if steps::moves_names(&turns) || (ends && self.here().is_changed()) {
+                world = Some(self.here().clone());
+                break;
+            }
+        }
+        let Some(mut world) = world else { return Ok(read) };
+        let mut rolls_back = self.rolls_back();
+        let (mut facts, mut paths) = (Facts::default(), Vec::new());
+        if read.facts.statements.len() > ONE_BY_ONE_MAX {
+            world.apply(&Turn::Opaque);
+        }
+        for whole in &read.facts.statements {
+            let (from, path) = (whole.text.start, world.reading().clone());
+            let part = text.get(whole.text.clone()).unwrap_or_default();
+            let one = self.analyse(part, &read.catalog, &path)?;
+            // The same text has the same statement in it, with places counted from its own start.
+            let [statement] = one.statements.as_slice() else {
+                return Err(reading::principle(
+                    RefusalKind::Unreadable,
+                    "refused: a statement could not be told from its neighbours".into(),
+                    "send the statements one by one",
+                ));
+            };
+            for turn in self.turns(statement, &read.catalog) {
+                world.apply(turn.in_transaction(&mut rolls_back));
+            }
+            let mut statement = statement.clone();
+            statement.text = whole.text.clone();
+            for name_use in &mut statement.names {
+                if let NameUse::Prepare { inner: Some(inner), .. }
+                | NameUse::Declare { inner: Some(inner), .. } = name_use
+                {
+                    *inner = inner.start + from..inner.end + from;
+                }
+            }
+            facts.statements.push(statement);
+            paths.push(path);
+        }
+        Ok(Read { facts: Arc::new(facts), paths, ..read })
+    }
+
+    /// The facts of a prepared statement as of now: read again when the world has moved.
+    pub fn reread(&mut self, prepared: &Prepared, may_ask: bool, out: &mut Outputs) -> Reading {
+        if self.must_wait() {
+            return Reading::Wait;
+        }
+        let catalog = match self.catalog() {
+            Ok(catalog) => catalog,
+            Err(refusal) => return Reading::Refused(refusal),
+        };
+        let here = self.here();
+        let same = catalog.epoch() == prepared.epoch && **here.reading() == prepared.path;
+        let doubtful = prepared.facts.effects().contains(SqlEffects::UNKNOWN);
+        if same && (here.is_sure() || !doubtful) {
+            let (facts, epoch) = (prepared.facts.clone(), prepared.epoch);
+            let paths = vec![here.reading().clone()];
+            return Reading::Ready(Read { facts, epoch, catalog, paths });
+        }
+        self.read(&prepared.text.clone(), may_ask, out)
+    }
+
+    /// What a text does by name. `None`: a name depends on an answer that is still to come.
+    pub fn survey(&self, text: &str, read: &Read) -> Option<Survey> {
+        let (mut survey, mut overlay) = (Survey::default(), Overlay::default());
+        for (i, statement) in read.facts.statements.iter().enumerate() {
+            let path = read.paths.get(i).or(read.paths.last())?;
+            let at = At { read, text, path, whole: true, depth: 0 };
+            let mut step = Step::default();
+            self.statement(statement, &at, &mut overlay, &mut step, &mut survey)?;
+            survey.steps.push(step);
+        }
+        Some(survey)
+    }
+
+    /// Adds what one statement does, and what it runs by name, which may do the same again.
+    fn statement(
+        &self,
+        statement: &Statement,
+        at: &At<'_>,
+        overlay: &mut Overlay,
+        step: &mut Step,
+        survey: &mut Survey,
+    ) -> Option<()> {
+        for turn in self.turns(statement, &at.read.catalog) {
+            step.turns.push(match turn {
+                // A cursor runs as far as it is fetched, and nobody knows how far.
+                Turn::Path { local, .. } if !at.whole => Turn::Path { to: None, local },
+                turn => turn,
+            });
+        }
+        for name_use in &statement.names {
+            let (name, found, whole) = match name_use {
+                NameUse::Execute { name } => {
+                    let found = match overlay.statement(name) {
+                        Over::Known(known) => Meaning::Known(known),
+                        Over::Nothing => Meaning::Nothing,
+                        Over::Elsewhere => self.statements.find(name, self.now.id),
+                    };
+                    (name, found, at.whole)
+                }
+                NameUse::Fetch { name, .. } | NameUse::CurrentOf { name } => {
+                    let found = match overlay.portal(name) {
+                        Over::Known(known) => Meaning::Known(known),
+                        Over::Nothing => Meaning::Nothing,
+                        Over::Elsewhere => self.portals.find(name, self.now.id),
+                    };
+                    let found = match found {
+                        Meaning::Known(portal) => Meaning::Known(portal.statement.clone()),
+                        Meaning::Nothing => Meaning::Nothing,
+                        Meaning::Wait => Meaning::Wait,
+                    };
+                    (name, found, false)
+                }
+                NameUse::Prepare { inner, .. } | NameUse::Declare { inner, .. } => {
+                    let inner = inner.clone().and_then(|range| at.text.get(range));
+                    let inner = inner.and_then(|inner| self.inner(inner, at.read, at.path));
+                    overlay.follow(name_use, inner, step);
+                    continue;
+                }
+                NameUse::Deallocate { .. } | NameUse::Close { .. } => {
+                    overlay.follow(name_use, None, step);
+                    continue;
+                }
+            };
+            let known = match found {
+                Meaning::Wait => return None,
+                Meaning::Nothing => Err("nothing is known under the name"),
+                Meaning::Known(_) if at.depth >= BY_NAME_MAX => Err("too many names lead to"),
+                Meaning::Known(prepared) => self
+                    .facts_here(&prepared, at)
+                    .map(|facts| (prepared, facts))
+                    .ok_or("it could not be read again what is known under the name"),
+            };
+            let (prepared, facts) = match known {
+                Ok(known) => known,
+                Err(why) => {
+                    survey.missing = Some(format!("{why} `{}`", name.escape_debug()));
+                    continue;
+                }
+            };
+            survey.copies += steps::copies_in(&facts);
+            survey.remember(name, &prepared, &facts);
+            let inner = At { text: &prepared.text, whole, depth: at.depth + 1, ..*at };
+            for statement in &facts.statements {
+                self.statement(statement, &inner, overlay, step, survey)?;
+            }
+        }
+        Some(())
+    }
+
+    /// The facts of a prepared statement where it is run by name.
+    fn facts_here(&self, prepared: &Prepared, at: &At<'_>) -> Option<Arc<Facts>> {
+        if at.read.epoch == prepared.epoch && **at.path == prepared.path {
+            return Some(prepared.facts.clone());
+        }
+        self.analyse(&prepared.text, &at.read.catalog, at.path).ok()
+    }
+
+    /// The statement that is prepared or declared inside another.
+    pub fn inner(&self, text: &str, read: &Read, path: &Arc<SearchPath>) -> Option<Arc<Prepared>> {
+        let facts = self.analyse(text, &read.catalog, path).ok()?;
+        Some(Arc::new(Prepared {
+            text: text.into(),
+            facts,
+            epoch: read.epoch,
+            path: (**path).clone(),
+            types: Vec::new(),
+            described: OnceLock::new(),
+        }))
+    }
+
+    /// What of the session changes what the same bytes mean: part of an approval's digest.
+    pub fn settings(&self, remembered: &[(String, Arc<str>)]) -> Arc<str> {
+        use std::fmt::Write as _;
+        let path = self.here().reading();
+        let mut out = match path.schemas() {
+            Some(schemas) => format!("search_path={schemas:?}"),
+            None => "search_path=?".into(),
+        };
+        match path.temp() {
+            Some(names) if names.is_empty() => {}
+            Some(names) => {
+                let _ = write!(out, ";temporary={names:?}");
+            }
+            None => out.push_str(";temporary=?"),
+        }
+        let _ = write!(out, ";transaction={}", self.transaction().as_str());
+        for (name, text) in remembered {
+            let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+            let _ = write!(out, ";{name:?}=");
+            for byte in hash.as_ref() {
+                let _ = write!(out, "{byte:02x}");
+            }
+        }
+        out.into()
+    }
+
+    pub fn command(
+        &self,
+        text: &Arc<str>,
+        read: &Read,
+        survey: &Survey,
+        phase: Phase,
+        parameters: (Arc<[Parameter]>, bool),
+    ) -> Result<Command, Violation> {
+        let mut shown = text.clone();
+        if !survey.remembered.is_empty() {
+            let mut more = text.to_string();
+            for (name, text) in &survey.remembered {
+                more.push_str(&format!("\n-- {}: {text}", name.escape_debug()));
+            }
+            shown = more.into();
+        }
+        let command = reading::command(reading::Seen {
+            phase,
+            shown,
+            facts: &read.facts,
+            deferred: &survey.deferred,
+            missing: survey.missing.clone(),
+            parameters: parameters.0,
+            parameters_known: parameters.1,
+            transaction: self.transaction(),
+            settings: self.settings(&survey.remembered),
+        });
+        command.ok_or_else(|| broke("a command without an action"))
+    }
+
+    // ---- judging ----
+
+    pub fn judge(&mut self, bytes: Bytes, command: Command, judging: Judging, out: &mut Outputs) {
+        let number = judging.number;
+        self.judging = Some(judging);
+        out.push(Output::Judge { number, draft: Draft::new(bytes, command) });
+    }
+
+    pub fn judging(&mut self, manner: Manner, items: Vec<Expect>) -> Judging {
+        Judging {
+            number: self.next_number(),
+            manner,
+            items,
+            steps: Vec::new(),
+            copies: 0,
+            coming: None,
+            code: None,
+        }
+    }
+
+    /// Refuses a message on principle. What came before it is judged first.
+    pub fn refuse(
+        &mut self,
+        bytes: &Bytes,
+        manner: Manner,
+        refusal: Box<Refusal>,
+        code: Option<&'static str>,
+        out: &mut Outputs,
+    ) -> Result<Flow, Violation> {
+        if self.judge_batch(out)? == Flow::Wait {
+            return Ok(Flow::Wait);
+        }
+        let judging = Judging { code, ..self.judging(manner, Vec::new()) };
+        let number = judging.number;
+        self.judging = Some(judging);
+        out.push(Output::Refuse { number, bytes: bytes.clone(), refusal });
+        Ok(Flow::Taken)
+    }
+
+    pub fn refuse_unknown(
+        &mut self,
+        bytes: &Bytes,
+        unknown: Unknown,
+        out: &mut Outputs,
+    ) -> Result<Flow, Violation> {
+        let hint = "the gateway says so before the target is asked: nothing was sent";
+        let refusal = reading::principle(RefusalKind::Unreadable, unknown.words, hint);
+        self.refuse(bytes, Manner::Extended, refusal, Some(unknown.code), out)
+    }
+
+    /// Judges what is in the batch. `Wait`: something was, or its turn has not come.
+    pub fn judge_batch(&mut self, out: &mut Outputs) -> Result<Flow, Violation> {
+        if self.batch.items.is_empty() {
+            return Ok(Flow::Taken);
+        }
+        let phase = if self.batch.portal.is_some() { Phase::Bind } else { Phase::Parse };
+        self.judge_as(phase, Manner::Extended, out)?;
+        Ok(Flow::Wait)
+    }
+
+    /// Judges the batch. False: its turn has not come.
+    pub fn judge_as(
+        &mut self,
+        phase: Phase,
+        manner: Manner,
+        out: &mut Outputs,
+    ) -> Result<bool, Violation> {
+        let Some(statement) = self.batch.statement.clone() else {
+            let verb = match self.batch.items.first() {
+                Some(Expect::ClosePortal(_)) => "close",
+                _ => "deallocate",
+            };
+            let command = self.bare(verb, "close", Phase::Parse);
+            let command = command.ok_or_else(|| broke("a command without an action"))?;
+            let batch = std::mem::take(&mut self.batch);
+            let judging = self.judging(manner, batch.items);
+            self.judge(batch.bytes.freeze(), command, judging, out);
+            return Ok(true);
+        };
+        let may_ask = !self.batch.unnamed;
+        let read = match self.reread(&statement, may_ask, out) {
+            Reading::Wait => return Ok(false),
+            Reading::Ready(read) => read,
+            Reading::Refused(refusal) => {
+                let batch = std::mem::take(&mut self.batch);
+                let judging = self.judging(manner, batch.items);
+                let number = judging.number;
+                self.judging = Some(judging);
+                out.push(Output::Refuse { number, bytes: batch.bytes.freeze(), refusal });
+                return Ok(true);
+            }
+        };
+        let Some(mut survey) = self.survey(&statement.text, &read) else { return Ok(false) };
+        let bound = match (&self.batch.portal, phase) {
+            (Some(portal), _) => (portal.parameters.clone(), portal.known),
+            (None, _) => (Arc::default(), read.facts.params() == 0),
+        };
+        let command = self.command(&statement.text, &read, &survey, phase, bound)?;
+        let batch = std::mem::take(&mut self.batch);
+        let mut judging = self.judging(manner, batch.items);
+        if phase == Phase::Execute {
+            judging.steps = std::mem::take(&mut survey.steps);
+            judging.copies = steps::copies_in(&read.facts) + survey.copies;
+            judging.coming = coming(&read.facts);
+        } else if phase == Phase::Bind {
+            // To plan it the server may run functions, but nothing of the statement itself.
+            let opaque = |turn: &Turn| *turn == Turn::Opaque;
+            if survey.steps.iter().flat_map(|step| &step.turns).any(opaque) {
+                judging.steps = vec![Step { turns: vec![Turn::Opaque], ..Step::default() }];
+            }
+        }
+        self.judge(batch.bytes.freeze(), command, judging, out);
+        Ok(true)
+    }
+}
+
+impl Probe {
+    pub fn asked() -> Self {
+        Self::Asked { path: None, temporary: Default::default(), failed: false }
+    }
+    pub fn is_answered(&self) -> bool {
+        matches!(self, Self::Answered)
+    }
+}
+
+/// The transaction status that a text leaves behind, if it says so.
+pub fn coming(facts: &Facts) -> Option<u8> {
+    let last = facts.statements.iter().rev().find_map(|s| s.transaction.as_ref());
+    match last? {
+        Tx::Begin { .. } => Some(b'T'),
+        Tx::Commit { chain } | Tx::Rollback { chain } => Some(if *chain { b'T' } else { b'I' }),
+        Tx::Prepare(_) => Some(b'I'),
+        Tx::Savepoint(_) | Tx::Release(_) | Tx::RollbackTo(_) => Some(b'T'),
+        Tx::CommitPrepared(_) | Tx::RollbackPrepared(_) => None,
+    }
+}

@@ -1,0 +1,234 @@
+//! What each statement of a text will have changed in the session once the server confirms it:
+//! names, search path, temporary relations, the transaction.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bulla_core::Parameter;
+use bulla_sql::{
+    Catalog, Effects, Facts, Kind, SearchPath, Statement,
+    catalog::Volatility,
+    facts::{Access, CopyDirection, CopyTarget, FunctionClass, FunctionUse, NameUse, Resolved, Tx},
+    settings::{SettingAction, SettingScope, SettingValue},
+};
+
+use crate::{
+    names::{Change, Portal, Prepared},
+    world::Turn,
+};
+
+/// Of one statement.
+#[derive(Debug, Default)]
+pub struct Step {
+    pub turns: Vec<Turn>,
+    pub statements: Vec<Change<Prepared>>,
+    pub portals: Vec<Change<Portal>>,
+}
+
+impl Step {
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty() && self.statements.is_empty() && self.portals.is_empty()
+    }
+}
+
+/// Code whose body nobody read, and that could change the session.
+fn is_opaque(function: &FunctionUse, catalog: &Catalog) -> bool {
+    match function.class {
+        FunctionClass::Reviewed | FunctionClass::Harmless | FunctionClass::Volatile => false,
+        FunctionClass::Dangerous(_) | FunctionClass::Unresolved => true,
+        // The server keeps stable and immutable functions from changing anything; compiled ones of
+        // an extension are not SQL.
+        FunctionClass::User => catalog
+            .functions_named(&function.name)
+            .iter()
+            .filter(|known| function.schema.as_ref().is_none_or(|s| *s == known.schema))
+            .any(|known| {
+                let compiled = matches!(&*known.language, "c" | "internal");
+                known.volatility == Volatility::Volatile
+                    && !(compiled && function.extension.is_some())
+            }),
+    }
+}
+
+/// The value that `RESET` goes back to.
+pub struct Defaults<'a> {
+    pub path: &'a Arc<SearchPath>,
+    pub user: &'a str,
+}
+
+/// What a statement does to the world, in order.
+pub fn turns(statement: &Statement, catalog: &Catalog, defaults: &Defaults<'_>) -> Vec<Turn> {
+    let mut turns = Vec::new();
+    let opaque = matches!(statement.kind, Kind::Do | Kind::Call | Kind::Unknown)
+        || statement.functions.iter().any(|f| is_opaque(f, catalog));
+    if opaque {
+        turns.push(Turn::Opaque);
+    }
+    for setting in &statement.settings {
+        let here = match setting.scope {
+            SettingScope::Session | SettingScope::Local => true,
+            SettingScope::Transaction
+            | SettingScope::Role
+            | SettingScope::Database
+            | SettingScope::System => false,
+        };
+        let ours = match (&setting.name, setting.action) {
+            (_, SettingAction::Show) => false,
+            (_, SettingAction::ResetAll) => true,
+            // Which one could not be told, so it may be ours.
+            (None, _) => true,
+            (Some(name), _) => name == "search_path",
+        };
+        if !here || !ours {
+            continue;
+        }
+        let to = match (setting.action, &setting.value) {
+            (SettingAction::Reset | SettingAction::ResetAll, _)
+            | (SettingAction::Set, SettingValue::Default)
+                if setting.name.is_some() || setting.action == SettingAction::ResetAll =>
+            {
+                Some(defaults.path.clone())
+            }
+            (SettingAction::Set, SettingValue::Literal(value)) if setting.name.is_some() => {
+                let path = SearchPath::parse(value, defaults.user);
+                path.schemas().is_some().then(|| Arc::new(path))
+            }
+            _ => None,
+        };
+        turns.push(Turn::Path { to, local: setting.scope == SettingScope::Local });
+    }
+    let temporary = statement.kind == Kind::Discard
+        || statement.creates.iter().any(|made| made.temporary)
+        || statement.relations.iter().any(|relation| {
+            matches!(relation.access, Access::Drop | Access::Alter)
+                && relation.resolved == Resolved::Temp
+        });
+    if temporary {
+        turns.push(Turn::Temporary);
+    }
+    if statement.effects.contains(Effects::SCHEMA) && !only_temporary(statement) {
+        turns.push(Turn::Schema);
+    }
+    turns.extend(match &statement.transaction {
+        Some(Tx::Commit { .. } | Tx::Prepare(_)) => Some(Turn::Commit),
+        Some(Tx::Rollback { .. }) => Some(Turn::Rollback),
+        Some(Tx::RollbackTo(_)) => Some(Turn::Back),
+        Some(
+            Tx::Begin { .. }
+            | Tx::Savepoint(_)
+            | Tx::Release(_)
+            | Tx::CommitPrepared(_)
+            | Tx::RollbackPrepared(_),
+        )
+        | None => None,
+    });
+    turns
+}
+
+/// Everything that it makes, changes or drops is the session's own: nobody else has to learn of it.
+fn only_temporary(statement: &Statement) -> bool {
+    let changed = statement.relations.iter().filter(|relation| {
+        matches!(relation.access, Access::Create | Access::Alter | Access::Drop | Access::Grant)
+    });
+    let mut some = !statement.creates.is_empty();
+    for relation in changed {
+        some = true;
+        let made = statement.creates.iter().any(|c| c.temporary && *c.name == *relation.name);
+        if relation.resolved != Resolved::Temp && !made {
+            return false;
+        }
+    }
+    some && statement.creates.iter().all(|made| made.temporary)
+}
+
+/// Whether what follows in the same text may be looked up elsewhere than what came before.
+pub fn moves_names(turns: &[Turn]) -> bool {
+    turns.iter().any(|turn| match turn {
+        Turn::Path { .. } | Turn::Temporary | Turn::Opaque => true,
+        Turn::Schema | Turn::Commit | Turn::Rollback | Turn::Back => false,
+    })
+}
+
+/// How often a text takes `CopyData` from the client.
+pub fn copies_in(facts: &Facts) -> usize {
+    let copies = facts.statements.iter().filter_map(|s| s.copy.as_ref());
+    copies
+        .filter(|c| c.direction == CopyDirection::In && c.target == CopyTarget::Connection)
+        .count()
+}
+
+/// Names as a text's own statements change them, in front of what the session has.
+#[derive(Default)]
+pub struct Overlay {
+    statements: HashMap<String, Option<Arc<Prepared>>>,
+    portals: HashMap<String, Option<Arc<Portal>>>,
+    cleared: (bool, bool),
+}
+
+/// Of an overlay: a name that it does not speak of is to be looked up in the session.
+pub enum Over<T> {
+    Known(Arc<T>),
+    Nothing,
+    Elsewhere,
+}
+
+fn over<T>(of: Option<&Option<Arc<T>>>, cleared: bool) -> Over<T> {
+    match of {
+        Some(Some(known)) => Over::Known(known.clone()),
+        Some(None) => Over::Nothing,
+        None if cleared => Over::Nothing,
+        None => Over::Elsewhere,
+    }
+}
+
+impl Overlay {
+    pub fn statement(&self, name: &str) -> Over<Prepared> {
+        over(self.statements.get(name), self.cleared.0)
+    }
+    pub fn portal(&self, name: &str) -> Over<Portal> {
+        over(self.portals.get(name), self.cleared.1)
+    }
+
+    /// Follows a use of a name and says what it will change. `inner` is the statement that is
+    /// prepared or declared, if it could be read.
+    pub fn follow(&mut self, name_use: &NameUse, inner: Option<Arc<Prepared>>, step: &mut Step) {
+        match name_use {
+            NameUse::Prepare { name, .. } => {
+                step.statements.push(match &inner {
+                    Some(inner) => Change::Set(name.as_str().into(), inner.clone()),
+                    None => Change::Drop(name.as_str().into()),
+                });
+                self.statements.insert(name.clone(), inner);
+            }
+            NameUse::Deallocate { name: Some(name) } => {
+                step.statements.push(Change::Drop(name.as_str().into()));
+                self.statements.insert(name.clone(), None);
+            }
+            NameUse::Deallocate { name: None } => {
+                step.statements.push(Change::Clear);
+                self.statements.clear();
+                self.cleared.0 = true;
+            }
+            NameUse::Declare { name, hold, .. } => {
+                let parameters: Arc<[Parameter]> = Arc::default();
+                let portal = inner.map(|statement| {
+                    Arc::new(Portal { statement, parameters, known: true, hold: *hold })
+                });
+                step.portals.push(match &portal {
+                    Some(portal) => Change::Set(name.as_str().into(), portal.clone()),
+                    None => Change::Drop(name.as_str().into()),
+                });
+                self.portals.insert(name.clone(), portal);
+            }
+            NameUse::Close { name: Some(name) } => {
+                step.portals.push(Change::Drop(name.as_str().into()));
+                self.portals.insert(name.clone(), None);
+            }
+            NameUse::Close { name: None } => {
+                step.portals.push(Change::Clear);
+                self.portals.clear();
+                self.cleared.1 = true;
+            }
+            NameUse::Execute { .. } | NameUse::Fetch { .. } | NameUse::CurrentOf { .. } => {}
+        }
+    }
+}
