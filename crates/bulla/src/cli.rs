@@ -77,7 +77,7 @@ pub enum ConfigCommand {
 pub enum Sessions {
     /// List sessions, newest first.
     Ls {
-        /// Only those on this resource.
+        /// Only those on this resource; `bulla` is the gateway itself, with what operators did.
         #[arg(long)]
         resource: Option<String>,
         /// Only those of this principal: `k8s|billing/api`, or a part of it.

@@ -99,8 +99,8 @@ impl Config {
             let message = format!("cannot be read: {error}");
             vec![Problem { file: name.clone(), line: 0, key: "".into(), message, help: Some(help) }]
         })?;
-        let base = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let base = base.unwrap_or(Path::new(".")).to_path_buf();
+        // Empty for a bare name, so that paths in messages are as they were written.
+        let base = path.parent().unwrap_or(Path::new("")).to_path_buf();
         let mut parse = Parse::new(&name, &text, environment);
         let file = parse.file();
         let mut problems = std::mem::take(&mut parse.problems);
@@ -482,4 +482,122 @@ fn remove(node: &mut Node<'_>, path: &[String]) -> bool {
         return table.remove(&key).is_some();
     }
     table.get_mut(&key).is_some_and(|node| remove(node, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{file::Limits, *};
+
+    const GOOD: &str = r#"
+[gateway]
+name = "eu-1"
+data = "data"
+tls = { cert = "gw.pem", key = "gw.key" }
+[issuers.k8s]
+issuer = "https://issuer.example"
+audience = "bulla"
+[resources.or-ders]
+protocol = "postgres"
+listen = "127.0.0.1:6432"
+target = { host = "localhost", port = 5432 }
+login = { user = "u" }
+"#;
+
+    /// What the text alone says, without files.
+    fn parse(text: &str, environment: &[(&str, &str)]) -> (Option<File>, Vec<String>) {
+        let pairs = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let pairs: Vec<_> = pairs.collect();
+        let mut parse = Parse::new("bulla.toml", text, &pairs);
+        let file = parse.file();
+        (file, parse.problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn one_mistake_does_not_hide_the_next() {
+        let bad = GOOD
+            .replace("data =", "dta =")
+            .replace("port = 5432", "port = 70000, prot = 1")
+            .replace("\"bulla\"", "\"bulla\"\nmax_ttl = \"1 hour\"")
+            .replace("login =", "durability = \"loose\"\nlogin =");
+        let (_, problems) = parse(&bad, &[]);
+        for part in [
+            "bulla.toml:4: gateway.dta: unknown field `dta`",
+            "bulla.toml:9: issuers.k8s.max_ttl: `1 hour` is not a time",
+            "bulla.toml:13: resources.or-ders.target.port: invalid value: integer `70000`",
+            "bulla.toml:13: resources.or-ders.target.prot: unknown field `prot`",
+            "bulla.toml:14: resources.or-ders.durability: unknown variant `loose`",
+        ] {
+            assert!(problems.iter().any(|p| p.starts_with(part)), "{part} in {problems:#?}");
+        }
+        assert_eq!(problems.len(), 5, "{problems:#?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let (file, problems) = parse(&GOOD.replace("name = \"eu-1\"\n", ""), &[]);
+        assert!(file.is_none());
+        let expected = "bulla.toml:2: gateway: missing field `name`; add it; \
+                        docs/configuration.md shows every key";
+        assert_eq!(problems, [expected]);
+        let (_, problems) = parse("", &[]);
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        let (_, problems) = parse("[gatway]\n[gateway]\nx", &[]);
+        assert!(problems.iter().any(|p| p.starts_with("bulla.toml:3:")), "{problems:#?}");
+    }
+
+    #[test]
+    fn the_environment_overrides() {
+        let (file, problems) = parse(
+            GOOD,
+            &[
+                ("BULLA_GATEWAY__NAME", "us-1"),
+                ("BULLA_RESOURCES__OR_DERS__TARGET__PORT", "1"),
+                ("BULLA_ISSUERS__K8S__GROUPS", "[\"team:{team}\"]"),
+                ("BULLA_LIMITS__SESSIONS_MAX", "7"),
+                ("BULLA_LOG", "debug"),
+                ("OTHER_GATEWAY__NAME", "x"),
+            ],
+        );
+        assert_eq!(problems, [""; 0]);
+        let file = file.unwrap();
+        assert_eq!(file.gateway.name, "us-1");
+        assert_eq!(file.resources["or-ders"].target.port, 1);
+        assert_eq!(file.issuers["k8s"].groups, ["team:{team}"]);
+        assert_eq!(file.limits.sessions_max, 7);
+    }
+
+    #[test]
+    fn a_mistake_in_the_environment_names_the_variable() {
+        let (_, problems) = parse(GOOD, &[("BULLA_GATEWAY__NOPE", "x")]);
+        let expected = "environment BULLA_GATEWAY__NOPE: gateway.nope: unknown field `nope`";
+        assert!(problems.iter().any(|p| p.starts_with(expected)), "{problems:#?}");
+        let (_, problems) = parse(GOOD, &[("BULLA_GATEWAY__DRAIN", "soon")]);
+        let expected = "environment BULLA_GATEWAY__DRAIN: gateway.drain: `soon` is not a time";
+        assert!(problems.iter().any(|p| p.starts_with(expected)), "{problems:#?}");
+    }
+
+    #[test]
+    fn the_documented_file_holds() {
+        let docs = include_str!("../../../docs/configuration.md");
+        let (_, example) = docs.split_once("```toml\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let (file, problems) = parse(example, &[]);
+        assert_eq!(problems, [""; 0]);
+        // It says that it shows every key.
+        let schema = schema();
+        let tables = schema["$defs"].as_object().unwrap().values();
+        let keys = tables.filter_map(|table| table.get("properties")?.as_object());
+        for key in keys.flat_map(|table| table.keys()) {
+            assert!(docs.contains(key), "`{key}` is not documented");
+        }
+        assert_eq!(file.unwrap().limits.sessions_max, Limits::default().sessions_max);
+    }
+
+    #[test]
+    fn the_published_schema_is_current() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/bulla.schema.json");
+        let made = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+        let words = "run: cargo run -p bulla -- config schema > docs/bulla.schema.json";
+        assert!(std::fs::read_to_string(path).unwrap() == made, "out of date; {words}");
+    }
 }

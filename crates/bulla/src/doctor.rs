@@ -178,9 +178,13 @@ fn certificate(config: &Config, found: &mut Found) {
             found.put(AREA, Level::Bad, "the gateway's certificate has expired");
         }
         Some(ends) => {
-            let days = (ends - now) / 86_400;
-            let level = if ends - now < SOON_SECS { Level::Warning } else { Level::Good };
-            found.put(AREA, level, format!("the gateway's certificate is good for {days} days"));
+            let left = ends - now;
+            let level = if left < SOON_SECS { Level::Warning } else { Level::Good };
+            let left = match left / 86_400 {
+                0 | 1 => format!("{} hours", left / 3_600),
+                days => format!("{days} days"),
+            };
+            found.put(AREA, level, format!("the gateway's certificate is good for {left}"));
         }
     }
 }

@@ -124,8 +124,10 @@ fn list(config: &Config, wanted: &Wanted<'_>, limit: usize) -> Result<Vec<Value>
             break;
         }
         let resource = opened.resource.as_deref().unwrap_or("?");
-        let other = wanted.resource.is_some_and(|wanted| wanted != resource);
-        if resource == GATEWAY_RESOURCE || other {
+        // The gateway's own sessions hold what operators did; they are shown when asked for.
+        if wanted.resource.unwrap_or(resource) != resource
+            || resource == GATEWAY_RESOURCE && wanted.resource.is_none()
+        {
             continue;
         }
         let session = reader.session(id)?;
@@ -179,6 +181,8 @@ enum Rows {
 struct Done {
     number: u64,
     begun_ns: u64,
+    /// When it might be sent: after its approval, if it needed one.
+    sent_ns: u64,
     /// Index and leaf of the entry that says what was asked.
     entry: Option<(u64, String)>,
     shown: Option<String>,
@@ -218,7 +222,10 @@ impl Done {
     fn take(&mut self, session: &Session<'_>, event: &Event, rows: Rows) -> Result<bool> {
         let (entry, detail) = (&event.entry, &event.detail);
         match event.kind() {
-            Kind::Intent => self.asked(event),
+            Kind::Intent => {
+                self.asked(event);
+                self.sent_ns = entry.t_wall_ns;
+            }
             Kind::Hold => {
                 self.asked(event);
                 let groups = detail.groups.join(", ");
@@ -249,7 +256,7 @@ impl Done {
                     self.status.clone_from(&entry.status);
                     self.tag.clone_from(&detail.tag);
                     self.rows = entry.rows.unwrap_or(0);
-                    self.took_ns = entry.t_wall_ns.saturating_sub(self.begun_ns);
+                    self.took_ns = entry.t_wall_ns.saturating_sub(self.sent_ns.max(self.begun_ns));
                     return Ok(true);
                 }
             }

@@ -89,8 +89,7 @@ impl Check<'_, '_> {
         let segment = ledger.segment.bytes;
         if !(512 << 10..=1 << 30).contains(&segment) || !segment.is_multiple_of(4_096) {
             self.keep("ledger.segment", "must be whole pages from 512KiB to 1GiB", "use `64MiB`");
-        }
-        if ledger.reserve.bytes > segment / 2 {
+        } else if ledger.reserve.bytes > segment / 2 {
             self.keep("ledger.reserve", "exceeds half of `ledger.segment`", "use `4MiB`");
         }
         for (key, time) in [("checkpoint", ledger.checkpoint), ("heartbeat", ledger.heartbeat)] {
