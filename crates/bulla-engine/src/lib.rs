@@ -36,7 +36,7 @@ use tokio::sync::{Semaphore, watch};
 pub use connect::{
     ConnectError, Connected, Connector, DirectConnector, SecretSource, Stream, Target, TargetTls,
 };
-pub use desk::{AskView, Desk, DeskError};
+pub use desk::{Approver, AskView, Desk, DeskError, Progress};
 pub use registry::LiveSession;
 
 /// The system's clock, which never goes back: a step backwards is clamped.

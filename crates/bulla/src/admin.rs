@@ -21,7 +21,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use bulla_core::{Clock, Credential, Identity, Origin, PolicySource, Recorder, Secret, SessionId};
+use bulla_core::{
+    Clock, Credential, Identity, Origin, PolicySource, PrincipalKind, Recorder, Secret, SessionId,
+};
+use bulla_engine::Approver;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -155,27 +158,34 @@ fn answer(
     }
     let by = match text("token") {
         Some(token) => bearer(running, token)?,
-        None => local.to_owned(),
+        None => running.local_approver(local),
     };
     // The entry comes first: an answer that is not on record is none.
     let view = running.desk.show(id).ok_or_else(|| {
         format!("nothing waits under `{}`: answered, withdrawn or timed out", id.escape_debug())
     })?;
     let what = format!("{word} {} for {} by {local}", view.id, view.ask.principal.id);
-    running.note("approval", &by, &what)?;
+    running.note("approval", &by.id, &what)?;
     let answered = match word {
-        "approve" => running.desk.approve(id, &by, reason),
-        _ => running.desk.reject(id, &by, reason),
+        "approve" => running.desk.approve(id, &by, reason).map(Some),
+        _ => running.desk.reject(id, &by, reason).map(|()| None),
     };
-    if let Err(error) = answered {
-        running.note("approval", &by, &format!("{word} {} had no effect: {error}", view.id))?;
-        return Err(error.to_string());
+    let progress = answered.map_err(|error| {
+        let words = format!("{word} {} had no effect: {error}", view.id);
+        running.note("approval", &by.id, &words).err().unwrap_or_else(|| error.to_string())
+    })?;
+    let mut answer = json!({ "id": &*view.id, "by": &*by.id, "answer": word });
+    if let Some(progress) = progress.filter(|progress| !progress.is_done()) {
+        answer["approvers"] = progress.have.into();
+        answer["quorum"] = progress.need.into();
+        let missing: Vec<_> = progress.missing.iter().map(|group| group.to_string()).collect();
+        answer["missing"] = missing.into();
     }
-    Ok(json!({ "id": &*view.id, "by": by, "answer": word }))
+    Ok(answer)
 }
 
-/// The principal that a token is of.
-fn bearer(running: &Running, token: &str) -> Result<String, String> {
+/// The person that a token is of.
+fn bearer(running: &Running, token: &str) -> Result<Approver, String> {
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let origin = Origin { address, port: 0, tls: "".into(), certificate: None };
     let token = Credential::Token(Secret::new(token.trim().as_bytes().to_vec()));
@@ -185,7 +195,14 @@ fn bearer(running: &Running, token: &str) -> Result<String, String> {
         running.clock.now(),
     ));
     match verified {
-        Ok(principal) => Ok(principal.id.to_string()),
+        Ok(principal) if principal.kind != PrincipalKind::Human => Err(format!(
+            "`{}` is not a person: only issuers with `kind = \"human\"` vouch for approvers",
+            principal.id
+        )),
+        Ok(principal) => Ok(Approver {
+            id: principal.id.as_str().into(),
+            groups: Some(principal.groups.clone()),
+        }),
         Err(error) => {
             tracing::info!(%error, "the token of an approver is not accepted");
             Err("the token is not accepted; the gateway's log says why".into())
@@ -258,6 +275,7 @@ fn ask(view: &bulla_engine::AskView) -> Value {
         "policies": texts(&ask.policies),
         "groups": texts(&ask.terms.groups),
         "quorum": ask.terms.quorum,
+        "approved": texts(&view.approved),
         "expires_s": ask.terms.expires_ms / 1_000,
         "session": ask.session.to_string(),
         "digest": ask.digest.to_string(),

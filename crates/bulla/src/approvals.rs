@@ -56,7 +56,19 @@ fn answer(word: &str, args: &AnswerArgs) -> Result<Value> {
 fn said(id: &str, word: &str, answer: &Value) -> String {
     let by = answer.get("by").and_then(Value::as_str).unwrap_or("?");
     let tick = Paint::new().tick(word == "approved");
-    format!("{tick} {} {word} by {}", line(id), line(by))
+    let mut words = format!("{tick} {} {word} by {}", line(id), line(by));
+    // It still waits: for more people, or for somebody of a group.
+    if let Some(quorum) = answer.get("quorum").and_then(Value::as_u64) {
+        let have = answer.get("approvers").and_then(Value::as_u64).unwrap_or_default();
+        words.push_str(&format!("; it still waits, {have} of {quorum}"));
+        let missing = answer.get("missing").and_then(Value::as_array);
+        let missing = missing.map(Vec::as_slice).unwrap_or_default();
+        let missing: Vec<_> = missing.iter().filter_map(Value::as_str).collect();
+        if !missing.is_empty() {
+            words.push_str(&format!(", and nobody yet of group {}", line(&missing.join(", "))));
+        }
+    }
+    words
 }
 
 /// Exactly what would run, and for whom.
@@ -91,6 +103,7 @@ fn show(ask: &Value) -> String {
     put("effects", &list("effects"));
     put("policies", &list("policies"));
     put("approval by", &format!("{} of group {}", number("quorum"), list("groups")));
+    put("approved by", &list("approved"));
     put("waits since", &text("since"));
     put("gives up", &format!("{} s after that", number("expires_s")));
     put("session", &text("session"));

@@ -331,7 +331,8 @@ impl<'i> Parse<'i> {
         if !self.problems.is_empty() {
             return None;
         }
-        let (mut gateway, mut ledger, mut policy, mut limits) = (None, None, None, None);
+        let (mut gateway, mut ledger, mut policy) = (None, None, None);
+        let (mut limits, mut approvals) = (None, None);
         let (mut issuers, mut trust_domains, mut resources) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let before = self.problems.len();
@@ -341,6 +342,7 @@ impl<'i> Parse<'i> {
                 "ledger" => ledger = self.table("ledger", node),
                 "policy" => policy = self.table("policy", node),
                 "limits" => limits = self.table("limits", node),
+                "approvals" => approvals = self.table("approvals", node),
                 "issuers" => issuers = self.tables("issuers", node),
                 "trust_domains" => trust_domains = self.tables("trust_domains", node),
                 "resources" => resources = self.tables("resources", node),
@@ -353,6 +355,7 @@ impl<'i> Parse<'i> {
                         "trust_domains",
                         "resources",
                         "limits",
+                        "approvals",
                     ];
                     let help = format!("the tables are {}", known.join(", "));
                     let message = format!("unknown table `{}`", other.escape_debug());
@@ -372,6 +375,7 @@ impl<'i> Parse<'i> {
             trust_domains,
             resources,
             limits: limits.unwrap_or_default(),
+            approvals: approvals.unwrap_or_default(),
         })
     }
 

@@ -14,11 +14,13 @@ use bulla_core::{
     PolicySource, Principal, Recorder, Resource, ResourceName, Timestamp,
 };
 use bulla_engine::{
-    Desk, DirectConnector, Engine, Limits, Listener, Parts, SecretSource, SystemClock, Target,
+    Approver, Desk, DirectConnector, Engine, Limits, Listener, Parts, SecretSource, SystemClock,
+    Target,
 };
 use bulla_gate::Gate;
 use bulla_identity::Verifier;
 use bulla_ledger::{Compression, Ledger, LedgerConfig};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     admin,
@@ -170,8 +172,21 @@ impl Running {
     }
 }
 
+impl Running {
+    /// A user of the admin socket, `local:alice`, with the groups that the configuration gives.
+    pub fn local_approver(&self, user: &str) -> Approver {
+        let name = user.strip_prefix("local:").unwrap_or(user);
+        let groups = self.config.approvals.local.as_ref().map(|users| {
+            let groups = users.get(name).map(Vec::as_slice).unwrap_or_default();
+            groups.iter().map(|group| group.as_str().into()).collect()
+        });
+        Approver { id: user.into(), groups }
+    }
+}
+
 /// Runs until a signal says stop.
 pub async fn run(path: PathBuf) -> Result<()> {
+    let signals = Signals::take().context("listen for signals")?;
     let config = load(&path)?;
     let protocols = registry::protocols().context("start the parser threads")?;
     let bundle = policies::load(&config, &protocols).map_err(Invalid::policies)?;
@@ -236,7 +251,7 @@ pub async fn run(path: PathBuf) -> Result<()> {
     }
     health::ready();
     tracing::info!(log = %ledger.vkey(), "ready");
-    until_stopped(&running, &path).await?;
+    until_stopped(&running, &path, signals).await?;
     stop(&running).await
 }
 
@@ -310,16 +325,31 @@ async fn stop(running: &Arc<Running>) -> Result<()> {
     tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("close the ledger")
 }
 
+/// What an operator tells a running gateway. Taken before anything else, so that a signal during
+/// the start waits for its turn instead of ending the process as it stands.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Serves signals until one says stop.
-async fn until_stopped(running: &Arc<Running>, path: &Path) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hup = signal(SignalKind::hangup())?;
+async fn until_stopped(running: &Arc<Running>, path: &Path, mut signals: Signals) -> Result<()> {
     loop {
         tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
-            _ = hup.recv() => {
+            _ = signals.term.recv() => return Ok(()),
+            _ = signals.int.recv() => return Ok(()),
+            _ = signals.hup.recv() => {
                 let (running, path) = (running.clone(), path.to_path_buf());
                 // The handle is needed inside: new issuers start tasks of their own.
                 let handle = tokio::runtime::Handle::current();

@@ -27,6 +27,8 @@ pub struct File {
     pub resources: BTreeMap<String, Resource>,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub approvals: Approvals,
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -359,6 +361,15 @@ impl Default for Limits {
             expiry_grace: Time::secs(60),
         }
     }
+}
+
+/// Who may answer for commands that wait.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Approvals {
+    /// Groups of users of this host who answer without a token. Without it they stand for every
+    /// group; with it, a user who is not listed stands for none.
+    pub local: Option<BTreeMap<String, Vec<String>>>,
 }
 
 fn origin() -> String {
