@@ -96,6 +96,18 @@ const NEEDS: &[Need] = &[
         present: || places::succeeds("npm", &["--version"]),
     },
     Need {
+        scope: Scope::Test,
+        package: "golang-go",
+        why: "builds the clients and the verifier that are written in Go",
+        present: || places::succeeds("go", &["version"]),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "golang-golang-x-mod-dev",
+        why: "a transparency-log verifier that is not ours",
+        present: || Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog").is_dir(),
+    },
+    Need {
         scope: Scope::Bench,
         package: "pgbouncer",
         why: "measured beside the gateway; Debian may also start one of its own",

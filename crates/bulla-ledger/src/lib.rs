@@ -53,6 +53,8 @@ mod pack;
 mod read;
 mod record;
 mod tracker;
+#[cfg(test)]
+mod vectors;
 mod verify;
 pub mod vfs;
 
