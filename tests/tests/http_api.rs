@@ -206,7 +206,11 @@ fn an_approval_is_spent_by_the_identical_request_once() {
         &pay("{\"a\":1}", &["-H", "transfer-encoding: chunked", "--http1.1"]),
         &["403", "cannot wait"],
     );
+    // One that still waits when the gateway stops is withdrawn, and its session closed.
+    let started = std::time::Instant::now();
     world.verified().unwrap();
+    assert!(started.elapsed() < Duration::from_secs(15), "what waits does not hold up the stop");
+    has(&world.replayed().unwrap(), &["withdrawn", "closed: drained"]);
 }
 
 /// A gRPC server with all four kinds of calls, on bytes.

@@ -236,11 +236,9 @@ impl Exchange {
                     return self.unseen(number, &canonical).await;
                 };
                 let live = self.live().clone();
-                let parked =
-                    self.conn
-                        .http
-                        .holds
-                        .park(key, principal, holding, judging, move || live.bundle());
+                let holds = &self.conn.http.holds;
+                let bundle = move || live.bundle();
+                let parked = holds.park(key, principal, holding, judging, self.live(), bundle);
                 match parked {
                     Some(hold) => self.held(&hold, respond_async).await,
                     None => self.unseen(number, &canonical).await,

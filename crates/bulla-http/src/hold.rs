@@ -6,8 +6,9 @@ use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 use aws_lc_rs::digest::{Context, SHA256};
 use bulla_core::{Digest, HoldTerms, PrincipalId, Refusal};
 use bulla_gate::{Cleared, Holding};
-use bulla_host::Passage;
+use bulla_host::{Live, Passage, Standing};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::exchange::Outbound;
 
@@ -58,6 +59,20 @@ impl Hold {
     }
 }
 
+/// Resolves when the gateway stops or an operator ends the session. That the identity of the session
+/// expires ends no wait: whoever repeats the request brings a fresh one.
+async fn over(mut standing: watch::Receiver<Standing>) {
+    loop {
+        match &*standing.borrow_and_update() {
+            Standing::Open | Standing::Ended("expired", _) => {}
+            Standing::Draining | Standing::Ended(..) => return,
+        }
+        if standing.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// All that wait.
 #[derive(Default)]
 pub struct Holds(Mutex<HashMap<Digest, Arc<Hold>>>);
@@ -102,6 +117,7 @@ impl Holds {
         principal: PrincipalId,
         holding: Holding,
         judging: Judging,
+        live: &Live,
         bundle: impl Fn() -> Option<Digest> + Send + 'static,
     ) -> Option<Arc<Hold>> {
         let hold = Arc::new(Hold {
@@ -117,11 +133,22 @@ impl Holds {
             }
             holds.insert(key, hold.clone());
         }
-        let (holds, own) = (self.clone(), hold.clone());
+        let (holds, own, standing) = (self.clone(), hold.clone(), live.standing());
         tokio::spawn(async move {
-            let verdict = judging.await;
-            *own.state.lock() = State::Ready(Box::new(verdict), bundle());
-            tokio::time::sleep(KEPT).await;
+            let over = over(standing);
+            tokio::pin!(over);
+            // Dropping the judgement withdraws the ask.
+            let verdict = tokio::select! {
+                verdict = judging => Some(verdict),
+                () = &mut over => None,
+            };
+            if let Some(verdict) = verdict {
+                *own.state.lock() = State::Ready(Box::new(verdict), bundle());
+                tokio::select! {
+                    () = tokio::time::sleep(KEPT) => {}
+                    () = &mut over => {}
+                }
+            }
             let mut holds = holds.0.lock();
             if holds.get(&key).is_some_and(|found| Arc::ptr_eq(found, &own)) {
                 holds.remove(&key);
