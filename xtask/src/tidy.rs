@@ -66,13 +66,14 @@ const IMPURE: &[&str] = &[
 const IMPURE_EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// Names of protocols that only their own crates may know.
-const PROTOCOL_NAMES: &[&str] = &["postgres"];
+const PROTOCOL_NAMES: &[&str] = &["postgres", "bulla_http"];
 
 /// `(crate, file within its src, why it may name a protocol)`; an empty file means all.
 const NAMING_EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("bulla-postgres", "", "its own crate"),
     ("bulla-sql", "", "PostgreSQL's dialect is what it reads"),
     ("bulla", "registry.rs", "the one place that names concrete crates"),
+    ("bulla", "registry/http.rs", "what a protocol adds to the configuration"),
     ("bulla-e2e", "", "tests"),
     ("xtask", "", "installs the servers that tests need"),
 ];

@@ -49,6 +49,9 @@ impl Drop for Secret {
 pub enum Credential {
     /// A bearer token, as sent.
     Token(Secret),
+    /// A token, as sent, with a proof that the client holds the key that it names (RFC 9449), and
+    /// the request that the proof is for.
+    Proven { token: Secret, proof: Secret, method: String, url: String },
     /// The certificate of the TLS handshake, in [`Origin::certificate`].
     Certificate,
 }

@@ -86,12 +86,12 @@ impl AsyncWrite for Prefixed {
 
 /// Counts what one source has open before login.
 #[derive(Clone, Default)]
-struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(crate) struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-struct SourceSlot(Sources, IpAddr);
+pub(crate) struct SourceSlot(Sources, IpAddr);
 
 impl Sources {
-    fn take(&self, source: IpAddr, max: usize) -> Option<SourceSlot> {
+    pub(crate) fn take(&self, source: IpAddr, max: usize) -> Option<SourceSlot> {
         let mut counts = self.0.lock();
         let count = counts.entry(source).or_default();
         if *count >= max {
@@ -524,7 +524,7 @@ impl Door<'_> {
             opened: now,
             source: self.origin.address.to_string().into(),
             counters: counters.clone(),
-            cancel_key,
+            cancel_key: Some(cancel_key),
             tell,
         });
         let cap = now.plus_ms(resource.session_ms_max);

@@ -75,7 +75,7 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    async fn read(&self) -> std::io::Result<Option<Arc<Secret>>> {
+    pub(crate) async fn read(&self) -> std::io::Result<Option<Arc<Secret>>> {
         let mut bytes = match self {
             Self::None => return Ok(None),
             Self::File(path) => tokio::fs::read(path).await?,

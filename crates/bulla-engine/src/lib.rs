@@ -15,12 +15,14 @@
 //! | `relay` | the loop of one live session |
 //! | `connect` | the `Connector` port and the direct connector |
 //! | `scouts` | keeping what readings need to know fresh |
+//! | `hosted` | listeners and targets of protocols whose wire a library owns |
 //! | `desk` | asks that wait for a person |
 //! | `registry` | live sessions: list, kill, cancel, extend |
 
 mod accept;
 mod connect;
 mod desk;
+mod hosted;
 mod registry;
 mod relay;
 mod scouts;
@@ -28,7 +30,9 @@ mod scouts;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use bulla_core::{Clock, Directory, Identity, PolicySource, Recorder, SessionId, Timestamp};
+use bulla_core::{
+    Clock, Descriptor, Directory, Identity, PolicySource, Recorder, SessionId, Timestamp,
+};
 use bulla_gate::Gate;
 use bulla_wire::Protocol;
 use tokio::sync::{Semaphore, watch};
@@ -37,6 +41,7 @@ pub use connect::{
     ConnectError, Connected, Connector, DirectConnector, SecretSource, Stream, Target, TargetTls,
 };
 pub use desk::{Approver, AskView, Desk, DeskError, Progress};
+pub use hosted::{DirectDialer, HostedListener, HostedTarget};
 pub use registry::LiveSession;
 
 /// The system's clock, which never goes back: a step backwards is clamped.
@@ -134,6 +139,43 @@ impl Engine {
     /// Binds and serves until the engine drains. Returns the bound address.
     pub async fn listen(self: &Arc<Self>, listener: Listener) -> std::io::Result<SocketAddr> {
         accept::listen(self.clone(), listener).await
+    }
+
+    /// What a hosted protocol's connections go through. `connector` is the way to its targets.
+    pub fn door(
+        &self,
+        protocol: &'static Descriptor,
+        connector: Arc<dyn bulla_host::Connector>,
+    ) -> bulla_host::Door {
+        let parts = &self.parts;
+        let roll = hosted::EngineRoll {
+            registry: self.registry.clone(),
+            sessions_max: self.limits.sessions_max,
+            draining: self.draining.clone(),
+        };
+        let parts = bulla_host::Parts {
+            gate: parts.gate.clone(),
+            recorder: parts.recorder.clone(),
+            identity: parts.identity.clone(),
+            directory: parts.directory.clone(),
+            policies: parts.policies.clone(),
+            clock: parts.clock.clone(),
+            connector,
+            roll: Arc::new(roll),
+            identify_ms_max: self.limits.handshake_ms_max,
+            connect_ms_max: self.limits.connect_ms_max,
+            expiry_grace_ms: self.limits.expiry_grace_ms,
+        };
+        bulla_host::Door::new(Arc::new(parts), protocol)
+    }
+
+    /// Binds and serves a hosted protocol until the engine drains. Returns the bound address.
+    pub async fn listen_hosted(
+        self: &Arc<Self>,
+        listener: HostedListener,
+        door: bulla_host::Door,
+    ) -> std::io::Result<SocketAddr> {
+        hosted::listen(self.clone(), listener, door).await
     }
 
     /// Stops accepting, ends sessions at their safe points, and at the deadline ends the rest.

@@ -9,24 +9,13 @@ use std::{
 };
 
 use bulla_core::{PrincipalId, SessionId, Timestamp};
+pub use bulla_host::{Counters, Tell};
 use bulla_wire::CANCEL_KEY_BYTES;
 use parking_lot::RwLock;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Shortest cancel key that is looked at.
 const CANCEL_KEY_BYTES_MIN: usize = 8;
-
-/// What a session can be told from outside its task.
-#[derive(Debug, Clone)]
-pub enum Tell {
-    Kill {
-        by: Arc<str>,
-    },
-    Drain,
-    Cancel,
-    /// A fresh credential of the same principal was seen; it lasts until then.
-    Extend(Timestamp),
-}
 
 /// A live session as an operator sees it.
 #[derive(Debug, Clone)]
@@ -42,14 +31,6 @@ pub struct LiveSession {
     pub rows: u64,
 }
 
-#[derive(Debug, Default)]
-pub struct Counters {
-    pub commands: AtomicU64,
-    pub denied: AtomicU64,
-    pub held: AtomicU64,
-    pub rows: AtomicU64,
-}
-
 pub struct Handle {
     pub id: SessionId,
     pub principal: PrincipalId,
@@ -57,7 +38,8 @@ pub struct Handle {
     pub opened: Timestamp,
     pub source: Arc<str>,
     pub counters: Arc<Counters>,
-    pub cancel_key: [u8; CANCEL_KEY_BYTES],
+    /// None where a client has no such key.
+    pub cancel_key: Option<[u8; CANCEL_KEY_BYTES]>,
     pub tell: UnboundedSender<Tell>,
 }
 
@@ -97,7 +79,7 @@ impl Registry {
     pub fn enter(self: &Arc<Self>, handle: Handle) -> Entered {
         let handle = Arc::new(handle);
         let mut maps = self.0.write();
-        if let Some(head) = key_head(&handle.cancel_key) {
+        if let Some(head) = handle.cancel_key.as_ref().and_then(|key| key_head(key)) {
             maps.keys.entry(head).or_default().push(handle.id);
         }
         maps.principals.entry(handle.principal.clone()).or_default().push(handle.id);
@@ -126,7 +108,8 @@ impl Registry {
         let maps = self.0.read();
         let ids = key_head(key).and_then(|head| maps.keys.get(&head));
         for handle in ids.into_iter().flatten().filter_map(|id| maps.sessions.get(id)) {
-            let Some(own) = handle.cancel_key.get(..key.len()) else { continue };
+            let own = handle.cancel_key.as_ref().and_then(|own| own.get(..key.len()));
+            let Some(own) = own else { continue };
             if aws_lc_rs::constant_time::verify_slices_are_equal(own, key).is_ok() {
                 handle.tell(Tell::Cancel);
             }
@@ -174,7 +157,8 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let (id, mut maps) = (self.handle.id, self.registry.0.write());
         maps.sessions.remove(&id);
-        if let Some(head) = key_head(&self.handle.cancel_key) {
+        let key = self.handle.cancel_key.as_ref();
+        if let Some(head) = key.and_then(|key| key_head(key)) {
             forget(&mut maps.keys, &head, id);
         }
         forget(&mut maps.principals, &self.handle.principal, id);

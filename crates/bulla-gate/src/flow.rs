@@ -33,6 +33,13 @@ pub struct Released<D> {
     direction: PhantomData<D>,
 }
 
+impl<D> Released<D> {
+    /// The bytes, where a library writes them.
+    pub fn spend(self) -> Bytes {
+        self.bytes
+    }
+}
+
 impl<D> Release<D> {
     pub(crate) fn new(bytes: Bytes, pending: Option<Pending>) -> Self {
         Self { bytes, pending, direction: PhantomData }

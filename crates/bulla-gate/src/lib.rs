@@ -36,6 +36,13 @@ pub struct Cleared<T> {
     payload: T,
 }
 
+impl<T> Cleared<T> {
+    /// Spends the leave where a library writes to the target, so that no [`Upstream`] can.
+    pub fn spend(self) -> T {
+        self.payload
+    }
+}
+
 /// What a caller may tell the client while a command waits for an approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holding {
@@ -97,19 +104,7 @@ impl Gate {
                     Decision::Deny { because, reason } => {
                         return Err(case.denied(self, &because, &reason));
                     }
-                    _ => {
-                        return Err(case.refused(
-                            self,
-                            RefusalKind::Denied,
-                            &because,
-                            None,
-                            &|c| {
-                                format!(
-                                    "refused: the policies changed while {c} waited; run it again"
-                                )
-                            },
-                        ));
-                    }
+                    _ => return Err(case.changed(self, &because)),
                 }
             }
         };
@@ -252,10 +247,7 @@ impl Gate {
             Answer::Approved { by, reason, digest: bound } if bound == digest => {
                 ("approved", Some(by), reason, None)
             }
-            Answer::Approved { by, reason, .. } => {
-                ("rejected", Some(by), reason, Some(RefusalKind::Rejected))
-            }
-            Answer::Rejected { by, reason } => {
+            Answer::Approved { by, reason, .. } | Answer::Rejected { by, reason } => {
                 ("rejected", Some(by), reason, Some(RefusalKind::Rejected))
             }
             Answer::Expired => ("expired", None, None, Some(RefusalKind::HoldExpired)),
@@ -343,20 +335,24 @@ impl Case<'_> {
 
     fn honour(&self, gate: &Gate, why: &Because, owe: &Obligations) -> Result<(), Box<Refusal>> {
         let honours = self.session.honours();
-        let cannot = |name: &str| !honours.contains(&name);
-        let missing = if owe.rows_max.is_some() && cannot("rows_max") {
-            Some("rows_max".into())
-        } else if owe.bytes_max.is_some() && cannot("bytes_max") {
-            Some("bytes_max".into())
-        } else {
-            owe.unknown.first().cloned()
+        let lacks = |owed: bool, name: &str| -> Option<Arc<str>> {
+            (owed && !honours.contains(&name)).then(|| name.into())
         };
+        let missing = lacks(owe.rows_max.is_some(), "rows_max")
+            .or_else(|| lacks(owe.bytes_max.is_some(), "bytes_max"))
+            .or_else(|| owe.unknown.first().cloned());
         match missing {
             None => Ok(()),
             Some(obligation) => {
                 Err(self.denied(gate, why, &DenyReason::CannotHonour { obligation }))
             }
         }
+    }
+
+    fn changed(&self, gate: &Gate, because: &Because) -> Box<Refusal> {
+        let words =
+            |c: &str| format!("refused: the policies changed while {c} waited; run it again");
+        self.refused(gate, RefusalKind::Denied, because, None, &words)
     }
 
     fn denied(&self, gate: &Gate, because: &Because, reason: &DenyReason) -> Box<Refusal> {

@@ -132,10 +132,31 @@ impl Key {
     }
 }
 
+/// Verifies a signature with a key that a proof brings along: good for that proof and for nothing
+/// else.
+pub(crate) fn verify_with(
+    jwk: &Object,
+    algorithm: Algorithm,
+    signed: &[u8],
+    signature: &[u8],
+) -> Result<(), Refused> {
+    let why = "the proof's key is not good for its algorithm";
+    let unfit = Refused::new(Word::AlgorithmNotAllowed, why);
+    let key = read_material(jwk).ok_or(unfit.clone())?;
+    let fitting = key.fitting(algorithm).ok_or(unfit)?;
+    let bad = Refused::new(Word::BadSignature, "the proof's signature does not verify");
+    fitting.verify_sig(signed, signature).map_err(|_| bad)
+}
+
 /// One key with its id. None: not for verifying, or not good enough.
 fn read_key(jwk: &Object) -> Option<(String, Key)> {
+    let kid = jwk.get("kid").and_then(Json::text);
+    let kid = kid.filter(|kid| !kid.is_empty() && kid.len() <= KID_BYTES_MAX)?;
+    Some((kid.to_owned(), read_material(jwk)?))
+}
+
+fn read_material(jwk: &Object) -> Option<Key> {
     let text = |name: &str| jwk.get(name).and_then(Json::text);
-    let kid = text("kid").filter(|kid| !kid.is_empty() && kid.len() <= KID_BYTES_MAX)?;
     // A private or symmetric key in public is nobody's key any more.
     if ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().any(|name| jwk.contains_key(*name)) {
         return None;
@@ -174,10 +195,7 @@ fn read_key(jwk: &Object) -> Option<(String, Key)> {
     };
     let key = Key { only, material };
     // A key whose `alg` belongs to another type verifies nothing.
-    Algorithm::ALL
-        .into_iter()
-        .any(|algorithm| key.fitting(algorithm).is_some())
-        .then(|| (kid.to_owned(), key))
+    Algorithm::ALL.into_iter().any(|algorithm| key.fitting(algorithm).is_some()).then_some(key)
 }
 
 fn read_rsa(n: &[u8], e: &[u8]) -> Option<Material> {

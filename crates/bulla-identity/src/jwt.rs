@@ -291,7 +291,7 @@ impl Rules {
 }
 
 /// RFC 7519 2, NumericDate: seconds since the epoch, perhaps with a fraction; from 1970 to 9999.
-fn numeric_date(value: &Json) -> Option<Timestamp> {
+pub(crate) fn numeric_date(value: &Json) -> Option<Timestamp> {
     match value {
         Json::Integer(secs) => {
             let secs = u64::try_from(*secs).ok().filter(|secs| *secs <= DATE_SECS_MAX)?;

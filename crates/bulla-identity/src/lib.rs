@@ -22,6 +22,7 @@
 //! | `jwk` | public keys and signatures; pure |
 //! | `fetch` | one refresh of an issuer's keys, over HTTPS or from a file |
 //! | `keys` | the cache of one issuer's keys and its background task |
+//! | `dpop` | proofs of possession; pure but for the memory of those that were used |
 //! | `mapping` | claims to subject, groups and attributes; pure |
 //! | `spiffe` | SPIFFE ids, their certificates, path patterns; pure |
 //! | `trust` | trust bundles and the check of a client's chain |
@@ -29,6 +30,7 @@
 
 mod compile;
 mod config;
+mod dpop;
 mod error;
 mod fetch;
 mod json;

@@ -13,6 +13,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use crate::{
     compile::{Domain, Issuer, compile},
     config::{Config, IssuerConfig, Problem},
+    dpop,
     error::{Refused, Word},
     fetch::{FetchLimits, Source},
     json::{Json, Object},
@@ -32,6 +33,8 @@ pub struct Verifier {
     trust: Arc<Trust>,
     clock: Arc<dyn Clock>,
     limits: FetchLimits,
+    /// Taken over by a reload, so that it forgets none.
+    proofs: Arc<dpop::Seen>,
     watch_bundles: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     watch_abort: Option<tokio::task::AbortHandle>,
 }
@@ -91,6 +94,7 @@ impl Verifier {
             trust,
             clock,
             limits,
+            proofs: before.map(|before| before.proofs.clone()).unwrap_or_default(),
             watch_bundles: tokio::sync::Mutex::new(watch),
             watch_abort,
         })
@@ -137,9 +141,11 @@ impl Verifier {
         }
     }
 
+    /// `key`: thumbprint of the key that the client proved to hold.
     async fn verify_token(
         &self,
         token: &Secret,
+        key: Option<&str>,
         origin: &Origin,
         now: Timestamp,
     ) -> Result<Principal, IdentityError> {
@@ -150,17 +156,19 @@ impl Verifier {
             let why = "no issuer of this name is configured";
             return Err(Refused::new(Word::UnknownIssuer, why).at(None));
         };
-        self.verify_for(issuer, keys, token, unverified, origin, now)
+        self.verify_for(issuer, keys, token, unverified, key, origin, now)
             .await
             .map_err(|refused| refused.at(Some(&issuer.alias)))
     }
 
+    #[allow(clippy::too_many_arguments)]
     async fn verify_for(
         &self,
         issuer: &Issuer,
         keys: &Keys,
         token: &[u8],
         unverified: Unverified<'_>,
+        key: Option<&str>,
         origin: &Origin,
         now: Timestamp,
     ) -> Result<Principal, Refused> {
@@ -178,7 +186,7 @@ impl Verifier {
         let kid_tail = tail(kid);
         let claims = unverified.into_claims();
         let lifetime = issuer.rules.check(&claims, now)?;
-        let bound = check_bound(&claims, origin)?;
+        let bound = check_bound(&claims, key, origin)?;
         let mapped = issuer.mapping.apply(&claims)?;
         let proof = Proof {
             kind: CredentialKind::Jwt,
@@ -244,7 +252,13 @@ impl Identity for Verifier {
     ) -> Boxed<'a, Result<Principal, IdentityError>> {
         Box::pin(async move {
             match credential {
-                Credential::Token(token) => self.verify_token(&token, origin, now).await,
+                Credential::Token(token) => self.verify_token(&token, None, origin, now).await,
+                Credential::Proven { token, proof, method, url } => {
+                    let what = dpop::Use { method: &method, url: &url, token: &token };
+                    let key = dpop::check(&proof, &what, &self.proofs, now);
+                    let key = key.map_err(|refused| refused.at(None))?;
+                    self.verify_token(&token, Some(&key), origin, now).await
+                }
                 Credential::Certificate => self.verify_certificate(origin, now),
             }
         })
@@ -290,18 +304,29 @@ async fn watch_bundles(trust: Arc<Trust>) {
     }
 }
 
-/// RFC 8705 3.1: a token that names a certificate is good with that certificate only. A token that
-/// names another key cannot be proven here, and is refused rather than taken as a bearer's.
-fn check_bound(claims: &Object, origin: &Origin) -> Result<bool, Refused> {
+/// RFC 8705 3.1, RFC 9449 6.1: a token that names a certificate or a key is good with that one only.
+/// A proof beside a token that names no key proves nothing, and is refused.
+fn check_bound(claims: &Object, key: Option<&str>, origin: &Origin) -> Result<bool, Refused> {
     let refuse = |why| Err(Refused::new(Word::NotBound, why));
-    let confirmation = match claims.get("cnf") {
-        None => return Ok(false),
-        Some(Json::Object(confirmation)) => confirmation,
-        Some(_) => return refuse("the token's `cnf` is no object"),
+    let confirmation = match (claims.get("cnf"), key) {
+        (None, None) => return Ok(false),
+        (None, Some(_)) => return refuse("the token is bound to no key, and came with a proof"),
+        (Some(Json::Object(confirmation)), _) => confirmation,
+        (Some(_), _) => return refuse("the token's `cnf` is no object"),
     };
-    let thumbprint = match (confirmation.get("x5t#S256"), confirmation.len()) {
-        (Some(Json::Text(thumbprint)), 1) => thumbprint,
-        _ => return refuse("the token is bound to a key of a kind that cannot be proven here"),
+    let unknown = "the token is bound to a key of a kind that cannot be proven here";
+    if confirmation.len() != 1 {
+        return refuse(unknown);
+    }
+    if let Some(Json::Text(named)) = confirmation.get("jkt") {
+        return match key {
+            Some(key) if key == named => Ok(true),
+            Some(_) => refuse("the token is bound to another key"),
+            None => refuse("the token is bound to a key, and came without a proof"),
+        };
+    }
+    let (Some(Json::Text(thumbprint)), None) = (confirmation.get("x5t#S256"), key) else {
+        return refuse(unknown);
     };
     let Some(thumbprint) = base64url(thumbprint.as_bytes()) else {
         return refuse("the token's thumbprint is not strict base64url");

@@ -107,6 +107,9 @@ pub enum Sessions {
         /// Write the exact bytes that the client got instead.
         #[arg(long)]
         raw: bool,
+        /// Write the exchanges of an HTTP session as an archive (HAR 1.2) instead.
+        #[arg(long, conflicts_with = "raw")]
+        har: bool,
         /// Read although no gateway runs that could record the reading.
         #[arg(long)]
         offline: bool,

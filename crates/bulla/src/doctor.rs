@@ -93,7 +93,7 @@ pub fn health(config: &Config, json: bool) -> Result<ExitCode> {
 /// A look at everything around the gateway. Exit 1 if something is broken.
 pub fn run(config: &Config, json: bool) -> Result<ExitCode> {
     let mut found = Found::default();
-    let protocols = registry::protocols()?;
+    let protocols = registry::protocols(config)?;
     match policies::load(config, &protocols) {
         Ok(bundle) => {
             found.put("policy", Level::Good, format!("{} policies hold", bundle.policy_count()));
@@ -229,6 +229,15 @@ async fn identity(config: &Config, found: &mut Found) {
     verifier.shutdown().await;
 }
 
+/// Whether a target answers, and its secret is there.
+async fn dial(config: &Config, name: &str) -> anyhow::Result<()> {
+    use bulla_host::Connector as _;
+    let dialer = gateway::dialer(config)?;
+    dialer.dial(name, &[]).await?;
+    dialer.secret(name).await?;
+    Ok(())
+}
+
 async fn targets(config: &Config, protocols: &registry::Protocols, found: &mut Found) {
     const AREA: &str = "targets";
     let connector = match gateway::connector(config, protocols) {
@@ -239,6 +248,13 @@ async fn targets(config: &Config, protocols: &registry::Protocols, found: &mut F
         if from.target.tls != file::TargetTls::VerifyFull {
             let words = format!("{name}: the target's certificate is not verified");
             found.put(AREA, Level::Warning, words);
+        }
+        if registry::is_hosted(&from.protocol) {
+            match dial(config, name).await {
+                Ok(()) => found.put(AREA, Level::Good, format!("{name}: reachable")),
+                Err(error) => found.put(AREA, Level::Bad, format!("{name}: {error:#}")),
+            }
+            continue;
         }
         let place = gateway::resource(config, name, from).ok();
         let place = place.and_then(|resource| connector.place(&resource, None));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,8 +15,8 @@ use bulla_core::{
     PolicySource, Principal, Recorder, Resource, ResourceName, Timestamp,
 };
 use bulla_engine::{
-    Approver, Desk, DirectConnector, Engine, Limits, Listener, Parts, SecretSource, SystemClock,
-    Target,
+    Approver, Desk, DirectConnector, DirectDialer, Engine, HostedListener, HostedTarget, Limits,
+    Listener, Parts, SecretSource, SystemClock, Target,
 };
 use bulla_gate::Gate;
 use bulla_identity::Verifier;
@@ -81,18 +82,42 @@ pub fn resource(config: &Config, name: &str, from: &file::Resource) -> Result<Re
     })
 }
 
-/// The way to every target.
+fn secret(config: &Config, resource: &file::Resource) -> SecretSource {
+    match (&resource.login.password_file, &resource.login.password_env) {
+        (Some(file), _) => SecretSource::File(config.path(file)),
+        (None, Some(variable)) => SecretSource::Env(variable.clone()),
+        (None, None) => SecretSource::None,
+    }
+}
+
+/// The way to every target of a hosted protocol.
+pub fn dialer(config: &Config) -> Result<DirectDialer> {
+    let mut targets = Vec::new();
+    for (name, resource) in &config.resources {
+        if registry::is_hosted(&resource.protocol) {
+            let target = HostedTarget {
+                host: resource.target.host.clone(),
+                port: resource.target.port,
+                tls: tls::target(config, resource).with_context(|| format!("resources.{name}"))?,
+                secret: secret(config, resource),
+            };
+            targets.push((name.clone(), target));
+        }
+    }
+    Ok(DirectDialer::new(targets, Duration::from_millis(config.limits.connect_max.ms)))
+}
+
+/// The way to every target whose wire we read.
 pub fn connector(config: &Config, protocols: &Protocols) -> Result<DirectConnector> {
     let mut targets = Vec::new();
     for (name, resource) in &config.resources {
-        let protocol = protocols.get(resource.protocol.as_str());
+        if registry::is_hosted(&resource.protocol) {
+            continue;
+        }
+        let protocol = protocols.wires.get(resource.protocol.as_str());
         let protocol = protocol.with_context(|| format!("unknown protocol of `{name}`"))?;
         let login = &resource.login;
-        let secret = match (&login.password_file, &login.password_env) {
-            (Some(file), _) => SecretSource::File(config.path(file)),
-            (None, Some(variable)) => SecretSource::Env(variable.clone()),
-            (None, None) => SecretSource::None,
-        };
+        let secret = secret(config, resource);
         let target = Target {
             protocol: protocol.clone(),
             host: resource.target.host.clone(),
@@ -151,7 +176,7 @@ pub struct Running {
     pub who: Arc<Who>,
     pub protocols: Protocols,
     /// Each listener's protocol and the TLS set-up that new connections get.
-    listeners: Vec<(String, Arc<ArcSwap<rustls::ServerConfig>>)>,
+    listeners: Vec<(String, Tls)>,
     /// As started: what a reload cannot change is compared with it.
     config: Config,
 }
@@ -188,7 +213,7 @@ impl Running {
 pub async fn run(path: PathBuf) -> Result<()> {
     let signals = Signals::take().context("listen for signals")?;
     let config = load(&path)?;
-    let protocols = registry::protocols().context("start the parser threads")?;
+    let protocols = registry::protocols(&config)?;
     let bundle = policies::load(&config, &protocols).map_err(Invalid::policies)?;
     let opening = ledger(&config);
     let ledger = tokio::task::spawn_blocking(move || Ledger::open(opening)).await?;
@@ -220,7 +245,12 @@ pub async fn run(path: PathBuf) -> Result<()> {
         limits(&config),
     );
     let planned = listeners(&config, &who, &protocols)?;
-    let tls = planned.iter().map(|l| (l.protocol.descriptor().protocol.to_owned(), l.tls.clone()));
+    let hosted = hosted_listeners(&config, &who, &protocols)?;
+    let dialer: Arc<DirectDialer> = Arc::new(dialer(&config)?);
+    let own = |protocol: &str, tls: &Tls| (protocol.to_owned(), tls.clone());
+    let wires = planned.iter().map(|l| own(l.protocol.descriptor().protocol, &l.tls));
+    let tls = hosted.iter().map(|l| own(l.protocol.descriptor().protocol, &l.tls));
+    let tls = wires.chain(tls);
     let running = Arc::new(Running {
         engine: engine.clone(),
         ledger: ledger.clone(),
@@ -241,6 +271,13 @@ pub async fn run(path: PathBuf) -> Result<()> {
     for listener in planned {
         let (name, wanted) = (listener.name.clone(), listener.address);
         let address = engine.listen(listener).await;
+        let address = address.with_context(|| format!("listen on {wanted} for {name}"))?;
+        tracing::info!(resources = name, %address, "listening");
+    }
+    for listener in hosted {
+        let (name, wanted) = (listener.name.clone(), listener.address);
+        let door = engine.door(listener.protocol.descriptor(), dialer.clone());
+        let address = engine.listen_hosted(listener, door).await;
         let address = address.with_context(|| format!("listen on {wanted} for {name}"))?;
         tracing::info!(resources = name, %address, "listening");
     }
@@ -288,16 +325,48 @@ async fn note_start(running: &Arc<Running>) -> Result<()> {
     noted.map_err(|error| anyhow!("record the start: {error}"))
 }
 
-/// One listener for each address, whatever resources share it.
-fn listeners(config: &Config, who: &Who, protocols: &Protocols) -> Result<Vec<Listener>> {
+/// The TLS set-up that a listener's new connections get.
+type Tls = Arc<ArcSwap<rustls::ServerConfig>>;
+
+/// Each address with its protocol and the resources that share it.
+fn addresses(config: &Config) -> BTreeMap<(SocketAddr, &str), Vec<&str>> {
     let mut addresses: BTreeMap<_, Vec<&str>> = BTreeMap::new();
     for (name, resource) in &config.resources {
         let key = (resource.listen, resource.protocol.as_str());
         addresses.entry(key).or_default().push(name);
     }
+    addresses
+}
+
+fn hosted_listeners(
+    config: &Config,
+    who: &Who,
+    protocols: &Protocols,
+) -> Result<Vec<HostedListener>> {
     let mut out = Vec::new();
-    for ((address, word), names) in addresses {
-        let protocol = protocols.get(word).with_context(|| format!("unknown protocol `{word}`"))?;
+    for ((address, word), names) in addresses(config) {
+        let Some(protocol) = protocols.hosted.get(word) else { continue };
+        let tls = tls::server(config, &who.verifier(), registry::alpn(word))?;
+        out.push(HostedListener {
+            name: names.join(", "),
+            address,
+            protocol: protocol.clone(),
+            tls: Arc::new(ArcSwap::from_pointee(tls)),
+            resources: names.into_iter().map(str::to_owned).collect(),
+        });
+    }
+    Ok(out)
+}
+
+/// One listener for each address, whatever resources share it.
+fn listeners(config: &Config, who: &Who, protocols: &Protocols) -> Result<Vec<Listener>> {
+    let mut out = Vec::new();
+    for ((address, word), names) in addresses(config) {
+        if registry::is_hosted(word) {
+            continue;
+        }
+        let protocol =
+            protocols.wires.get(word).with_context(|| format!("unknown protocol `{word}`"))?;
         let tls = tls::server(config, &who.verifier(), registry::alpn(word))?;
         out.push(Listener {
             name: names.join(", "),

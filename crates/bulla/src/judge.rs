@@ -31,7 +31,8 @@ use crate::{
     cli::Explain,
     config::{Config, file},
     fail::{Invalid, code},
-    gateway, policies, print, registry,
+    gateway, policies, print,
+    registry::{self, Protocols},
     say::{Paint, line, safe},
     sessions,
 };
@@ -43,6 +44,7 @@ const LEARN_MAX: Duration = Duration::from_secs(60);
 struct Bench<'a> {
     config: &'a Config,
     bundle: Bundle,
+    protocols: Protocols,
     connector: DirectConnector,
     runtime: tokio::runtime::Runtime,
     /// Places whose catalogue was asked for, and why it is not there.
@@ -51,11 +53,11 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(config: &'a Config) -> Result<Self> {
-        let protocols = registry::protocols().context("start the parser threads")?;
+        let protocols = registry::protocols(config)?;
         let bundle = policies::load(config, &protocols).map_err(Invalid::policies)?;
         let connector = gateway::connector(config, &protocols)?;
         let (runtime, learned) = (crate::runtime()?, RefCell::default());
-        Ok(Self { config, bundle, connector, runtime, learned })
+        Ok(Self { config, bundle, protocols, connector, runtime, learned })
     }
 
     fn resource(&self, name: &str) -> Result<Resource> {
@@ -71,6 +73,9 @@ impl<'a> Bench<'a> {
             None => (asked, None),
         };
         let resource = self.resource(name).map_err(|error| error.to_string())?;
+        if let Some(hosted) = self.protocols.hosted.get(&*resource.protocol) {
+            return hosted.read(name, text);
+        }
         let place = self.connector.place(&resource, part);
         let place = place.ok_or_else(|| format!("`{asked}` is no part that may be asked for"))?;
         let protocol = self.connector.protocol(name).ok_or("the resource has no protocol")?;
@@ -117,7 +122,7 @@ pub async fn learn(
 }
 
 pub fn check(config: &Config, json: bool) -> Result<()> {
-    let protocols = registry::protocols().context("start the parser threads")?;
+    let protocols = registry::protocols(config)?;
     let bundle = policies::load(config, &protocols).map_err(Invalid::policies)?;
     let (count, digest) = (bundle.policy_count(), bundle.digest());
     if json {
@@ -129,7 +134,7 @@ pub fn check(config: &Config, json: bool) -> Result<()> {
 }
 
 pub fn schema(config: &Config) -> Result<()> {
-    let protocols = registry::protocols().context("start the parser threads")?;
+    let protocols = registry::protocols(config)?;
     let bundle = policies::load(config, &protocols).map_err(Invalid::policies)?;
     Ok(print(bundle.schema_text())?)
 }

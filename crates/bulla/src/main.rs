@@ -69,7 +69,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Configuration, policies and the files behind the identities: all that can be told offline.
 fn check(cli: &Cli) -> Result<()> {
     let config = gateway::load(&cli.config)?;
-    let protocols = registry::protocols().context("start the parser threads")?;
+    let protocols = registry::protocols(&config)?;
     let bundle = policies::load(&config, &protocols).map_err(Invalid::policies);
     let identity = identity(&config)?;
     let bundle = match (bundle, identity) {

@@ -80,7 +80,7 @@ fn files(dir: &Path) -> Result<Vec<(String, String)>, Vec<PolicyProblem>> {
 pub fn load(config: &Config, protocols: &Protocols) -> Result<Bundle, Vec<PolicyProblem>> {
     let dir = config.policy_dir();
     let files = files(&dir)?;
-    let descriptors: Vec<_> = protocols.values().map(|protocol| protocol.descriptor()).collect();
+    let descriptors = protocols.descriptors();
     let mut input = SchemaInput { protocols: &descriptors, ..Default::default() };
     for (name, resource) in &config.resources {
         // A name that is none was reported with the configuration.

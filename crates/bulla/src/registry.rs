@@ -1,19 +1,107 @@
 //! The protocols that are built in: the only file of this crate that names one.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+mod http;
 
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context, Result, anyhow};
+use bulla_core::Descriptor;
+use bulla_host::Hosted;
 use bulla_wire::Protocol;
 
+pub use http::HttpSettings;
+
+use crate::config::{Config, file};
+
 /// Every protocol, by the word that `protocol = "…"` takes.
-pub type Protocols = BTreeMap<&'static str, Arc<dyn Protocol>>;
+pub struct Protocols {
+    /// Those whose wire we read ourselves.
+    pub wires: BTreeMap<&'static str, Arc<dyn Protocol>>,
+    /// Those whose wire a library owns.
+    pub hosted: BTreeMap<&'static str, Arc<dyn Hosted>>,
+}
+
+impl Protocols {
+    pub fn descriptors(&self) -> Vec<&'static Descriptor> {
+        let wires = self.wires.values().map(|protocol| protocol.descriptor());
+        wires.chain(self.hosted.values().map(|protocol| protocol.descriptor())).collect()
+    }
+}
 
 /// The words that `protocol = "…"` takes.
-pub const KNOWN: &[&str] = &[bulla_postgres::DESCRIPTOR.protocol];
+pub const KNOWN: &[&str] = &[bulla_postgres::DESCRIPTOR.protocol, bulla_http::DESCRIPTOR.protocol];
+
+/// Whether a protocol's wire is a library's.
+pub fn is_hosted(protocol: &str) -> bool {
+    protocol == bulla_http::DESCRIPTOR.protocol
+}
 
 /// Makes every protocol, with its threads.
-pub fn protocols() -> io::Result<Protocols> {
-    let postgres: Arc<dyn Protocol> = Arc::new(bulla_postgres::Postgres::new(Default::default())?);
-    Ok(BTreeMap::from([(postgres.descriptor().protocol, postgres)]))
+pub fn protocols(config: &Config) -> Result<Protocols> {
+    let postgres = bulla_postgres::Postgres::new(Default::default());
+    let postgres: Arc<dyn Protocol> = Arc::new(postgres.context("start the parser threads")?);
+    let mut apis = Vec::new();
+    for (name, resource) in of(config, bulla_http::DESCRIPTOR.protocol) {
+        let api = http::api(config, name, resource).map_err(|mistakes| {
+            let words = mistakes.into_iter().map(|(key, words)| format!("{key}: {words}"));
+            anyhow!("resources.{name}: {}", words.collect::<Vec<_>>().join("; "))
+        })?;
+        apis.push(api);
+    }
+    let issuers = config.issuers.values().map(|issuer| issuer.issuer.clone()).collect();
+    let http =
+        bulla_http::Http::new(apis, issuers, Default::default()).map_err(|why| anyhow!(why))?;
+    let http: Arc<dyn Hosted> = Arc::new(http);
+    Ok(Protocols {
+        wires: BTreeMap::from([(postgres.descriptor().protocol, postgres)]),
+        hosted: BTreeMap::from([(http.descriptor().protocol, http)]),
+    })
+}
+
+fn of<'a>(
+    config: &'a Config,
+    protocol: &'static str,
+) -> impl Iterator<Item = (&'a String, &'a file::Resource)> {
+    config.resources.iter().filter(move |(_, resource)| resource.protocol == protocol)
+}
+
+/// What does not hold of a resource's own settings: key and words.
+pub fn mistakes(
+    config: &Config,
+    name: &str,
+    resource: &file::Resource,
+) -> Vec<(&'static str, String)> {
+    let own = bulla_http::DESCRIPTOR.protocol;
+    match (resource.protocol == own, &resource.http) {
+        (true, _) => http::api(config, name, resource).err().unwrap_or_default(),
+        (false, Some(_)) => vec![("http", format!("is for `protocol = \"{own}\"` only"))],
+        (false, None) if resource.login.user.is_empty() => {
+            vec![("login.user", "is missing: the account at the target".to_owned())]
+        }
+        (false, None) => Vec::new(),
+    }
+}
+
+/// Two resources that clients could not tell apart.
+pub fn clashes(config: &Config) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    let all: Vec<_> = of(config, bulla_http::DESCRIPTOR.protocol).collect();
+    for (at, (name, resource)) in all.iter().enumerate() {
+        for (other, earlier) in all.iter().take(at) {
+            if resource.listen != earlier.listen {
+                continue;
+            }
+            let settings = |r: &file::Resource| r.http.clone().unwrap_or_default();
+            let (one, two) = (settings(resource), settings(earlier));
+            let hosts = one.hosts.is_empty() && two.hosts.is_empty()
+                || one.hosts.iter().any(|host| two.hosts.contains(host));
+            if hosts && one.path == two.path {
+                let words = format!("`{other}` is reached by the same host and path");
+                out.push(((*name).clone(), words));
+            }
+        }
+    }
+    out
 }
 
 /// The ALPN names that a listener of the protocol accepts.
@@ -28,17 +116,15 @@ pub fn alpn(protocol: &str) -> Vec<Vec<u8>> {
 pub fn render(protocol: &str, to_client: &[u8]) -> Vec<String> {
     match protocol {
         "postgres" => bulla_postgres::render(to_client),
+        "http" => bulla_http::render(to_client),
         _ => vec![format!("{} bytes", to_client.len())],
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+pub use bulla_http::Recorded;
 
-    #[test]
-    fn what_is_known_is_what_is_made() {
-        let made: Vec<_> = protocols().unwrap().into_keys().collect();
-        assert_eq!(made, KNOWN);
-    }
+/// Exchanges of a session as an archive that other tools read; none where the protocol has no such
+/// form.
+pub fn archive(protocol: &str, recorded: &[Recorded]) -> Option<serde_json::Value> {
+    (protocol == bulla_http::DESCRIPTOR.protocol).then(|| bulla_http::har(recorded))
 }

@@ -82,9 +82,12 @@ pub fn run(config: &Config, command: &Sessions, json: bool) -> Result<()> {
             let rows = if command.is_some() { Rows::Shown } else { Rows::Counted };
             show(config, id, *command, rows, json)
         }
-        Sessions::Replay { session, command, raw, offline } => {
+        Sessions::Replay { session, command, raw, har, offline } => {
             let id = parse(session)?;
             note_reading(config, &reading("replay", id, *command), *offline)?;
+            if *har {
+                return replay_archive(config, id, *command);
+            }
             if *raw {
                 return replay_raw(config, id, *command);
             }
@@ -552,4 +555,68 @@ fn replay_raw(config: &Config, id: SessionId, command: Option<u64>) -> Result<()
         }
     }
     Ok(out.flush()?)
+}
+
+/// The exchanges as an archive for other tools (HAR).
+fn replay_archive(config: &Config, id: SessionId, command: Option<u64>) -> Result<()> {
+    let reader = reader(config)?;
+    let session = reader.session(id)?;
+    let (mut all, mut protocol) = (BTreeMap::<u64, Exchange>::new(), String::new());
+    for event in session.events() {
+        let event = event?;
+        if let Some(name) = &event.entry.protocol {
+            protocol.clone_from(name);
+        }
+        let Some(number) = event.command().filter(|number| *number > 0) else { continue };
+        if command.is_none_or(|wanted| wanted == number) {
+            all.entry(number).or_default().take(&session, &event)?;
+        }
+    }
+    let recorded: Vec<_> = all.into_values().map(|exchange| exchange.recorded).collect();
+    let archive = registry::archive(&protocol, &recorded);
+    let archive =
+        archive.with_context(|| format!("`{protocol}` has no such archive; use --raw"))?;
+    Ok(print(&serde_json::to_string_pretty(&archive)?)?)
+}
+
+/// One exchange, put together from its entries.
+#[derive(Default)]
+struct Exchange {
+    recorded: registry::Recorded,
+    begun_ns: u64,
+}
+
+impl Exchange {
+    fn take(&mut self, session: &Session<'_>, event: &Event) -> Result<()> {
+        let (entry, recorded) = (&event.entry, &mut self.recorded);
+        if self.begun_ns == 0 {
+            self.begun_ns = entry.t_wall_ns;
+            recorded.started = Timestamp(entry.t_wall_ns).to_string();
+        }
+        let into = match event.flow() {
+            Some(Flow::ToTarget) => &mut recorded.request,
+            Some(Flow::ToClient) => &mut recorded.response,
+            Some(Flow::Gateway) | None => return Ok(()),
+        };
+        if into.len() as u64 + event.payload_len() <= ANSWER_BYTES_MAX as u64 {
+            into.extend(session.payload_bytes(event)?);
+        } else {
+            recorded.comment = "longer than 16 MiB; --raw writes all of it".into();
+        }
+        match event.kind() {
+            Kind::Outcome => {
+                let took_us = entry.t_wall_ns.saturating_sub(self.begun_ns) / 1_000;
+                recorded.took_ms = f64::from(u32::try_from(took_us).unwrap_or(u32::MAX)) / 1_000.0;
+                let status = entry.status.as_deref().unwrap_or_default();
+                if recorded.comment.is_empty() {
+                    recorded.comment = status.to_owned();
+                }
+            }
+            Kind::Refusal => {
+                recorded.comment = event.detail.message.clone().unwrap_or_else(|| "refused".into());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }

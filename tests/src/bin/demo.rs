@@ -13,9 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use bulla_e2e::ca::Authority;
 use bulla_e2e::client::{Dial, http, program};
 use bulla_e2e::gateway::{Gateway, Spec, binary, cli_in};
+use bulla_e2e::http::{Nginx, Raw, curl};
 use bulla_e2e::issuer::Issuer;
 use bulla_e2e::mint::{Alg, Key};
-use bulla_e2e::place::TempDir;
+use bulla_e2e::place::{Port, TempDir};
 use bulla_e2e::postgres::Postgres;
 use bulla_e2e::proc::{Captured, Proc, capture};
 use serde_json::{Value, json};
@@ -37,6 +38,20 @@ permit (
     action == Bulla::Action::"postgres:update",
     resource == Bulla::Table::"orders.public.payments"
 );
+"#;
+
+const SHOP_POLICY: &str = r#"
+@id("shop-session")
+permit (principal in Bulla::Group::"team:billing", action == Bulla::Action::"connect",
+        resource == Bulla::Resource::"shop");
+
+@id("shop-reads")
+permit (principal in Bulla::Group::"team:billing", action in Bulla::Action::"http:read",
+        resource in Bulla::Resource::"shop");
+
+@id("refunds-need-a-human") @hold("finance") @expires("15m")
+permit (principal in Bulla::Group::"team:billing", action == Bulla::Action::"http:post",
+        resource == Bulla::Route::"shop./api/refunds");
 "#;
 
 const USAGE: &str = "usage: bulla-demo [--keep]";
@@ -87,6 +102,8 @@ fn run(keep: bool) -> Result<u32> {
     refusals(&world, &token, &mut show)?;
     show.title("What needs a human");
     held(&world, &token, &mut show)?;
+    show.title("An HTTP API, through the same gate");
+    api(&world, &token, &mut show)?;
     show.title("Who may not come in");
     strangers(&world, &mut show)?;
     show.title("What is on record");
@@ -107,7 +124,12 @@ fn run(keep: bool) -> Result<u32> {
 struct World {
     server: Postgres,
     issuer: Issuer,
+    nginx: Nginx,
+    shop: Port,
+    authority: Authority,
     gateway: Gateway,
+    /// What the configuration names and the gateway reads again and again.
+    _files: TempDir,
 }
 
 impl World {
@@ -120,11 +142,26 @@ impl World {
         let (id, secret) = CLIENT;
         issuer.register(id, secret, json!({ "team": "billing" }));
         show.tick(&format!("an identity provider (OIDC) on {}", issuer.url()));
-        let spec = Spec::new(&server, &issuer).policy("orders.cedar", POLICY);
+        let (nginx, shop, dir) = (Nginx::start(&authority)?, Port::new()?, TempDir::new("shop")?);
+        show.tick(&format!("an HTTP API (nginx) on port {}", nginx.port()));
+        let mut spec = Spec::new(&server, &issuer)
+            .policy("orders.cedar", POLICY)
+            .policy("shop.cedar", SHOP_POLICY);
+        spec.last = format!(
+            "[resources.shop]\nprotocol = \"http\"\nlisten = \"127.0.0.1:{}\"\n\
+             target = {{ host = \"localhost\", port = {}, ca = {:?} }}\n\
+             login = {{ password_file = {:?} }}\n[resources.shop.http]\nlogin = \"bearer\"\n",
+            shop.number(),
+            nginx.port(),
+            dir.write("shop.root.pem", authority.pem())?,
+            dir.write("shop.secret", "the-apis-own-key")?,
+        );
         let gateway = Gateway::start(&authority, spec)?;
         let port = gateway.dial("").port;
         show.tick(&format!("the gateway on port {port}, before the database `orders`"));
-        Ok(Self { server, issuer, gateway })
+        let words = format!("and on port {}, before the API `shop`", shop.number());
+        show.tick(&words);
+        Ok(Self { server, issuer, nginx, shop, authority, gateway, _files: dir })
     }
 
     /// A token, fetched as a service would.
@@ -188,6 +225,66 @@ fn held(world: &World, token: &str, show: &mut Show) -> Result<()> {
     let after = world.server.sql("SELECT state FROM payments WHERE id = 42")?;
     let done = status.success() && answer.contains("UPDATE 1") && after == "void";
     show.check(done, "the same statement goes through, once");
+    Ok(())
+}
+
+fn api(world: &World, token: &str, show: &mut Show) -> Result<()> {
+    let auth = format!("authorization: Bearer {token}");
+    let root = world.gateway.root_pem();
+    let ask = |show: &Show, line: &str, path: &str, args: &[&str]| -> Result<Captured> {
+        show.say(&format!("    $ curl -H \"authorization: Bearer $TOKEN\" {line}"));
+        let url = format!("https://localhost:{}{path}", world.shop.number());
+        let mut all = vec!["-H", auth.as_str()];
+        all.extend(args);
+        let answer = curl(&root, &url, &all)?;
+        show.lines(answer.out().lines().last().unwrap_or_default());
+        Ok(answer)
+    };
+    let answer = ask(show, "…/api/orders/7", "/api/orders/7", &[])?;
+    let good = ["HTTP/2 200", "/api/orders/7", "Bearer the-apis-own-key"];
+    show.expect(
+        &answer,
+        0,
+        &good,
+        "a read goes through, with the API's own key in place of the token",
+    );
+    let answer = ask(show, "-X DELETE …/api/orders/7", "/api/orders/7", &["-X", "DELETE"])?;
+    let denied = ["HTTP/2 403", "no policy permits it", "event"];
+    show.expect(
+        &answer,
+        0,
+        &denied,
+        "a write is refused, with the rule and the entry to ask about",
+    );
+    let refund = ["-H", "content-type: application/json", "-d", "{\"order\":7,\"amount\":40}"];
+    let line = "-d '{\"order\":7,\"amount\":40}' …/api/refunds";
+    let held = ask(show, line, "/api/refunds", &refund)?;
+    let waits = ["HTTP/2 403", "approval-required"];
+    show.expect(&held, 0, &waits, "a refund waits for a human, and says for which approval");
+    let held = held.out();
+    let id = held.split("\"approval\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let id = id.context("an approval in the answer")?;
+    let dir = world.gateway.dir().path();
+    let seen = show.bulla(dir, &["approvals", "show", id])?;
+    show.expect(&seen, 0, &["POST /api/refunds", "40"], "an operator sees the very request");
+    show.expect(&show.bulla(dir, &["approvals", "approve", id])?, 0, &[], "and approves it");
+    let until = Instant::now() + SOON;
+    let mut answer = ask(show, line, "/api/refunds", &refund)?;
+    while !answer.out().contains("HTTP/2 200") && Instant::now() < until {
+        answer = ask(show, line, "/api/refunds", &refund)?;
+    }
+    show.expect(&answer, 0, &["HTTP/2 200", "POST"], "the same request goes through, once");
+    let mut raw = Raw::connect(world.shop.number(), &world.authority, "localhost", &[])?;
+    show.say("    a request that hides another: Content-Length and Transfer-Encoding");
+    raw.send(format!(
+        "POST /api/orders HTTP/1.1\r\nhost: localhost\r\n{auth}\r\ncontent-length: 4\r\n\
+         transfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /api/hidden HTTP/1.1\r\n\r\n"
+    ))?;
+    let answer = String::from_utf8_lossy(&raw.rest()).into_owned();
+    show.lines(answer.lines().next().unwrap_or_default());
+    let log = world.nginx.access_log();
+    let kept = answer.contains(" 400 ") && !log.contains("hidden") && log.contains("/api/orders/7");
+    show.check(kept, "it is refused; the API's own log has neither of the two");
     Ok(())
 }
 

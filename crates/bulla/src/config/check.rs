@@ -144,6 +144,9 @@ impl Check<'_, '_> {
         {
             self.keep(&format!("{key}.target"), format!("{error:#}"), "");
         }
+        for (part, message) in crate::registry::mistakes(config, name, resource) {
+            self.keep(&format!("{key}.{part}"), message, "");
+        }
         if resource.session_max.ms == 0 {
             self.keep(&format!("{key}.session_max"), "must be more than nothing", "use `8h`");
         }
@@ -151,6 +154,9 @@ impl Check<'_, '_> {
 
     /// One address, one protocol.
     fn listeners(&mut self) {
+        for (name, message) in crate::registry::clashes(self.config) {
+            self.keep(&format!("resources.{name}"), message, "give it a host or path of its own");
+        }
         let mut seen: BTreeMap<_, (&String, &String)> = BTreeMap::new();
         let config = self.config;
         for (name, resource) in &config.resources {

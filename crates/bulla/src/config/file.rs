@@ -250,7 +250,10 @@ pub struct Resource {
     /// Where clients connect. Several resources of one protocol may share an address.
     pub listen: SocketAddr,
     pub target: Target,
+    #[serde(default)]
     pub login: Login,
+    /// What only an HTTP API has.
+    pub http: Option<crate::registry::HttpSettings>,
     pub durability: Option<Durability>,
     /// What happens to a session when the identity that opened it expires.
     #[serde(default)]
@@ -297,9 +300,10 @@ pub enum TargetTls {
 }
 
 /// How the gateway logs in. The client never sees it.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct Login {
+    /// The account. An API may have none.
     pub user: String,
     /// Read at each login, so that it can be rotated in place.
     pub password_file: Option<PathBuf>,

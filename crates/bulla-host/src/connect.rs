@@ -1,0 +1,45 @@
+//! The way to a target, as a hosted protocol sees it: a byte stream, and the secret to use on it.
+
+use std::sync::Arc;
+
+use bulla_core::{Boxed, Secret};
+
+use crate::Stream;
+
+/// A stream to a target.
+pub struct Dialled {
+    pub stream: Box<dyn Stream>,
+    /// The protocol name that the target chose (RFC 7301); none without TLS.
+    pub alpn: Option<Arc<str>>,
+    /// Whether the stream is protected.
+    pub tls: bool,
+}
+
+/// Why a target is not reached. For operators; the client learns only that it is not.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("no target is configured for `{0}`")]
+    NoTarget(String),
+    #[error("dial {0}: {1}")]
+    Dial(String, std::io::Error),
+    #[error("TLS with {0}: {1}")]
+    Tls(String, std::io::Error),
+    #[error("read the secret of `{0}`: {1}")]
+    Secret(String, std::io::Error),
+    #[error("{0} did not answer in time")]
+    TimedOut(String),
+}
+
+/// Reaches targets. No protocol knows whether directly or through an agent.
+pub trait Connector: Send + Sync {
+    /// A fresh stream, after TLS where the target is configured with it. `alpn`: the names to
+    /// offer, best first; none offers nothing.
+    fn dial<'a>(
+        &'a self,
+        resource: &'a str,
+        alpn: &'a [&'static str],
+    ) -> Boxed<'a, Result<Dialled, DialError>>;
+    /// The target's secret, read afresh, so that it can be rotated in place.
+    fn secret<'a>(&'a self, resource: &'a str)
+    -> Boxed<'a, Result<Option<Arc<Secret>>, DialError>>;
+}

@@ -1,0 +1,362 @@
+//! Answers: the target's, made fit to go on, and the gateway's own.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bulla_core::{Outcome, Refusal, RefusalKind, Status};
+use bulla_gate::ToClient;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
+use hyper::body::{Body, Frame, SizeHint};
+use serde_json::json;
+
+use crate::{
+    flow::{Broken, Flow, Framing},
+    wire::{Fault, content_length, header_value},
+};
+
+/// Headers of a response that go no further: those of one connection, and those by which a target
+/// could lead a client around the gateway.
+const DROPPED: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "alt-svc",
+    "http2-settings",
+];
+
+/// What goes to a client.
+pub enum Outgoing {
+    /// Words of the gateway, or a body that came with its head.
+    Whole(Option<Bytes>),
+    Stream {
+        first: Option<Bytes>,
+        flow: Box<Flow<ToClient>>,
+    },
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Broken;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream { first, flow } => match first.take().filter(|bytes| !bytes.is_empty()) {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => Pin::new(flow).poll_frame(cx),
+            },
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream { first, flow } => {
+                first.as_ref().is_none_or(Bytes::is_empty) && flow.is_end_stream()
+            }
+        }
+    }
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Stream { .. } => SizeHint::default(),
+        }
+    }
+}
+
+/// A target's answer, ready to be recorded and to go on.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub framing: Framing,
+    /// As it is recorded.
+    pub head: Bytes,
+}
+
+impl Answer {
+    /// `no_body`: the answer to `HEAD`.
+    pub fn read(parts: Parts, no_body: bool) -> Result<Self, Fault> {
+        let fault = |why| Fault { status: 502, why };
+        let status = parts.status;
+        let mut headers = HeaderMap::with_capacity(parts.headers.len());
+        let mut lengths = 0;
+        for (name, value) in &parts.headers {
+            header_value(value.as_bytes()).map_err(|_| fault("a header of the answer is odd"))?;
+            if name == header::CONTENT_LENGTH {
+                lengths += 1;
+            }
+            if !DROPPED.contains(&name.as_str()) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        if lengths > 1 {
+            return Err(fault("the answer has two lengths"));
+        }
+        let bare =
+            no_body || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let length = headers.get(header::CONTENT_LENGTH).map(|value| {
+            let text = value.to_str().map_err(|_| fault("the answer's length is odd"))?;
+            content_length(text).map_err(|_| fault("the answer's length is odd"))
+        });
+        let framing = match length.transpose()? {
+            _ if bare => Framing::Length(0),
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        let head = record(status, &headers, framing == Framing::Chunked);
+        Ok(Self { status, headers, framing, head })
+    }
+
+    /// How the command ends if the body ends well.
+    pub fn outcome(&self) -> Outcome {
+        let code = self.status.as_u16();
+        // A call of gRPC that ends at once says so in its head.
+        let grpc = self.headers.get("grpc-status").and_then(|status| status.to_str().ok());
+        let status = match (code, grpc) {
+            (400.., _) => Status::Error(code.to_string().into()),
+            (_, Some(grpc)) if grpc != "0" => Status::Error(format!("grpc:{grpc}").into()),
+            _ => Status::Ok,
+        };
+        Outcome { status, tag: Some(code.to_string().into()), rows: 0 }
+    }
+
+    pub fn response(self, body: Outgoing) -> Response<Outgoing> {
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// A response's head as HTTP/1.1.
+fn record(status: StatusCode, headers: &HeaderMap, chunked: bool) -> Bytes {
+    let mut out = Vec::with_capacity(256);
+    let reason = status.canonical_reason().unwrap_or("");
+    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
+    for (name, value) in headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    if chunked {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.into()
+}
+
+/// Words of the gateway itself.
+#[derive(Debug)]
+pub struct Own {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Own {
+    pub fn json(status: u16, value: &serde_json::Value) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut body = value.to_string();
+        body.push('\n');
+        Self { status, headers, body: body.into() }
+    }
+
+    /// RFC 9457.
+    pub fn problem(status: u16, word: &str, message: &str, hint: &str) -> Self {
+        Self::details(status, word, json!({ "detail": message, "next": hint }))
+    }
+
+    fn details(status: u16, word: &str, mut members: serde_json::Value) -> Self {
+        let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        members["type"] = format!("urn:bulla:{word}").into();
+        members["title"] = code.canonical_reason().unwrap_or("refused").into();
+        members["status"] = status.into();
+        let mut own = Self::json(status, &members);
+        let kind = HeaderValue::from_static("application/problem+json");
+        own.headers.insert(header::CONTENT_TYPE, kind);
+        own
+    }
+
+    /// A command that is not sent: what, which rule, what next, and the entry to ask about.
+    /// `status`: instead of the kind's own.
+    pub fn refusal(refusal: &Refusal, status: Option<u16>) -> Self {
+        let status = status.unwrap_or(match refusal.kind {
+            RefusalKind::Denied
+            | RefusalKind::Rejected
+            | RefusalKind::HoldExpired
+            | RefusalKind::Withdrawn
+            | RefusalKind::HoldUnavailable => 403,
+            RefusalKind::Unreadable | RefusalKind::NotSupported => 400,
+            RefusalKind::TooLarge => 413,
+            RefusalKind::Expired => 401,
+            RefusalKind::Recorder | RefusalKind::Ended => 503,
+            RefusalKind::Bug => 500,
+        });
+        let mut members = json!({ "detail": &*refusal.message, "next": &*refusal.hint });
+        if let Some(event) = refusal.event {
+            members["event"] = event.to_string().into();
+        }
+        if !refusal.policies.is_empty() {
+            members["policies"] = refusal.policies.iter().map(|id| &**id).collect();
+        }
+        if let Some(bundle) = refusal.bundle {
+            members["bundle"] = bundle.short(12).into();
+        }
+        if let Some(approval) = &refusal.approval {
+            members["approval"] = (&**approval).into();
+        }
+        Self::details(status, refusal.kind.as_str(), members)
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.append(name, value);
+        }
+        self
+    }
+    /// The connection ends with this answer.
+    #[must_use]
+    pub fn closing(self) -> Self {
+        self.with(header::CONNECTION, "close")
+    }
+    #[must_use]
+    pub fn member(mut self, name: &str, value: serde_json::Value) -> Self {
+        if let Ok(mut members) = serde_json::from_slice::<serde_json::Value>(&self.body) {
+            members[name] = value;
+            self.body = (members.to_string() + "\n").into();
+        }
+        self
+    }
+
+    /// The same words as gRPC has them: a call that ends at once (`Trailers-Only`).
+    #[must_use]
+    pub fn for_grpc(self) -> Self {
+        let (code, word) = match self.status.as_u16() {
+            200..=299 | 403 if self.is("approval-required") => (9, "approval-required"),
+            401 => (16, "unauthenticated"),
+            403 => (7, "denied"),
+            404 => (5, "unknown_resource"),
+            413 => (8, "too_large"),
+            408 | 504 => (4, "late"),
+            502 | 503 => (14, "unavailable"),
+            400..=499 => (3, "unreadable"),
+            _ => (13, "internal"),
+        };
+        let members: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let mut message = String::new();
+        for name in ["detail", "next", "event", "approval"] {
+            if let Some(text) = members.get(name).and_then(serde_json::Value::as_str) {
+                let label = if name == "detail" { "" } else { name };
+                message.push_str(&format!(
+                    "{}{label}{}{text}",
+                    if message.is_empty() { "" } else { "; " },
+                    if label.is_empty() { "" } else { ": " }
+                ));
+            }
+        }
+        let mut escaped = String::with_capacity(message.len());
+        for byte in message.bytes() {
+            match byte {
+                b' '..=b'~' if byte != b'%' => escaped.push(char::from(byte)),
+                _ => escaped.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        let mut own =
+            Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::new() };
+        own = own.with(header::CONTENT_TYPE, "application/grpc");
+        own = own.with(HeaderName::from_static("grpc-status"), &code.to_string());
+        own = own.with(HeaderName::from_static("grpc-message"), &escaped);
+        own.with(HeaderName::from_static("bulla-refusal"), word)
+    }
+    fn is(&self, word: &str) -> bool {
+        let members: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        members.get("type").and_then(serde_json::Value::as_str)
+            == Some(&format!("urn:bulla:{word}"))
+    }
+
+    /// As it is recorded.
+    pub fn canonical(&self) -> Bytes {
+        let mut headers = self.headers.clone();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+        let mut out = record(self.status, &headers, false).to_vec();
+        out.extend_from_slice(&self.body);
+        out.into()
+    }
+
+    pub fn response(self) -> Response<Outgoing> {
+        let body = Some(self.body).filter(|body| !body.is_empty());
+        let mut response = Response::new(Outgoing::Whole(body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(status: u16, headers: &[(&str, &str)]) -> Parts {
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        response.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn h14_what_could_lead_around_the_gateway_is_dropped() {
+        let headers = [
+            ("alt-svc", "h3=\":443\""),
+            ("connection", "x"),
+            ("content-length", "3"),
+            ("x-a", "b"),
+        ];
+        let answer = Answer::read(parts(200, &headers), false).unwrap();
+        assert_eq!(answer.head, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nx-a: b\r\n\r\n");
+        assert_eq!(answer.framing, Framing::Length(3));
+        let chunked = Answer::read(parts(404, &[]), false).unwrap();
+        assert_eq!(chunked.framing, Framing::Chunked);
+        assert_eq!(chunked.outcome().status, Status::Error("404".into()));
+        let head = Answer::read(parts(200, &[("content-length", "3")]), true).unwrap();
+        assert_eq!(head.framing, Framing::Length(0));
+        assert!(Answer::read(parts(200, &[("content-length", "x")]), false).is_err());
+        let two = [("content-length", "3"), ("content-length", "3")];
+        assert!(Answer::read(parts(200, &two), false).is_err());
+    }
+
+    #[test]
+    fn a_refusal_says_what_which_rule_what_next() {
+        let mut refusal = Refusal::plain(RefusalKind::Denied, "refused: `GET`", "ask the owner");
+        refusal.policies = vec!["no-deletes".into()];
+        let own = Own::refusal(&refusal, None);
+        let text = String::from_utf8(own.canonical().to_vec()).unwrap();
+        for part in [
+            "HTTP/1.1 403 Forbidden",
+            "application/problem+json",
+            "urn:bulla:denied",
+            "refused: `GET`",
+            "no-deletes",
+            "ask the owner",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

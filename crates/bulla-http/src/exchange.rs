@@ -1,0 +1,494 @@
+//! One request: read, judged, recorded, sent, answered.
+
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use bulla_core::{Canonical, Draft, Refusal, RefusalKind, Status};
+use bulla_gate::{Cleared, Holding};
+use bulla_host::{Live, Passage};
+use bytes::Bytes;
+use http::{Method, Response, header};
+use http_body_util::{Either, Full};
+use hyper::body::{Body as _, Incoming};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::{
+    answer::{Answer, Outgoing, Own},
+    api::Api,
+    flow::{Collected, Flow, Framing, Needles, Passing, Terms, collect, ended},
+    head::Head,
+    hold::{self, Found, Hold, Judging},
+    reading::{self, Need},
+    serve::{Conn, Seat},
+    target::{OutBody, TargetError, Used, build},
+    websocket,
+    wire::{Asked, Fault},
+};
+
+/// Bodies of up to this length are recorded with their head, in one entry.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
+/// Between two pieces of a body that is collected.
+const COLLECT_IDLE: Duration = Duration::from_secs(30);
+
+/// What goes out as a body.
+pub enum Plan {
+    Nothing,
+    /// The end of the canonical bytes.
+    Whole(usize),
+    Stream(Incoming),
+}
+
+/// A request in its one form: what is judged, recorded and sent.
+pub struct Outbound {
+    pub head: Head,
+    canonical: Bytes,
+    pub plan: Plan,
+}
+
+impl Canonical for Outbound {
+    fn canonical(&self) -> Bytes {
+        self.canonical.clone()
+    }
+}
+
+/// One request on its way.
+pub struct Exchange {
+    pub conn: Arc<Conn>,
+    pub seat: Arc<Seat>,
+    pub grpc: bool,
+}
+
+fn head_bytes(head: &Head, chunked: bool) -> Vec<u8> {
+    let mut text = head.canonical();
+    if chunked {
+        text.truncate(text.len() - 2);
+        text.push_str("transfer-encoding: chunked\r\n\r\n");
+    }
+    text.into_bytes()
+}
+
+impl Exchange {
+    fn api(&self) -> &Arc<Api> {
+        &self.seat.api
+    }
+    fn live(&self) -> &Arc<Live> {
+        &self.seat.live
+    }
+
+    pub async fn run(
+        self,
+        mut head: Head,
+        body: Incoming,
+        request: Option<hyper::upgrade::OnUpgrade>,
+    ) -> Response<Outgoing> {
+        if head.upgrade {
+            head.headers.retain(|(name, _)| name != "sec-websocket-extensions");
+        }
+        let present = !body.is_end_stream();
+        let small = head.length.is_some_and(|length| length <= SMALL_BYTES_MAX);
+        let need = reading::need(self.api(), &head, present);
+        let whole = need == Need::Whole || (small && !self.grpc && !head.expects_continue);
+        let max = if need == Need::Whole { self.api().judged_bytes_max } else { 64 << 10 };
+        let (plan, bytes) = if !present {
+            (Plan::Nothing, None)
+        } else if whole {
+            match collect(body, max, COLLECT_IDLE).await {
+                Ok(bytes) => (Plan::Whole(bytes.len()), Some(bytes)),
+                Err(why) => return self.uncollected(&head, why).await,
+            }
+        } else {
+            (Plan::Stream(body), None)
+        };
+        let outbound = self.outbound(head, plan, bytes.as_ref());
+        self.judge(outbound, bytes, request).await
+    }
+
+    fn outbound(&self, mut head: Head, plan: Plan, body: Option<&Bytes>) -> Outbound {
+        if let Some(body) = body {
+            head.length = Some(body.len() as u64);
+        }
+        let chunked = matches!(plan, Plan::Stream(_)) && head.length.is_none();
+        let mut canonical = head_bytes(&head, chunked);
+        canonical.extend_from_slice(body.map(|body| &body[..]).unwrap_or_default());
+        Outbound { head, canonical: canonical.into(), plan }
+    }
+
+    async fn uncollected(self, head: &Head, why: Collected) -> Response<Outgoing> {
+        let bytes = Bytes::from(head.canonical());
+        let (kind, words, status) = match (why, self.conn.fault()) {
+            (_, Some(fault)) => (RefusalKind::Unreadable, fault.why, fault.status),
+            (Collected::TooLong, _) => {
+                (RefusalKind::TooLarge, "the body is longer than policy looks into", 413)
+            }
+            (Collected::Slow, _) => {
+                (RefusalKind::Unreadable, "the body took too long to arrive", 408)
+            }
+            (Collected::Broken, _) => (RefusalKind::Unreadable, "the body was cut short", 400),
+        };
+        let number = self.live().number();
+        let message = format!("refused: {words}");
+        let refusal = Refusal::plain(kind, message, "send it again, as the documentation says");
+        let refusal = self.live().refuse(number, &bytes, refusal);
+        self.say(Own::refusal(&refusal, Some(status)).closing()).await
+    }
+
+    /// Words of the gateway within a session: evidence first, like every other byte.
+    pub async fn say(&self, own: Own) -> Response<Outgoing> {
+        let own = self.shape(own);
+        let released = match self.live().aside(own.canonical()) {
+            Ok(mut release) => poll_fn(|cx| release.poll_released(cx)).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = released {
+            tracing::error!(%error, "record an answer of the gateway");
+            // What the record cannot hold is not said; that it cannot is.
+            let words = format!("refused: {}, and nothing passes unrecorded", error.public());
+            let hint = "nothing was sent; tell the operators of the gateway";
+            let own = Own::problem(503, RefusalKind::Recorder.as_str(), &words, hint).closing();
+            return self.shape(own).response();
+        }
+        own.response()
+    }
+
+    /// gRPC has its own form for the same words.
+    fn shape(&self, own: Own) -> Own {
+        if self.grpc { own.for_grpc() } else { own }
+    }
+
+    async fn refused(&self, number: u64, bytes: &Bytes, fault: Fault) -> Response<Outgoing> {
+        let kind = if fault.status == 403 { RefusalKind::Denied } else { RefusalKind::Unreadable };
+        let message = format!("refused: {}", fault.why);
+        let hint = "see the documentation of the gateway on what is let through";
+        let refusal = self.live().refuse(number, bytes, Refusal::plain(kind, message, hint));
+        self.say(Own::refusal(&refusal, Some(fault.status))).await
+    }
+
+    async fn judge(
+        self,
+        outbound: Outbound,
+        body: Option<Bytes>,
+        request: Option<hyper::upgrade::OnUpgrade>,
+    ) -> Response<Outgoing> {
+        let principal = self.live().session().principal().id.clone();
+        let key = hold::key(
+            &principal,
+            &self.api().resource,
+            &[
+                outbound.head.method.as_str().as_bytes(),
+                outbound.head.target().as_bytes(),
+                body.as_deref().unwrap_or_default(),
+            ],
+        );
+        let streams = matches!(outbound.plan, Plan::Stream(_)) || outbound.head.upgrade;
+        let respond_async = outbound.head.respond_async;
+        if !streams {
+            match self.conn.http.holds.find(&key, self.live().bundle()) {
+                Found::Nothing => {}
+                Found::Waiting(hold) => return self.held(&hold, respond_async).await,
+                Found::Verdict(verdict) => {
+                    return match *verdict {
+                        Ok((cleared, passage)) => self.forward(cleared, passage, None).await,
+                        Err(refusal) => self.say(Own::refusal(&refusal, None)).await,
+                    };
+                }
+            }
+        }
+        let number = self.live().number();
+        let canonical = outbound.canonical();
+        let read = reading::request(
+            self.api(),
+            &outbound.head,
+            body.as_deref(),
+            self.conn.http.descriptor.facts,
+        );
+        let command = match read {
+            Ok(command) => command,
+            Err(fault) => return self.refused(number, &canonical, fault).await,
+        };
+        let path = command.touches.seen().first().map(|touch| touch.path.clone());
+        if outbound.head.upgrade && !path.is_some_and(|path| self.api().speaks_websocket(&path)) {
+            let why = "WebSocket is not spoken here; `websocket` of the resource would allow it";
+            return self.refused(number, &canonical, Fault { status: 400, why }).await;
+        }
+        let opened = outbound.head.upgrade.then(|| command.clone());
+        let told: Arc<Mutex<Option<Holding>>> = Arc::default();
+        let (live, slot) = (self.live().clone(), told.clone());
+        let draft = Draft::new(outbound, command);
+        let mut judging: Judging = Box::pin(async move {
+            let mut tell = |holding: Holding| *slot.lock() = Some(holding);
+            live.clear(number, draft, &mut tell).await
+        });
+        let verdict = poll_fn(|cx| match judging.as_mut().poll(cx) {
+            Poll::Ready(verdict) => Poll::Ready(Some(verdict)),
+            Poll::Pending if told.lock().is_some() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        match verdict.await {
+            Some(Ok((cleared, passage))) => {
+                let upgrade = opened.zip(request);
+                self.forward(cleared, passage, upgrade).await
+            }
+            Some(Err(refusal)) => self.say(Own::refusal(&refusal, None)).await,
+            None => {
+                let Some(holding) = told.lock().take().filter(|_| !streams) else {
+                    // Nobody can approve a body that nobody has seen.
+                    drop(judging);
+                    return self.unseen(number, &canonical).await;
+                };
+                let live = self.live().clone();
+                let holds = &self.conn.http.holds;
+                let bundle = move || live.bundle();
+                let parked = holds.park(key, principal, holding, judging, self.live(), bundle);
+                match parked {
+                    Some(hold) => self.held(&hold, respond_async).await,
+                    None => self.unseen(number, &canonical).await,
+                }
+            }
+        }
+    }
+
+    async fn unseen(&self, number: u64, bytes: &Bytes) -> Response<Outgoing> {
+        let message = "refused: it needs an approval, and cannot wait for one as it is";
+        let hint = "send the body with a `content-length` of up to 65536, or ask for a permit";
+        let refusal = Refusal::plain(RefusalKind::HoldUnavailable, message, hint);
+        let refusal = self.live().refuse(number, bytes, refusal);
+        self.say(Own::refusal(&refusal, None).closing()).await
+    }
+
+    /// It waits. Only who asked for it gets a 202, which anybody else would take for success.
+    async fn held(&self, hold: &Hold, respond_async: bool) -> Response<Outgoing> {
+        let groups = hold.terms.groups.join("`, `");
+        let message = format!("it waits for approval {} by `{groups}`", hold.ask);
+        let hint = "repeat the very same request once it is approved";
+        let place = format!("/.well-known/bulla/approvals/{}", hold.ask);
+        let status = if respond_async { 202 } else { 403 };
+        let mut own = Own::problem(status, "approval-required", &message, hint)
+            .member("approval", json!(&*hold.ask))
+            .member("approval_url", json!(place))
+            .with(header::RETRY_AFTER, "10");
+        if respond_async {
+            let applied = http::HeaderName::from_static("preference-applied");
+            own = own.with(header::LOCATION, &place).with(applied, "respond-async");
+        }
+        self.say(own).await
+    }
+
+    /// Leave was given: spends it, and answers with what comes back.
+    async fn forward(
+        self,
+        cleared: Cleared<Outbound>,
+        passage: Passage,
+        upgrade: Option<(bulla_core::Command, hyper::upgrade::OnUpgrade)>,
+    ) -> Response<Outgoing> {
+        let passing = Passing::new(passage);
+        // Whatever ends this future early, such as a client that leaves, ends the command.
+        let left = Left(Some(passing.clone()));
+        let Outbound { head, canonical, plan } = cleared.spend();
+        let length = if let Plan::Whole(length) = plan { length } else { 0 };
+        let (done, finished) = tokio::sync::oneshot::channel();
+        let mut done = Some(done);
+        let body: OutBody = match plan {
+            Plan::Nothing => Either::Left(Full::default()),
+            Plan::Whole(_) => Either::Left(Full::new(canonical.slice(canonical.len() - length..))),
+            Plan::Stream(source) => {
+                let terms = Terms {
+                    framing: head.length.map_or(Framing::Chunked, Framing::Length),
+                    head: Bytes::new(),
+                    bytes_max: self.api().body_bytes_max,
+                    idle: self.api().idle,
+                    outcome: None,
+                    trailers: false,
+                    never: Needles::default(),
+                };
+                let flow = Flow::new(source, passing.clone(), terms);
+                Either::Right(match done.take() {
+                    Some(done) => flow.tell(done),
+                    None => flow,
+                })
+            }
+        };
+        // Without a stream the target has the whole request at once.
+        drop(done);
+        let asked = match (head.upgrade, &head.method) {
+            (true, _) => Asked::Upgrade,
+            (_, &Method::HEAD) => Asked::Head,
+            _ => Asked::Other,
+        };
+        let whole = matches!(body, Either::Left(_));
+        let own = canonical.slice(canonical.len() - length..);
+        let own = whole.then_some(&own[..]);
+        let answered = self.send(&head, body, own, asked, finished, &passing).await;
+        match answered {
+            Ok((response, used, never)) => {
+                let upgraded = response.status() == 101;
+                if let (true, Some((opened, client))) = (upgraded, upgrade) {
+                    left.keep();
+                    return websocket::open(self, head, opened, passing, response, client).await;
+                }
+                let answer = self.answer(response, used, never, &head, &passing).await;
+                left.keep();
+                match answer {
+                    Ok(response) => response,
+                    Err(error) => self.failed(&passing, &error).await,
+                }
+            }
+            Err(error) => {
+                left.keep();
+                self.failed(&passing, &error).await
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        head: &Head,
+        body: OutBody,
+        whole: Option<&[u8]>,
+        asked: Asked,
+        finished: tokio::sync::oneshot::Receiver<()>,
+        passing: &Arc<Passing>,
+    ) -> Result<(Response<Incoming>, Option<Used>, Needles), Failed> {
+        let credential = self.seat.pool.credential(head, whole, self.live().clock().now()).await?;
+        let never = credential.as_ref().map(|own| own.never.clone()).unwrap_or_default();
+        let request = build(head, body, credential)?;
+        let sending = self.seat.pool.send(request, asked, self.grpc);
+        let limit = self.api().first_byte;
+        // The target's time begins when it has the whole request.
+        let late = async {
+            let _ = finished.await;
+            tokio::time::sleep(limit).await;
+        };
+        tokio::select! {
+            sent = sending => {
+                let (response, used) = sent?;
+                Ok((response, used, never))
+            }
+            () = late => Err(Failed::Late),
+            why = ended(passing.live()) => Err(Failed::Ended(why)),
+        }
+    }
+
+    async fn answer(
+        &self,
+        response: Response<Incoming>,
+        used: Option<Used>,
+        never: Needles,
+        head: &Head,
+        passing: &Arc<Passing>,
+    ) -> Result<Response<Outgoing>, Failed> {
+        let (parts, source) = response.into_parts();
+        let answer = Answer::read(parts, head.method == Method::HEAD)
+            .map_err(|fault| TargetError::Fault(fault.why))?;
+        if never.are_in(&answer.head) {
+            return Err(TargetError::Fault("the answer holds the target's own secret").into());
+        }
+        let bytes_max = passing.bytes_max();
+        if let (Some(max), Framing::Length(length)) = (bytes_max, answer.framing)
+            && length > max
+        {
+            return Err(Failed::TooMuch);
+        }
+        let terms = Terms {
+            framing: answer.framing,
+            head: answer.head.clone(),
+            bytes_max,
+            idle: self.api().idle,
+            outcome: Some(answer.outcome()),
+            trailers: true,
+            never,
+        };
+        let busy = self.conn.watch.busy();
+        let mut flow = Flow::new(source, passing.clone(), terms).keep(Box::new(busy));
+        if let Some(used) = used {
+            flow = flow.when_complete(Box::new(move || used.complete()));
+        }
+        let first = flow.begin().await.map_err(|broken| Failed::Broken(broken.0))?;
+        let body = if hyper::body::Body::is_end_stream(&flow) {
+            Outgoing::Whole(first.filter(|bytes| !bytes.is_empty()))
+        } else {
+            Outgoing::Stream { first, flow: Box::new(flow) }
+        };
+        Ok(answer.response(body))
+    }
+
+    /// No answer, or none that can go on.
+    pub async fn failed(&self, passing: &Arc<Passing>, failed: &Failed) -> Response<Outgoing> {
+        // What the client did wrong while its body was on the way is told as such.
+        if let Some(fault) = self.conn.fault() {
+            passing.finish(Status::Cut("violation".into()));
+            let message = format!("refused: {}", fault.why);
+            let own = Own::problem(fault.status, "unreadable", &message, "send it again");
+            return self.say(own.closing()).await;
+        }
+        let name = &self.api().resource;
+        let (status, word, message) = match (failed, passing.why()) {
+            (_, Some("the body exceeds its limit")) => {
+                (413, "too_large", "the body exceeds its limit".to_owned())
+            }
+            (Failed::Broken("the answer holds what it may not"), _) => {
+                (502, "target_violation", format!("`{name}` told its own secret"))
+            }
+            (Failed::TooMuch, _) => {
+                (403, "too_large", "the answer exceeds what policy allows".to_owned())
+            }
+            (Failed::Late, _) => (504, "target_late", format!("`{name}` did not answer in time")),
+            (Failed::Ended(_), _) => (503, "ended", "the session was ended".to_owned()),
+            (Failed::Target(TargetError::Dial(_)), _) => {
+                (502, "target_unreachable", format!("could not reach `{name}`"))
+            }
+            (Failed::Target(TargetError::Fault(_)), _) => {
+                (502, "target_violation", format!("`{name}` answered with no HTTP of one meaning"))
+            }
+            (Failed::Target(TargetError::Secret), _) => {
+                (502, "target_unreachable", format!("could not log in at `{name}`"))
+            }
+            (Failed::Target(TargetError::Version), _) => {
+                (502, "target_unreachable", format!("`{name}` does not speak HTTP/2"))
+            }
+            (Failed::Target(_) | Failed::Broken(_), _) => {
+                (502, "target_lost", format!("lost `{name}`: it may have acted on the request"))
+            }
+        };
+        let ended = match failed {
+            Failed::TooMuch => Status::Cut("bytes_max".into()),
+            Failed::Ended(why) => Status::Cut((*why).into()),
+            Failed::Late => Status::Cut("first_byte".into()),
+            Failed::Target(_) | Failed::Broken(_) => Status::TargetLost,
+        };
+        tracing::warn!(resource = %name, why = %failed, "target");
+        passing.finish(ended);
+        self.say(Own::problem(status, word, &message, "try again later").closing()).await
+    }
+}
+
+/// Why there is no answer. For operators.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("it did not answer in time")]
+    Late,
+    #[error("the session was ended: {0}")]
+    Ended(&'static str),
+    #[error("its answer is longer than policy allows")]
+    TooMuch,
+    #[error("{0}")]
+    Broken(&'static str),
+}
+
+/// Ends a command as the client's loss when it is dropped.
+struct Left(Option<Arc<Passing>>);
+
+impl Left {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if let Some(passing) = self.0.take() {
+            passing.finish(Status::ClientLost);
+        }
+    }
+}

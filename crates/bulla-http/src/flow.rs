@@ -1,0 +1,561 @@
+//! Bodies on their way: evidence first, then release, in bounded memory.
+//!
+//! What is recorded is a message of HTTP/1.1 in either direction, whatever is spoken: a head, and
+//! a body with a length or in chunks. So the evidence says by itself where each message ends. What
+//! is released is the body within those very bytes.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bulla_core::{Outcome, RecordError, Status};
+use bulla_gate::{Release, ToClient, ToTarget};
+use bulla_host::{Live, Passage, Standing};
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
+
+/// Bytes gathered into one piece of evidence while an earlier piece waits for the disk.
+const PIECE_BYTES: usize = 64 << 10;
+/// Bytes that may wait for the disk before the source is not read any more.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Why a body stops early. Whoever reads it sees a broken message, never a short one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Broken(pub &'static str);
+
+/// A command in flight, shared by its two directions. The last one out ends it.
+pub struct Passing {
+    passage: Mutex<Option<Passage>>,
+    live: Arc<Live>,
+    /// Why it was ended early, in public words.
+    why: Mutex<Option<&'static str>>,
+}
+
+impl Passing {
+    pub fn new(passage: Passage) -> Arc<Self> {
+        let live = passage.live().clone();
+        Arc::new(Self { passage: Mutex::new(Some(passage)), live, why: Mutex::new(None) })
+    }
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+    pub fn bytes_max(&self) -> Option<u64> {
+        self.passage.lock().as_ref().and_then(|passage| passage.owe().bytes_max)
+    }
+    /// Why it was ended early, if a body of it broke.
+    pub fn why(&self) -> Option<&'static str> {
+        *self.why.lock()
+    }
+
+    pub fn more(&self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {
+        match self.passage.lock().as_mut() {
+            Some(passage) => passage.more(bytes),
+            None => Err(RecordError::Bug("a command took more after its end")),
+        }
+    }
+    pub fn reply(
+        &self,
+        bytes: Bytes,
+        done: Option<Outcome>,
+    ) -> Result<Release<ToClient>, RecordError> {
+        let mut slot = self.passage.lock();
+        let Some(passage) = slot.as_mut() else {
+            return Err(RecordError::Bug("a command answered after its end"));
+        };
+        let ends = done.is_some();
+        let release = passage.reply(bytes, done);
+        if ends && release.is_ok() {
+            *slot = None;
+        }
+        release
+    }
+    /// Ends the command, unless it has ended.
+    pub fn finish(&self, status: Status) {
+        let passage = self.passage.lock().take();
+        if let Some(passage) = passage
+            && let Err(error) = passage.finish(Outcome { status, tag: None, rows: 0 })
+        {
+            tracing::error!(%error, "record the end of a command");
+        }
+    }
+}
+
+/// Resolves when the session must stop at once.
+pub async fn ended(live: &Live) -> &'static str {
+    let mut standing = live.standing();
+    loop {
+        if let Standing::Ended(why, _) = &*standing.borrow_and_update() {
+            return why;
+        }
+        if standing.changed().await.is_err() {
+            // Off the list means over; nobody can end it twice.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// How a recorded body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// After this many bytes.
+    Length(u64),
+    Chunked,
+}
+
+/// A direction of bodies.
+pub trait Direction: Sized + Send + Unpin + 'static {
+    fn append(
+        passing: &Passing,
+        bytes: Bytes,
+        done: Option<Outcome>,
+    ) -> Result<Release<Self>, RecordError>;
+    /// What becomes of the command when the source breaks off.
+    const LOST: Status;
+    /// What becomes of it when the reader goes away.
+    const LEFT: Status;
+}
+
+impl Direction for ToTarget {
+    fn append(
+        passing: &Passing,
+        bytes: Bytes,
+        _: Option<Outcome>,
+    ) -> Result<Release<Self>, RecordError> {
+        passing.more(bytes)
+    }
+    const LOST: Status = Status::ClientLost;
+    const LEFT: Status = Status::TargetLost;
+}
+
+impl Direction for ToClient {
+    fn append(
+        passing: &Passing,
+        bytes: Bytes,
+        done: Option<Outcome>,
+    ) -> Result<Release<Self>, RecordError> {
+        passing.reply(bytes, done)
+    }
+    const LOST: Status = Status::TargetLost;
+    const LEFT: Status = Status::ClientLost;
+}
+
+/// A piece that waits for the disk, and where the body is within it.
+struct Piece<D> {
+    release: Release<D>,
+    body: std::ops::Range<usize>,
+}
+
+/// What a flow keeps to.
+pub struct Terms {
+    pub framing: Framing,
+    /// Recorded before the first byte of the body.
+    pub head: Bytes,
+    pub bytes_max: Option<u64>,
+    pub idle: Duration,
+    /// How the command ends when the body ends well; none where the other direction says so.
+    pub outcome: Option<Outcome>,
+    /// Trailers go on, and are recorded.
+    pub trailers: bool,
+    /// What may not be in it: the target's own secret, as it was sent.
+    pub never: Needles,
+}
+
+/// Texts that must not pass.
+#[derive(Clone, Default)]
+pub struct Needles(Arc<[Vec<u8>]>);
+
+impl Needles {
+    /// Shorter ones would be found by chance.
+    const BYTES_MIN: usize = 8;
+
+    pub fn new(needles: Vec<Vec<u8>>) -> Self {
+        let long = |needle: &Vec<u8>| needle.len() >= Self::BYTES_MIN;
+        Self(needles.into_iter().filter(long).collect())
+    }
+    pub fn are_in(&self, bytes: &[u8]) -> bool {
+        self.0.iter().any(|needle| memchr::memmem::find(bytes, needle).is_some())
+    }
+    /// Length of the longest end of `bytes` with which one of them may begin.
+    fn begun(&self, bytes: &[u8]) -> usize {
+        let begins = |needle: &Vec<u8>| {
+            let most = bytes.len().min(needle.len() - 1);
+            (1..=most).rev().find(|n| bytes.ends_with(needle.get(..*n).unwrap_or_default()))
+        };
+        self.0.iter().filter_map(begins).max().unwrap_or(0)
+    }
+}
+
+/// A body in one direction.
+pub struct Flow<D: Direction> {
+    source: Option<Incoming>,
+    passing: Arc<Passing>,
+    terms: Terms,
+    gathered: BytesMut,
+    waiting: VecDeque<Piece<D>>,
+    waiting_bytes: usize,
+    total: u64,
+    trailers: Option<HeaderMap>,
+    broken: Option<Broken>,
+    ended: bool,
+    complete: bool,
+    timer: Pin<Box<Sleep>>,
+    stop: Pin<Box<dyn Future<Output = &'static str> + Send>>,
+    /// Told when the source has ended, whichever way.
+    done: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Kept until the flow is over.
+    _keep: Option<Box<dyn Send>>,
+    on_complete: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl<D: Direction> Flow<D> {
+    pub fn new(source: Incoming, passing: Arc<Passing>, terms: Terms) -> Self {
+        let timer = Box::pin(tokio::time::sleep(terms.idle));
+        let live = passing.live().clone();
+        Self {
+            source: Some(source),
+            passing,
+            terms,
+            gathered: BytesMut::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            total: 0,
+            trailers: None,
+            broken: None,
+            ended: false,
+            complete: false,
+            timer,
+            stop: Box::pin(async move { ended(&live).await }),
+            done: None,
+            _keep: None,
+            on_complete: None,
+        }
+    }
+    /// Is told when the source has ended.
+    #[must_use]
+    pub fn tell(mut self, done: tokio::sync::oneshot::Sender<()>) -> Self {
+        self.done = Some(done);
+        self
+    }
+    #[must_use]
+    pub fn keep(mut self, what: Box<dyn Send>) -> Self {
+        self._keep = Some(what);
+        self
+    }
+    /// Is called once the whole body went by well.
+    #[must_use]
+    pub fn when_complete(mut self, call: Box<dyn FnOnce() + Send>) -> Self {
+        self.on_complete = Some(call);
+        self
+    }
+
+    fn fail(&mut self, why: &'static str, status: Status) {
+        self.source = None;
+        self.done = None;
+        self.broken.get_or_insert(Broken(why));
+        self.ended = true;
+        // What was gathered and not recorded is not released either.
+        self.gathered.clear();
+        self.passing.why.lock().get_or_insert(why);
+        self.passing.finish(status);
+    }
+
+    /// Records what was gathered; with `last`, that it was all.
+    fn record(&mut self, last: bool) {
+        let mut data = std::mem::take(&mut self.gathered);
+        if self.terms.never.are_in(&data) {
+            return self.fail("the answer holds what it may not", Status::Cut("secret".into()));
+        }
+        if !last {
+            // What may be the beginning of it waits for the rest.
+            let begun = self.terms.never.begun(&data);
+            self.gathered = data.split_off(data.len() - begun);
+        }
+        let chunked = self.terms.framing == Framing::Chunked;
+        let plain = self.terms.head.is_empty() && !chunked;
+        let (bytes, body) = if plain {
+            let bytes = data.freeze();
+            let length = bytes.len();
+            (bytes, 0..length)
+        } else {
+            let mut out = BytesMut::with_capacity(self.terms.head.len() + data.len() + 32);
+            out.extend_from_slice(&std::mem::take(&mut self.terms.head));
+            if chunked && !data.is_empty() {
+                out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+            }
+            let from = out.len();
+            out.extend_from_slice(&data);
+            let to = out.len();
+            if chunked && !data.is_empty() {
+                out.extend_from_slice(b"\r\n");
+            }
+            if chunked && last {
+                out.extend_from_slice(b"0\r\n");
+                for (name, value) in self.trailers.iter().flatten() {
+                    out.extend_from_slice(name.as_str().as_bytes());
+                    out.extend_from_slice(b": ");
+                    out.extend_from_slice(value.as_bytes());
+                    out.extend_from_slice(b"\r\n");
+                }
+                out.extend_from_slice(b"\r\n");
+            }
+            (out.freeze(), from..to)
+        };
+        let done = if last { self.terms.outcome.take() } else { None };
+        if bytes.is_empty() && done.is_none() {
+            return;
+        }
+        let done = done.map(|outcome| self.judged(outcome));
+        match D::append(&self.passing, bytes, done) {
+            Ok(release) => {
+                self.waiting_bytes += release.len();
+                self.waiting.push_back(Piece { release, body });
+            }
+            Err(error) => self.fail(unrecorded(&error), Status::Cut("recorder".into())),
+        }
+    }
+
+    /// gRPC says how a call ended in its trailers.
+    fn judged(&self, mut outcome: Outcome) -> Outcome {
+        let trailers = self.trailers.as_ref();
+        let status = trailers.and_then(|trailers| trailers.get("grpc-status"));
+        if let Some(status) = status.and_then(|status| status.to_str().ok()) {
+            outcome.tag = Some(format!("grpc-status {status}").into());
+            if status != "0" {
+                outcome.status = Status::Error(format!("grpc:{status}").into());
+            }
+        }
+        outcome
+    }
+
+    fn end(&mut self) {
+        if let Framing::Length(length) = self.terms.framing
+            && self.total != length
+        {
+            return self.fail("the body was cut short", D::LOST);
+        }
+        self.source = None;
+        self.ended = true;
+        self.record(true);
+        self.complete = self.broken.is_none();
+        if let Some(done) = self.done.take() {
+            let _ = done.send(());
+        }
+        if self.complete
+            && let Some(call) = self.on_complete.take()
+        {
+            call();
+        }
+    }
+
+    fn take(&mut self, data: &Bytes) {
+        self.total += data.len() as u64;
+        if self.terms.bytes_max.is_some_and(|max| self.total > max) {
+            return self.fail("the body exceeds its limit", Status::Cut("bytes_max".into()));
+        }
+        self.gathered.extend_from_slice(data);
+        if self.gathered.len() >= PIECE_BYTES {
+            self.record(false);
+        }
+    }
+
+    /// Reads what the source has. True if anything moved.
+    fn fill(&mut self, cx: &mut Context<'_>) {
+        while self.waiting_bytes < WINDOW_BYTES {
+            let Some(source) = &mut self.source else { return };
+            match Pin::new(&mut *source).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let rest = source.is_end_stream();
+                    let deadline = Instant::now() + self.terms.idle;
+                    self.timer.as_mut().reset(deadline);
+                    match frame.into_data() {
+                        Ok(data) => self.take(&data),
+                        Err(frame) => {
+                            if self.terms.trailers
+                                && let Ok(trailers) = frame.into_trailers()
+                            {
+                                self.trailers = Some(trailers);
+                            }
+                        }
+                    }
+                    if rest && self.source.is_some() {
+                        return self.end();
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, "a body broke off");
+                    return self.fail("the body was cut short", D::LOST);
+                }
+                Poll::Ready(None) => return self.end(),
+                Poll::Pending => {
+                    if !self.gathered.is_empty() && self.waiting.is_empty() {
+                        self.record(false);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Records the head and what is there of the body; ready once that may go on. What came with
+    /// the head is kept for the first frame.
+    pub async fn begin(&mut self) -> Result<Option<Bytes>, Broken> {
+        std::future::poll_fn(|cx| {
+            self.fill(cx);
+            if !self.terms.head.is_empty() && self.broken.is_none() {
+                self.record(false);
+            }
+            self.poll_piece(cx).map(Option::transpose)
+        })
+        .await
+    }
+
+    /// The next piece that is durable. None: the body is over.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        if self.waiting.is_empty() && !self.gathered.is_empty() {
+            self.record(false);
+        }
+        if let Some(front) = self.waiting.front_mut() {
+            let length = front.release.len();
+            let released = ready!(front.release.poll_released(cx));
+            let body = front.body.clone();
+            self.waiting.pop_front();
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(length);
+            return match released {
+                Ok(released) => {
+                    let bytes = released.spend();
+                    let end = body.end.min(bytes.len());
+                    Poll::Ready(Some(Ok(bytes.slice(body.start.min(end)..end))))
+                }
+                Err(error) => {
+                    self.waiting.clear();
+                    self.fail(unrecorded(&error), Status::Cut("recorder".into()));
+                    Poll::Ready(Some(Err(Broken(unrecorded(&error)))))
+                }
+            };
+        }
+        if let Some(broken) = self.broken {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        if self.ended { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    /// What stops a body that is under way.
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.ended {
+            return false;
+        }
+        if let Poll::Ready(why) = self.stop.as_mut().poll(cx) {
+            self.fail("the session was ended", Status::Cut(why.into()));
+            return true;
+        }
+        let quiet = self.waiting.is_empty() && self.gathered.is_empty();
+        if quiet && self.timer.as_mut().poll(cx).is_ready() {
+            self.fail("nothing came for too long", Status::Cut("idle".into()));
+            return true;
+        }
+        false
+    }
+}
+
+fn unrecorded(error: &RecordError) -> &'static str {
+    tracing::error!(%error, "record a body");
+    "the record cannot be written"
+}
+
+impl<D: Direction> Body for Flow<D> {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        loop {
+            this.fill(cx);
+            match this.poll_piece(cx) {
+                Poll::Ready(Some(Ok(bytes))) if bytes.is_empty() => {}
+                Poll::Ready(Some(Ok(bytes))) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Poll::Ready(Some(Err(broken))) => return Poll::Ready(Some(Err(broken))),
+                Poll::Ready(None) => {
+                    let trailers = this.trailers.take();
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                Poll::Pending if this.poll_stop(cx) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.waiting.is_empty() && self.trailers.is_none() && self.broken.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.terms.framing {
+            Framing::Length(length) if self.total == 0 => SizeHint::with_exact(length),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+impl<D: Direction> Drop for Flow<D> {
+    fn drop(&mut self) {
+        if !self.complete && self.terms.outcome.is_some() {
+            self.passing.finish(D::LEFT);
+        }
+    }
+}
+
+/// All of a body, if it is not longer than `max`.
+pub async fn collect(mut body: Incoming, max: usize, idle: Duration) -> Result<Bytes, Collected> {
+    let mut out = BytesMut::new();
+    loop {
+        let frame = match tokio::time::timeout(idle, body.frame()).await {
+            Err(_) => return Err(Collected::Slow),
+            Ok(None) => return Ok(out.freeze()),
+            Ok(Some(Err(_))) => return Err(Collected::Broken),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        if let Ok(data) = frame.into_data() {
+            if out.len() + data.len() > max {
+                return Err(Collected::TooLong);
+            }
+            out.extend_from_slice(&data);
+        }
+    }
+}
+
+/// Why a body was not collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collected {
+    TooLong,
+    Broken,
+    Slow,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_needle_is_found_and_its_beginning_waits() {
+        let needles = Needles::new(vec![b"secret-123".to_vec(), b"abc".to_vec()]);
+        assert!(needles.are_in(b"x secret-123 y") && !needles.are_in(b"secret-12 abc"));
+        for (bytes, begun) in
+            [(&b"x"[..], 0), (b"xs", 1), (b"x secret-", 7), (b"secret-12", 9), (b"secret-12x", 0)]
+        {
+            assert_eq!(needles.begun(bytes), begun, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+}

@@ -1,0 +1,676 @@
+//! A request's head: checked, normalised once, judged in that form and sent in that form. Pure.
+//!
+//! Whatever two servers could understand differently is refused rather than repaired: an escape
+//! that hides a slash or a dot, a second method, a second address, a name in two spellings.
+
+use std::fmt::Write as _;
+
+use bulla_core::Secret;
+use http::{HeaderMap, Method, request::Parts};
+
+use crate::wire::{Fault, bad, content_length, header_value};
+
+/// Longest path and query together, in bytes.
+pub const TARGET_BYTES_MAX: usize = 16 << 10;
+/// Most segments of a path, and most pairs of a query.
+pub const PARTS_MAX: usize = 256;
+
+/// How a client says who it is.
+#[derive(Debug)]
+pub enum Presented {
+    /// Nothing; a certificate may have been shown during TLS.
+    Nothing,
+    /// `Bearer` (RFC 6750) or `DPoP` (RFC 9449) with its token.
+    Token { scheme: Scheme, token: Secret },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Bearer,
+    Dpop,
+}
+
+/// A request's head in its one form.
+#[derive(Debug)]
+pub struct Head {
+    pub method: Method,
+    /// Lower case, without a port.
+    pub host: String,
+    /// Percent-encoded in one way, without dot segments, beginning with `/`.
+    pub path: String,
+    /// The path's segments, decoded.
+    pub segments: Vec<String>,
+    /// As it came, once it was found to have one meaning.
+    pub query: Option<String>,
+    /// Decoded, in order.
+    pub pairs: Vec<(String, String)>,
+    /// What goes on to the target, in lower case and in order.
+    pub headers: Vec<(String, String)>,
+    pub presented: Presented,
+    /// A proof of possession (RFC 9449), which goes no further.
+    pub proof: Option<Secret>,
+    /// The host as the client named it, with its port.
+    pub authority: String,
+    /// The length that the client promised.
+    pub length: Option<u64>,
+    /// The client waits for leave to send its body.
+    pub expects_continue: bool,
+    /// `Prefer: respond-async` (RFC 7240).
+    pub respond_async: bool,
+    pub upgrade: bool,
+    /// `te: trailers`, which gRPC needs.
+    pub trailers: bool,
+}
+
+/// Headers of one connection; they go no further (RFC 9110 7.6.1).
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "http2-settings",
+    "expect",
+    "host",
+    "content-length",
+];
+
+/// Headers by which a client could claim an origin or an identity. They are the gateway's to say.
+const CLAIMED: &[&str] = &[
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-cluster-client-ip",
+    "x-original-host",
+    "x-host",
+    "x-remote-user",
+    "remote-user",
+    "x-authenticated-user",
+    "x-user",
+    "x-client-cert",
+    "ssl-client-cert",
+    "client-cert",
+    "client-cert-chain",
+    "x-ssl-client-cert",
+    "x-envoy-external-address",
+];
+/// The same, by how they begin.
+const CLAIMED_PREFIXES: &[&str] = &["x-forwarded", "x-bulla-", "bulla-", "x-envoy-", "x-ssl-"];
+
+/// Headers that would make another request of it than the one that was judged.
+const OVERRIDES: &[&str] = &[
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-override-url",
+];
+/// The same within a query or a form.
+pub const OVERRIDE_NAMES: &[&str] = &[
+    "_method",
+    "_httpmethod",
+    "http_method",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+
+/// Headers that may stand once.
+const SINGLE: &[&str] = &[
+    "authorization",
+    "content-type",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-location",
+    "dpop",
+    "expect",
+    "from",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "max-forwards",
+    "origin",
+    "range",
+    "referer",
+    "traceparent",
+    "upgrade",
+    "user-agent",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "grpc-timeout",
+    "idempotency-key",
+];
+
+/// What the `connection` header may name.
+const CONNECTION_TOKENS: &[&str] = &["close", "keep-alive", "upgrade", "te"];
+
+const METHODS: &[Method] = &[
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+];
+
+impl Head {
+    /// Reads a head that hyper handed over. `server_name`: what TLS was asked for.
+    pub fn read(parts: &Parts, server_name: Option<&str>) -> Result<Self, Fault> {
+        if !METHODS.contains(&parts.method) {
+            let status = if parts.method == Method::CONNECT { 405 } else { 501 };
+            return Err(Fault { status, why: "the method is not one that is let through" });
+        }
+        let host = host(parts, server_name)?;
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        if target.len() > TARGET_BYTES_MAX {
+            return Err(Fault { status: 414, why: "the address is too long" });
+        }
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let (path, segments) = read_path(path)?;
+        let pairs = query.map(read_query).transpose()?.unwrap_or_default();
+        let headers = &parts.headers;
+        check_headers(headers)?;
+        let mut head = Self {
+            method: parts.method.clone(),
+            host,
+            path,
+            segments,
+            query: query.map(str::to_owned),
+            pairs,
+            headers: Vec::with_capacity(headers.len()),
+            presented: presented(headers)?,
+            proof: text(headers, "dpop")?.map(|proof| Secret::new(proof.as_bytes().to_vec())),
+            authority: authority(parts)?,
+            length: text(headers, "content-length")?.map(content_length).transpose()?,
+            expects_continue: false,
+            respond_async: false,
+            upgrade: headers.contains_key("upgrade"),
+            trailers: false,
+        };
+        head.take(headers)?;
+        Ok(head)
+    }
+
+    fn take(&mut self, headers: &HeaderMap) -> Result<(), Fault> {
+        match text(headers, "expect")? {
+            None => {}
+            Some(value) if value.eq_ignore_ascii_case("100-continue") => {
+                self.expects_continue = true;
+            }
+            Some(_) => {
+                return Err(Fault { status: 417, why: "`expect` is for `100-continue` only" });
+            }
+        }
+        let mut cookies = String::new();
+        for (name, value) in headers {
+            let name = name.as_str();
+            let value = header_value(value.as_bytes())?;
+            let lists = |word: &str| {
+                value.split([',', ';']).any(|part| part.trim().eq_ignore_ascii_case(word))
+            };
+            match name {
+                "te" => self.trailers |= lists("trailers"),
+                "prefer" if lists("respond-async") => self.respond_async = true,
+                // HTTP/2 may split it (RFC 9113 8.2.3).
+                "cookie" => {
+                    if !cookies.is_empty() {
+                        cookies.push_str("; ");
+                    }
+                    cookies.push_str(value);
+                    continue;
+                }
+                "authorization" | "dpop" => continue,
+                _ => {}
+            }
+            if HOP_BY_HOP.contains(&name)
+                || CLAIMED.contains(&name)
+                || CLAIMED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            {
+                continue;
+            }
+            self.headers.push((name.to_owned(), value.to_owned()));
+        }
+        if !cookies.is_empty() {
+            self.headers.push(("cookie".into(), cookies));
+        }
+        Ok(())
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+    /// The media type in lower case, without parameters.
+    pub fn media_type(&self) -> Option<String> {
+        let value = self.header("content-type")?;
+        Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+    }
+    /// Path and query.
+    pub fn target(&self) -> String {
+        match &self.query {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.clone(),
+        }
+    }
+    /// The head as it is recorded and judged: a request of HTTP/1.1, whatever either side speaks.
+    pub fn canonical(&self) -> String {
+        let mut out =
+            format!("{} {} HTTP/1.1\r\nhost: {}\r\n", self.method, self.target(), self.host);
+        for (name, value) in &self.headers {
+            let _ = write!(out, "{name}: {value}\r\n");
+        }
+        if let Some(length) = self.length {
+            let _ = write!(out, "content-length: {length}\r\n");
+        }
+        out.push_str("\r\n");
+        out
+    }
+}
+
+/// A header that may stand once, as text.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault> {
+    let mut all = headers.get_all(name).iter();
+    let first = all.next().map(|value| header_value(value.as_bytes())).transpose()?;
+    if all.next().is_some() {
+        return Err(bad("a header that may stand once stands twice"));
+    }
+    Ok(first)
+}
+
+fn check_headers(headers: &HeaderMap) -> Result<(), Fault> {
+    for name in headers.keys() {
+        let name = name.as_str();
+        if name.contains('_') {
+            return Err(bad("a header's name holds a character that is not allowed"));
+        }
+        if OVERRIDES.contains(&name) {
+            return Err(bad("a header would replace the method or the address"));
+        }
+        if SINGLE.contains(&name) && headers.get_all(name).iter().nth(1).is_some() {
+            return Err(bad("a header that may stand once stands twice"));
+        }
+    }
+    for value in headers.get_all("connection") {
+        for token in header_value(value.as_bytes())?.split(',') {
+            let token = token.trim().to_ascii_lowercase();
+            if !CONNECTION_TOKENS.contains(&token.as_str()) {
+                return Err(bad("`connection` names a header that it may not take away"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn presented(headers: &HeaderMap) -> Result<Presented, Fault> {
+    let Some(value) = text(headers, "authorization")? else { return Ok(Presented::Nothing) };
+    let malformed = bad("`authorization` is not `Bearer` or `DPoP` with one token");
+    let (scheme, token) = value.split_once(' ').ok_or(malformed)?;
+    let scheme = if scheme.eq_ignore_ascii_case("bearer") {
+        Scheme::Bearer
+    } else if scheme.eq_ignore_ascii_case("dpop") {
+        Scheme::Dpop
+    } else {
+        return Err(malformed);
+    };
+    let token = token.trim();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    if token.is_empty() || !token.bytes().all(plain) {
+        return Err(malformed);
+    }
+    Ok(Presented::Token { scheme, token: Secret::new(token.as_bytes().to_vec()) })
+}
+
+/// One host: `host` and `:authority` agree with each other and with the name that TLS was asked for.
+fn host(parts: &Parts, server_name: Option<&str>) -> Result<String, Fault> {
+    let named = text(&parts.headers, "host")?.map(read_host).transpose()?;
+    let authority = parts.uri.authority().map(|own| read_host(own.as_str())).transpose()?;
+    let host = match (named, authority) {
+        (Some(host), Some(authority)) if host != authority => {
+            return Err(bad("`host` and `:authority` differ"));
+        }
+        (_, Some(host)) | (Some(host), None) => host,
+        (None, None) => return Err(bad("there is no `host`")),
+    };
+    match server_name {
+        // RFC 9110 15.5.20: another connection could be the right one.
+        Some(name) if name.trim_end_matches('.') != host => {
+            Err(Fault { status: 421, why: "the host is not the one that TLS was asked for" })
+        }
+        _ => Ok(host),
+    }
+}
+
+/// What the client says that it talks to, port and all.
+fn authority(parts: &Parts) -> Result<String, Fault> {
+    let own = parts.uri.authority().map(|own| own.as_str().to_owned());
+    let named = text(&parts.headers, "host")?.map(str::to_owned);
+    Ok(own.or(named).unwrap_or_default().to_ascii_lowercase())
+}
+
+/// A host in lower case without its port: a name, an IPv4 address, or an IPv6 address in brackets.
+fn read_host(value: &str) -> Result<String, Fault> {
+    let malformed = bad("the host is malformed");
+    let (host, port) = match value.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => {
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| malformed)?;
+            (format!("[{address}]"), port)
+        }
+        None => {
+            let at = value.find(':').unwrap_or(value.len());
+            let (host, port) = value.split_at(at);
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+            if host.is_empty() || host.len() > 253 || !host.bytes().all(plain) {
+                return Err(malformed);
+            }
+            (host.trim_end_matches('.').to_owned(), port)
+        }
+    };
+    let digits = port.strip_prefix(':').is_none_or(|port| port.parse::<u16>().is_ok());
+    if host.is_empty() || !digits || !(port.is_empty() || port.starts_with(':')) {
+        return Err(malformed);
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// Decodes percent escapes once. What would still be an escape afterwards is refused.
+fn decode(text: &str, allowed: fn(u8) -> bool) -> Result<String, Fault> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            if !allowed(byte) {
+                return Err(bad("the address holds a character that is not allowed"));
+            }
+            out.push(byte);
+            continue;
+        }
+        let pair = (bytes.next().and_then(hex), bytes.next().and_then(hex));
+        let (Some(high), Some(low)) = pair else {
+            return Err(bad("the address holds a broken escape"));
+        };
+        out.push(high << 4 | low);
+    }
+    let text = String::from_utf8(out).map_err(|_| bad("the address is not UTF-8"))?;
+    if text.chars().any(char::is_control) {
+        return Err(bad("the address holds a control character"));
+    }
+    let twice = text.as_bytes().windows(3).any(|three| match three {
+        [b'%', high, low] => hex(*high).is_some() && hex(*low).is_some(),
+        _ => false,
+    });
+    if twice { Err(bad("the address is escaped twice")) } else { Ok(text) }
+}
+
+/// Characters of a segment that stand for themselves (RFC 3986 3.3, without `;`).
+fn is_segment(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte)
+}
+
+fn is_query(byte: u8) -> bool {
+    is_segment(byte) || b"/?[]{}|\"^`<>\\".contains(&byte)
+}
+
+fn read_path(path: &str) -> Result<(String, Vec<String>), Fault> {
+    let rest = path.strip_prefix('/').ok_or(bad("the path does not begin with `/`"))?;
+    let (mut canonical, mut segments) = (String::with_capacity(path.len()), Vec::new());
+    let raw: Vec<&str> = rest.split('/').collect();
+    if raw.len() > PARTS_MAX {
+        return Err(Fault { status: 414, why: "the path has too many segments" });
+    }
+    let last = raw.len() - 1;
+    for (at, segment) in raw.into_iter().enumerate() {
+        let decoded = decode(segment, is_segment)?;
+        if decoded.is_empty() && at < last {
+            return Err(bad("the path holds an empty segment"));
+        }
+        if decoded.contains(['/', '\\', ';']) {
+            return Err(bad("a segment of the path hides a separator"));
+        }
+        if decoded == "." || decoded == ".." {
+            return Err(bad("the path holds a dot segment"));
+        }
+        if decoded.ends_with(['.', ' ']) || decoded.starts_with(' ') {
+            return Err(bad("a segment of the path ends in a dot or a blank"));
+        }
+        canonical.push('/');
+        for byte in decoded.bytes() {
+            if is_segment(byte) {
+                canonical.push(char::from(byte));
+            } else {
+                let _ = write!(canonical, "%{byte:02X}");
+            }
+        }
+        if at < last || !decoded.is_empty() {
+            segments.push(decoded);
+        }
+    }
+    Ok((canonical, segments))
+}
+
+/// `name=value` pairs, decoded, `+` as a blank.
+fn read_query(query: &str) -> Result<Vec<(String, String)>, Fault> {
+    let mut pairs = Vec::new();
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let name = decode(&name.replace('+', "%20"), is_query)?;
+        let value = decode(&value.replace('+', "%20"), is_query)?;
+        if OVERRIDE_NAMES.contains(&name.to_ascii_lowercase().as_str()) {
+            return Err(bad("the query would replace the method"));
+        }
+        if name == "access_token" {
+            return Err(bad("a token in the address is on everybody's record"));
+        }
+        pairs.push((name, value));
+        if pairs.len() > PARTS_MAX {
+            return Err(Fault { status: 414, why: "the query has too many parts" });
+        }
+    }
+    Ok(pairs)
+}
+
+/// The names in a form (`application/x-www-form-urlencoded`): none may replace the method.
+pub fn check_form(form: &[u8]) -> Result<(), Fault> {
+    let form = std::str::from_utf8(form).map_err(|_| bad("the form is not UTF-8"))?;
+    for part in form.split(['&', ';']) {
+        let name = part.split('=').next().unwrap_or_default().replace('+', "%20");
+        let any = |byte: u8| byte != 0;
+        let name = decode(&name, any)?;
+        if OVERRIDE_NAMES.contains(&name.trim().to_ascii_lowercase().as_str()) {
+            return Err(bad("the form would replace the method"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = http::Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn read(target: &str, headers: &[(&str, &str)]) -> Result<Head, Fault> {
+        let mut all = vec![("host", "api.example")];
+        all.extend(headers);
+        Head::read(&parts("GET", target, &all), Some("api.example"))
+    }
+
+    #[test]
+    fn h5_paths_have_one_spelling() {
+        for (target, expect) in [
+            ("/", "/"),
+            ("/a/b", "/a/b"),
+            ("/a/", "/a/"),
+            ("/%61/%7Eb", "/a/~b"),
+            ("/a%20b", "/a%20b"),
+            ("/%e4%b8%ad", "/%E4%B8%AD"),
+            ("/a:b@c,d", "/a:b@c,d"),
+            ("/100%25", "/100%25"),
+            ("/a%3Fb%23c", "/a%3Fb%23c"),
+        ] {
+            assert_eq!(read(target, &[]).unwrap().path, expect, "{target}");
+        }
+        for (target, why) in [
+            ("/a/../b", "dot segment"),
+            ("/a/./b", "dot segment"),
+            ("/a/%2e%2e/b", "dot segment"),
+            ("/a/.%2E/b", "dot segment"),
+            ("/..", "dot segment"),
+            ("/a%2fb", "separator"),
+            ("/a%2Fb", "separator"),
+            ("/a%5cb", "separator"),
+            ("/a;b", "not allowed"),
+            ("/a%3bb", "separator"),
+            ("/a\\b", "not allowed"),
+            ("//a", "empty segment"),
+            ("/a//b", "empty segment"),
+            ("/%00", "control"),
+            ("/a%0d%0ab", "control"),
+            ("/%252e%252e", "twice"),
+            ("/a%252fb", "twice"),
+            ("/%c0%af", "UTF-8"),
+            ("/%ff", "UTF-8"),
+            ("/%", "broken"),
+            ("/%2", "broken"),
+            ("/%zz", "broken"),
+            ("/a.", "dot or a blank"),
+            ("/a%20/b", "dot or a blank"),
+            ("/a/...", "dot or a blank"),
+        ] {
+            let fault = read(target, &[]).expect_err(target);
+            assert!(fault.why.contains(why), "{target}: {}", fault.why);
+        }
+    }
+
+    #[test]
+    fn queries_are_read_once() {
+        let head = read("/a?x=1&y=a%20b&z=a+b&x=2", &[]).unwrap();
+        let pairs: Vec<_> = head.pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(pairs, [("x", "1"), ("y", "a b"), ("z", "a b"), ("x", "2")]);
+        assert_eq!(head.target(), "/a?x=1&y=a%20b&z=a+b&x=2");
+        for (target, why) in [
+            ("/a?_method=DELETE", "method"),
+            ("/a?%5fmethod=DELETE", "method"),
+            ("/a?X-HTTP-Method-Override=PUT", "method"),
+            ("/a?access_token=x", "token"),
+            ("/a?x=%00", "control"),
+            ("/a?x=%zz", "broken"),
+            ("/a?x=1;y=2", "not allowed"),
+            ("/a?x=%2561", "twice"),
+        ] {
+            let fault = read(target, &[]).expect_err(target);
+            assert!(fault.why.contains(why), "{target}: {}", fault.why);
+        }
+        assert!(check_form(b"a=1&b=2").is_ok());
+        for form in ["_method=DELETE", "a=1&_Method=PUT", "a=1;_method=PUT", "%5Fmethod=PUT"] {
+            assert!(check_form(form.as_bytes()).is_err(), "{form}");
+        }
+    }
+
+    #[test]
+    fn h6_one_host_one_method() {
+        for (host, expect) in [
+            ("api.example", Some("api.example")),
+            ("API.example:8443", Some("api.example")),
+            ("api.example.", Some("api.example")),
+            ("other.example", None),
+            ("", None),
+            ("a b", None),
+            ("u@api.example", None),
+            ("api.example:x", None),
+            ("api.example:", None),
+            ("api.example/x", None),
+            ("api.example,api.example", None),
+            ("api_example", None),
+        ] {
+            let read = Head::read(&parts("GET", "/", &[("host", host)]), Some("api.example"));
+            assert_eq!(read.ok().map(|head| head.host).as_deref(), expect, "{host}");
+        }
+        let two = parts("GET", "/", &[("host", "api.example"), ("host", "api.example")]);
+        assert!(Head::read(&two, None).is_err());
+        let differ = parts("GET", "https://api.example/", &[("host", "other.example")]);
+        assert!(Head::read(&differ, None).is_err());
+        for name in OVERRIDES {
+            assert!(read("/", &[(name, "DELETE")]).is_err(), "{name}");
+        }
+        for method in ["TRACE", "TRACK", "PROPFIND", "CONNECT"] {
+            assert!(Head::read(&parts(method, "/", &[("host", "a")]), None).is_err(), "{method}");
+        }
+    }
+
+    #[test]
+    fn h7_what_a_client_claims_goes_no_further() {
+        let head = read(
+            "/",
+            &[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("X-Forwarded-User", "root"),
+                ("forwarded", "for=x"),
+                ("x-real-ip", "1.2.3.4"),
+                ("x-bulla-principal", "root"),
+                ("remote-user", "root"),
+                ("via", "1.1 x"),
+                ("te", "trailers"),
+                ("connection", "keep-alive, TE"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-authorization", "Basic x"),
+                ("dpop", "x.y.z"),
+                ("authorization", "Bearer abc.def-_"),
+                ("x-own", "1"),
+                ("cookie", "a=1"),
+                ("cookie", "b=2"),
+            ],
+        )
+        .unwrap();
+        let left: Vec<_> = head.headers.iter().map(|(n, v)| format!("{n}: {v}")).collect();
+        assert_eq!(left, ["x-own: 1", "cookie: a=1; b=2"]);
+        assert!(
+            head.trailers
+                && matches!(head.presented, Presented::Token { scheme: Scheme::Bearer, .. })
+        );
+        let canonical = head.canonical();
+        assert!(!canonical.contains("abc.def"), "{canonical}");
+        for (name, value) in [
+            ("connection", "authorization"),
+            ("connection", "close, x-own"),
+            ("connection", "host"),
+            ("authorization", "Basic dTpw"),
+            ("authorization", "Bearer"),
+            ("authorization", "Bearer a b"),
+            ("authorization", "Bearer a,b"),
+            ("authorization", "Bearer  "),
+            ("expect", "200-ok"),
+            ("x_own", "1"),
+            ("content-length", "x"),
+        ] {
+            assert!(read("/", &[(name, value)]).is_err(), "{name}: {value}");
+        }
+        for name in ["authorization", "content-type", "dpop", "range", "traceparent"] {
+            assert!(read("/", &[(name, "Bearer x"), (name, "Bearer x")]).is_err(), "{name} twice");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! JSON with one meaning, for the parts of a body that policy judges. Pure.
+//!
+//! Two readers agree on a document only if no object names a member twice. Some match names
+//! without their case, so that too counts as twice.
+
+use std::{collections::HashSet, fmt};
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::wire::{Fault, bad};
+
+/// Members and items of one document.
+const ITEMS_MAX: usize = 100_000;
+
+struct Strict(Value);
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Value;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value of JSON")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        while let Some(Strict(item)) = items.next_element()? {
+            out.push(item);
+            if out.len() > ITEMS_MAX {
+                return Err(A::Error::custom("too many items"));
+            }
+        }
+        Ok(Value::Array(out))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let (mut out, mut seen) = (Map::new(), HashSet::new());
+        while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
+            if !seen.insert(name.to_lowercase()) || seen.len() > ITEMS_MAX {
+                return Err(A::Error::custom("a member stands twice"));
+            }
+            out.insert(name, value);
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader).map(Strict)
+    }
+}
+
+/// Reads a document. Depth is bounded by the parser (128).
+pub fn read(body: &[u8]) -> Result<Value, Fault> {
+    let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
+    if text.starts_with('\u{feff}') {
+        return Err(bad("the body begins with a byte order mark"));
+    }
+    serde_json::from_str::<Strict>(text)
+        .map(|Strict(value)| value)
+        .map_err(|_| bad("the body is not JSON with one meaning"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h8_one_meaning_or_none() {
+        for good in ["{}", "[1,2]", r#"{"a":{"a":1},"b":[{"a":2}]}"#, "\"x\"", " {\"a\":1e3} "] {
+            assert!(read(good.as_bytes()).is_ok(), "{good}");
+        }
+        let deep = "[".repeat(400_000);
+        for bad in [
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":1,"\u0061":2}"#,
+            r#"{"a":1,"A":2}"#,
+            r#"{"x":{"a":1,"a":2}}"#,
+            "\u{feff}{}",
+            "{}{}",
+            "{'a':1}",
+            "{a:1}",
+            "{\"a\":1,}",
+            "// x\n{}",
+            "{\"a\":NaN}",
+            "{\"a\":01}",
+            "",
+            deep.as_str(),
+        ] {
+            assert!(read(bad.as_bytes()).is_err(), "{:.40}", bad);
+        }
+        assert!(read(b"\xff\xfe{\x00}\x00").is_err());
+    }
+}

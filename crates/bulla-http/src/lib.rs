@@ -1,0 +1,97 @@
+//! HTTP through Bulla: HTTP/1.1 and HTTP/2 with gRPC, WebSocket and streams, hosted on hyper.
+//!
+//! hyper moves the bytes. What they mean is read here, strictly and once: a head is checked,
+//! normalised, judged, recorded and sent in one and the same form. This crate is *not* a cache, a
+//! load balancer or a place where anything is decided: that is the gate, behind the door.
+//!
+//! Invariants:
+//! - **No byte of HTTP/1.1 reaches hyper's parser that was not read strictly before**, on either
+//!   side; what is ambiguous is refused, and the connection with it.
+//! - **No request is sent but out of a `Cleared`, no piece of its body but out of a `Released`.**
+//! - **No caller's credential goes further, and no target's credential is recorded.**
+//! - **No connection to a target serves two principals.**
+//! - **No request is sent twice**, but one that was never written.
+//! - **No 202 that was not asked for.**
+//!
+//! | file | holds |
+//! |---|---|
+//! | `wire` | HTTP/1.1 messages, strictly; pure |
+//! | `head` | the one form of a request's head; pure |
+//! | `route`, `json`, `graphql`, `reading` | what a request does; pure |
+//! | `api` | an API as it is configured; the descriptor |
+//! | `ws` | frames of WebSocket; pure |
+//! | `answer` | answers of the target and of the gateway |
+//! | `render`, `har` | the record, read back |
+//! | `guard` | the stream that hands on only what `wire` has read |
+//! | `serve` | one connection: identity, sessions |
+//! | `exchange`, `flow`, `websocket` | one request: judged, sent, answered; bodies; messages |
+//! | `hold` | requests that wait for an approval |
+//! | `target`, `sigv4` | connections to a target, its credential |
+
+mod answer;
+mod api;
+mod exchange;
+mod flow;
+mod graphql;
+mod guard;
+mod har;
+mod head;
+mod hold;
+mod json;
+mod reading;
+mod render;
+mod route;
+mod serve;
+mod sigv4;
+mod target;
+mod websocket;
+mod wire;
+mod ws;
+
+use std::sync::Arc;
+
+use bulla_core::{Boxed, Command, Descriptor};
+use bulla_host::{Arrival, Door, Hosted, Transport};
+
+pub use api::{Api, DESCRIPTOR, FactFrom, FactRule, LoginKind, Version, descriptor};
+pub use guard::Deadlines;
+pub use har::{Recorded, har};
+pub use render::render;
+pub use route::{Route, Routes, openapi};
+pub use sigv4::Scope;
+
+/// The protocol, with every API that is configured.
+pub struct Http {
+    apis: Vec<Arc<Api>>,
+    descriptor: &'static Descriptor,
+    /// Issuers' URLs, for clients that look for one.
+    issuers: Vec<String>,
+    deadlines: Deadlines,
+    holds: Arc<hold::Holds>,
+}
+
+impl Http {
+    /// An error names the API and what does not hold.
+    pub fn new(apis: Vec<Api>, issuers: Vec<String>, deadlines: Deadlines) -> Result<Self, String> {
+        let descriptor = descriptor(&apis)?;
+        let apis = apis.into_iter().map(Arc::new).collect();
+        Ok(Self { apis, descriptor, issuers, deadlines, holds: Arc::default() })
+    }
+}
+
+impl Hosted for Http {
+    fn descriptor(&self) -> &'static Descriptor {
+        self.descriptor
+    }
+    fn transport(&self) -> Transport {
+        Transport::Tls { alpn: &["h2", "http/1.1"] }
+    }
+    fn serve(self: Arc<Self>, arrival: Arrival, door: Door) -> Boxed<'static, ()> {
+        Box::pin(serve::serve(self, arrival, door))
+    }
+    fn read(&self, resource: &str, text: &str) -> Result<Command, String> {
+        let api = self.apis.iter().find(|api| *api.resource == *resource);
+        let api = api.ok_or_else(|| format!("`{resource}` is no API"))?;
+        render::read(api, text, self.descriptor.facts)
+    }
+}

@@ -1,0 +1,422 @@
+//! One connection of a client: who speaks on each request, and on which session.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bulla_core::{Credential, Digest, Origin, Principal, Secret};
+use bulla_host::{Arrival, Door, Live, Rejection, TlsFacts};
+use http::{Method, Request, Response, header};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::{
+    Http,
+    answer::{Outgoing, Own},
+    api::Api,
+    exchange::Exchange,
+    guard::{Deadlines, Guard, Watch},
+    head::{Head, Presented, Scheme},
+    target::Pool,
+    wire::{FAULT_METHOD, Fault, Limits, Side},
+};
+
+/// A credential that was verified is believed for so long, on its own connection.
+const VERIFIED_AGE_MAX: Duration = Duration::from_secs(30);
+/// Principals and sessions that one connection may have.
+const SEATS_MAX: usize = 32;
+/// Requests that one connection of HTTP/2 may have under way.
+const STREAMS_MAX: u32 = 128;
+/// Between two looks whether a connection of HTTP/2 is idle.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One principal's session on one API, with its own connections to the target.
+pub struct Seat {
+    pub live: Arc<Live>,
+    pub api: Arc<Api>,
+    pub pool: Arc<Pool>,
+}
+
+/// By credential and resource.
+type Seats = HashMap<(Digest, Arc<str>), Arc<Seat>>;
+type Known = HashMap<Digest, (Arc<Principal>, Instant)>;
+
+/// One connection.
+pub struct Conn {
+    pub http: Arc<Http>,
+    pub watch: Arc<Watch>,
+    door: Door,
+    origin: Origin,
+    tls: TlsFacts,
+    apis: Vec<Arc<Api>>,
+    two: bool,
+    known: Mutex<Known>,
+    seats: tokio::sync::Mutex<Seats>,
+    stranger: Mutex<Option<Box<dyn Send>>>,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(http: Arc<Http>, arrival: Arrival, door: Door) {
+    let Arrival { stream, origin, tls, resources, stranger } = arrival;
+    let own = |api: &&Arc<Api>| resources.contains(&api.resource);
+    let apis = http.apis.iter().filter(own).cloned().collect();
+    let two = tls.alpn.as_deref() == Some("h2");
+    let limits = Limits::default();
+    let watch = Watch::new(Side::Requests, limits);
+    let deadlines = http.deadlines;
+    let mut draining = door.draining();
+    let conn = Arc::new(Conn {
+        http,
+        watch: watch.clone(),
+        door,
+        origin,
+        tls,
+        apis,
+        two,
+        known: Mutex::default(),
+        seats: tokio::sync::Mutex::default(),
+        stranger: Mutex::new(Some(stranger)),
+    });
+    let service = service_fn({
+        let conn = conn.clone();
+        move |request| {
+            let conn = conn.clone();
+            async move { Ok::<_, Infallible>(conn.answer(request).await) }
+        }
+    });
+    if two {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .keep_alive_interval(Some(Duration::from_secs(60)))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(serving);
+        let (mut quiet, mut closing) = (Instant::now(), false);
+        loop {
+            tokio::select! {
+                ended = &mut serving => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended");
+                    }
+                    return;
+                }
+                () = stopping(&mut draining), if !closing => {
+                    closing = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+                () = tokio::time::sleep(LOOK) => {
+                    if watch.active() > 0 {
+                        quiet = Instant::now();
+                    }
+                    let stranger = watch.is_stranger();
+                    let patience = if stranger { deadlines.head } else { deadlines.idle };
+                    if quiet.elapsed() > patience + LOOK * 5 && closing {
+                        return;
+                    }
+                    if quiet.elapsed() > patience && !closing {
+                        closing = true;
+                        serving.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        }
+    }
+    let guard = Guard::new(stream, watch.clone(), Some(deadlines));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(limits.headers_max + 8);
+    let serving = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = stopping(&mut draining) => {
+            watch.close_when_idle();
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// Resolves once the gateway is stopping.
+async fn stopping(draining: &mut tokio::sync::watch::Receiver<bool>) {
+    let _ = draining.wait_for(|on| *on).await;
+}
+
+impl Conn {
+    pub fn fault(&self) -> Option<Fault> {
+        self.watch.fault()
+    }
+
+    /// A fault that ends the connection: nobody knows where its next request would begin.
+    fn broken(&self, fault: Fault) -> Response<Outgoing> {
+        self.door.turn_away(&self.origin, "violation", fault.why, None, None, None);
+        let message = format!("refused: {}", fault.why);
+        let hint = "send requests as RFC 9110 and RFC 9112 have them";
+        let own = Own::problem(fault.status, "unreadable", &message, hint);
+        let own = if self.two { own } else { own.closing() };
+        own.response()
+    }
+
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Outgoing> {
+        let _busy = self.watch.busy();
+        if request.method().as_str() == FAULT_METHOD && !self.two {
+            let unknown = Fault { status: 400, why: "the request cannot be read" };
+            return self.broken(self.fault().unwrap_or(unknown));
+        }
+        let upgrade = request.headers().contains_key(header::UPGRADE);
+        let on_upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let head = match Head::read(&parts, self.tls.server_name.as_deref()) {
+            Ok(head) => head,
+            Err(fault) => return self.broken(fault),
+        };
+        let response = self.clone().known_head(head, body, on_upgrade).await;
+        // Whoever asked for an upgrade and did not get it goes on with HTTP.
+        if upgrade && response.status() != 101 {
+            self.watch.upgraded(false);
+        }
+        response
+    }
+
+    async fn known_head(
+        self: Arc<Self>,
+        mut head: Head,
+        body: Incoming,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+    ) -> Response<Outgoing> {
+        let media = head.media_type().unwrap_or_default();
+        let grpc = media == "application/grpc" || media.starts_with("application/grpc+");
+        let shape = |own: Own| if grpc { own.for_grpc() } else { own };
+        if let Some(own) = self.metadata(&head) {
+            return own.response();
+        }
+        let api = self.find(&head);
+        let principal = match self.identify(&mut head, api.as_ref()).await {
+            Ok(principal) => principal,
+            Err(own) => return shape(own).response(),
+        };
+        if let Some(own) = self.approval(&head, &principal) {
+            return own.response();
+        }
+        let seat = match &api {
+            Some(api) => self.seat(&principal, api, &head).await,
+            None => {
+                let (why, asked) = ("unknown_resource", head.host.as_str());
+                self.door.turn_away(&self.origin, why, "", Some(&principal), Some(asked), None);
+                Err(Rejection::Resource)
+            }
+        };
+        match seat {
+            Ok(seat) => {
+                let exchange = Exchange { conn: self.clone(), seat, grpc };
+                exchange.run(head, body, upgrade).await
+            }
+            Err(Rejection::Resource | Rejection::Credential) => {
+                let message = "there is no such resource, or you may not use it";
+                let hint = "check the address, or ask its owner for a permit";
+                shape(Own::problem(404, "unknown_resource", message, hint)).response()
+            }
+            Err(Rejection::Unavailable(why)) => {
+                let own = Own::problem(503, "unavailable", why, "try again later").closing();
+                shape(own).response()
+            }
+        }
+    }
+
+    /// The API of a request: the longest prefix of the path among those of its host.
+    fn find(&self, head: &Head) -> Option<Arc<Api>> {
+        let fits = |api: &&Arc<Api>| api.fits(&head.host, &head.path);
+        let best = self.apis.iter().filter(|api| fits(api).is_some()).max_by_key(fits);
+        best.cloned()
+    }
+
+    /// RFC 9728: where a client gets a token for this resource. Anybody may ask.
+    fn metadata(&self, head: &Head) -> Option<Own> {
+        let rest = head.path.strip_prefix("/.well-known/oauth-protected-resource")?;
+        if head.method != Method::GET || !(rest.is_empty() || rest.starts_with('/')) {
+            return None;
+        }
+        Some(Own::json(
+            200,
+            &json!({
+                "resource": format!("https://{}{rest}", head.host),
+                "authorization_servers": self.http.issuers,
+                "bearer_methods_supported": ["header"],
+                "tls_client_certificate_bound_access_tokens": true,
+            "dpop_signing_alg_values_supported": ["ES256", "ES384", "EdDSA", "PS256", "RS256"],
+            }),
+        ))
+    }
+
+    /// How an approval stands, for whoever asked for it.
+    fn approval(&self, head: &Head, principal: &Principal) -> Option<Own> {
+        let ask = head.path.strip_prefix("/.well-known/bulla/approvals/")?;
+        let known =
+            self.http.holds.status(ask, &principal.id).filter(|_| head.method == Method::GET);
+        Some(match known {
+            Some(hold) => Own::json(
+                200,
+                &json!({
+                    "approval": &*hold.ask, "state": hold.word(),
+                    "next": "repeat the very same request once it is approved",
+                }),
+            ),
+            None => Own::problem(404, "unknown_approval", "there is no such approval", "ask again"),
+        })
+    }
+
+    /// Who sends this request. The credential goes no further.
+    async fn identify(
+        &self,
+        head: &mut Head,
+        api: Option<&Arc<Api>>,
+    ) -> Result<Arc<Principal>, Own> {
+        let asked = api.map_or(head.host.as_str(), |api| &api.resource);
+        let presented = std::mem::replace(&mut head.presented, Presented::Nothing);
+        let now = self.door.now();
+        let (credential, hash, error) = match presented {
+            Presented::Token { scheme: Scheme::Dpop, token } => {
+                let Some(proof) = head.proof.take() else {
+                    return Err(self.unauthorized(head, Some("invalid_dpop_proof")));
+                };
+                return self.proven(head, token, proof, asked).await;
+            }
+            Presented::Token { scheme: Scheme::Bearer, token } => {
+                let hash = sha256(token.reveal());
+                (Credential::Token(token), hash, Some("invalid_token"))
+            }
+            Presented::Nothing => match &self.origin.certificate {
+                Some(der) => (Credential::Certificate, sha256(der), None),
+                None => return Err(self.unauthorized(head, None)),
+            },
+        };
+        let kept = self.known.lock().get(&hash).cloned();
+        if let Some((principal, since)) = kept
+            && since.elapsed() < VERIFIED_AGE_MAX
+            && now < principal.proof.expires_at
+        {
+            return Ok(principal);
+        }
+        match self.door.identify(credential, &self.origin, Some(asked)).await {
+            Ok(principal) => {
+                let mut known = self.known.lock();
+                if known.len() >= SEATS_MAX {
+                    known.clear();
+                }
+                known.insert(hash, (principal.clone(), Instant::now()));
+                self.watch.known();
+                self.stranger.lock().take();
+                Ok(principal)
+            }
+            Err(_) => {
+                self.known.lock().remove(&hash);
+                Err(self.unauthorized(head, error))
+            }
+        }
+    }
+
+    /// A token with a proof: the proof is for one request, so nothing of it is kept.
+    async fn proven(
+        &self,
+        head: &Head,
+        token: Secret,
+        proof: Secret,
+        asked: &str,
+    ) -> Result<Arc<Principal>, Own> {
+        let (method, url) =
+            (head.method.to_string(), format!("https://{}{}", head.authority, head.path));
+        let credential = Credential::Proven { token, proof, method, url };
+        match self.door.identify(credential, &self.origin, Some(asked)).await {
+            Ok(principal) => {
+                self.watch.known();
+                self.stranger.lock().take();
+                Ok(principal)
+            }
+            Err(_) => Err(self.unauthorized(head, Some("invalid_token"))),
+        }
+    }
+
+    /// RFC 6750 3, RFC 9728 5.1. Unknown and wrong look the same.
+    fn unauthorized(&self, head: &Head, error: Option<&str>) -> Own {
+        let place = format!("https://{}/.well-known/oauth-protected-resource", head.host);
+        let mut challenge = format!("Bearer resource_metadata=\"{place}\"");
+        if let Some(error) = error {
+            challenge.push_str(&format!(", error=\"{error}\""));
+        }
+        let message = "a valid token or client certificate is needed";
+        let hint = "get a token from the issuer that the metadata names, for this gateway";
+        Own::problem(401, "unauthenticated", message, hint)
+            .with(header::WWW_AUTHENTICATE, &challenge)
+            .with(header::WWW_AUTHENTICATE, "DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\"")
+    }
+
+    async fn seat(
+        &self,
+        principal: &Arc<Principal>,
+        api: &Arc<Api>,
+        head: &Head,
+    ) -> Result<Arc<Seat>, Rejection> {
+        let key = (principal.proof.hash, api.resource.clone());
+        // One at a time opens, so that requests side by side share a session.
+        let mut seats = self.seats.lock().await;
+        if let Some(seat) = seats.get(&key) {
+            let over = *seat.live.standing().borrow() != bulla_host::Standing::Open;
+            if !over {
+                return Ok(seat.clone());
+            }
+            seats.remove(&key);
+        }
+        if seats.len() >= SEATS_MAX {
+            seats.retain(|_, seat| Arc::strong_count(seat) > 1);
+            if seats.len() >= SEATS_MAX {
+                return Err(Rejection::Unavailable("too many identities on one connection"));
+            }
+        }
+        let mut claims: Vec<(Arc<str>, Arc<str>)> = vec![
+            ("version".into(), if self.two { "HTTP/2" } else { "HTTP/1.1" }.into()),
+            ("host".into(), head.host.as_str().into()),
+        ];
+        if let Some(agent) = head.header("user-agent") {
+            claims.push(("user-agent".into(), agent.into()));
+        }
+        let resource = &api.resource;
+        let live = self.door.open(principal, resource, None, &self.origin, claims).await?;
+        let pool = Pool::new(api.clone(), self.door.connector().clone());
+        let seat = Arc::new(Seat { live, api: api.clone(), pool });
+        seats.insert(key, seat.clone());
+        Ok(seat)
+    }
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    Digest(out)
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(120),
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! WebSocket: each message of a client is a command of its own; each message of the target is
+//! evidence before it goes on.
+
+use std::sync::Arc;
+
+use aws_lc_rs::{
+    digest::{SHA1_FOR_LEGACY_USE_ONLY, digest},
+    rand::{SecureRandom, SystemRandom},
+};
+use base64::Engine as _;
+use bulla_core::{Command, Draft, Outcome, Status};
+use bytes::Bytes;
+use http::{Response, header};
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    sync::Mutex,
+};
+
+use crate::{
+    answer::{Answer, Outgoing},
+    exchange::{Exchange, Failed},
+    flow::{Passing, ended},
+    head::Head,
+    reading,
+    target::TargetError,
+    ws::{self, CLOSE_AWAY, CLOSE_INTERNAL, CLOSE_POLICY, Event, Reader, close, frame},
+};
+
+/// RFC 6455 1.3.
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+type Write = Arc<Mutex<WriteHalf<TokioIo<Upgraded>>>>;
+
+/// Why one direction is over: a close code for both sides, words, and how the command ended.
+struct Over {
+    code: u16,
+    words: String,
+    status: Status,
+}
+
+fn over(code: u16, words: impl Into<String>, status: Status) -> Over {
+    Over { code, words: words.into(), status }
+}
+
+/// What the target must have answered to this key.
+fn accepted(head: &Head) -> Option<String> {
+    let key = head.header("sec-websocket-key")?;
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());
+    Some(base64::engine::general_purpose::STANDARD.encode(hash.as_ref()))
+}
+
+/// The target agreed: tells the client, and goes on in a task of its own.
+pub async fn open(
+    exchange: Exchange,
+    head: Head,
+    opened: Command,
+    passing: Arc<Passing>,
+    mut response: Response<Incoming>,
+    client: OnUpgrade,
+) -> Response<Outgoing> {
+    let agreed = response.headers().get("sec-websocket-accept").and_then(|v| v.to_str().ok());
+    let extended = response.headers().contains_key("sec-websocket-extensions");
+    if agreed.is_none() || agreed != accepted(&head).as_deref() || extended {
+        let fault = TargetError::Fault("the handshake was not what was asked for");
+        return exchange.failed(&passing, &Failed::Target(fault)).await;
+    }
+    let target = hyper::upgrade::on(&mut response);
+    let (parts, _) = response.into_parts();
+    let answer = match Answer::read(parts, true) {
+        Ok(answer) => answer,
+        Err(fault) => {
+            let failed = Failed::Target(TargetError::Fault(fault.why));
+            return exchange.failed(&passing, &failed).await;
+        }
+    };
+    let recorded = match passing.reply(answer.head.clone(), None) {
+        Ok(mut release) => std::future::poll_fn(|cx| release.poll_released(cx)).await.map(drop),
+        Err(error) => Err(error),
+    };
+    if recorded.is_err() {
+        let failed = Failed::Broken("the record cannot be written");
+        return exchange.failed(&passing, &failed).await;
+    }
+    let watch = exchange.conn.watch.clone();
+    tokio::spawn(async move {
+        let busy = exchange.conn.watch.busy();
+        match tokio::try_join!(client, target) {
+            Ok((client, target)) => relay(exchange, head, opened, &passing, client, target).await,
+            Err(error) => {
+                tracing::debug!(%error, "an upgrade failed");
+                passing.finish(Status::ClientLost);
+            }
+        }
+        drop(busy);
+    });
+    watch.upgraded(true);
+    let mut response = answer.response(Outgoing::Whole(None));
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+    response
+}
+
+async fn relay(
+    exchange: Exchange,
+    head: Head,
+    opened: Command,
+    passing: &Arc<Passing>,
+    client: Upgraded,
+    target: Upgraded,
+) {
+    let (client_read, client_write) = tokio::io::split(TokioIo::new(client));
+    let (target_read, target_write) = tokio::io::split(TokioIo::new(target));
+    let client_write: Write = Arc::new(Mutex::new(client_write));
+    let target_write: Write = Arc::new(Mutex::new(target_write));
+    let up = up(&exchange, &head, &opened, client_read, &client_write, &target_write);
+    let down = down(passing, target_read, &client_write, &target_write);
+    let ended = tokio::select! {
+        over = up => over,
+        over = down => over,
+        why = ended(passing.live()) => {
+            over(CLOSE_AWAY, "the session was ended", Status::Cut(why.into()))
+        }
+    };
+    passing.finish(ended.status);
+    let words = close(ended.code, &ended.words);
+    // Either side may be gone already; there is nobody else to tell.
+    let own = passing.live().aside(frame(8, &words, None));
+    if let Ok(mut release) = own
+        && std::future::poll_fn(|cx| release.poll_released(cx)).await.is_ok()
+    {
+        let mut client = client_write.lock().await;
+        let _ = client.write_all(&frame(8, &words, None)).await;
+        let _ = client.shutdown().await;
+    }
+    if let Ok(key) = mask() {
+        let mut target = target_write.lock().await;
+        let _ = target.write_all(&frame(8, &close(ended.code, ""), Some(key))).await;
+        let _ = target.shutdown().await;
+    }
+}
+
+fn mask() -> Result<[u8; 4], Over> {
+    let mut key = [0; 4];
+    let filled = SystemRandom::new().fill(&mut key);
+    filled.map_err(|_| over(CLOSE_INTERNAL, "no randomness", Status::Cut("internal".into())))?;
+    Ok(key)
+}
+
+async fn write(to: &Write, bytes: &[u8], lost: Status) -> Result<(), Over> {
+    let mut to = to.lock().await;
+    let written = async {
+        to.write_all(bytes).await?;
+        to.flush().await
+    };
+    written.await.map_err(|_| over(CLOSE_AWAY, "the other side is gone", lost))
+}
+
+/// From the client to the target: every message is judged.
+async fn up(
+    exchange: &Exchange,
+    head: &Head,
+    opened: &Command,
+    mut from: ReadHalf<TokioIo<Upgraded>>,
+    client: &Write,
+    target: &Write,
+) -> Over {
+    let mut reader = Reader::new(ws::From::Client);
+    loop {
+        let event = match reader.next() {
+            Ok(Some(event)) => event,
+            Ok(None) => {
+                let read =
+                    tokio::time::timeout(exchange.seat.api.idle, from.read_buf(reader.buffer()));
+                match read.await {
+                    Ok(Ok(1..)) => continue,
+                    Ok(_) => return over(CLOSE_AWAY, "the client is gone", Status::ClientLost),
+                    Err(_) => {
+                        let words = "nothing came for too long";
+                        return over(CLOSE_AWAY, words, Status::Cut("idle".into()));
+                    }
+                }
+            }
+            Err(violation) => {
+                let words = violation.to_string();
+                return over(violation.0, words, Status::Cut("violation".into()));
+            }
+        };
+        let done = match event {
+            Event::Text(text) => message(exchange, head, opened, 1, text, target).await,
+            Event::Binary(bytes) => message(exchange, head, opened, 2, bytes, target).await,
+            Event::Ping(payload) => {
+                write(client, &frame(10, &payload, None), Status::ClientLost).await
+            }
+            Event::Pong => Ok(()),
+            Event::Close(said) => {
+                let code = said.map_or(1000, |(code, _)| code);
+                Err(over(code, "", Status::Ok))
+            }
+        };
+        if let Err(over) = done {
+            return over;
+        }
+    }
+}
+
+async fn message(
+    exchange: &Exchange,
+    head: &Head,
+    opened: &Command,
+    opcode: u8,
+    payload: Bytes,
+    target: &Write,
+) -> Result<(), Over> {
+    let live = &exchange.seat.live;
+    let number = live.number();
+    let text = if opcode == 1 { std::str::from_utf8(&payload).ok() } else { None };
+    let internal = || over(CLOSE_INTERNAL, "internal error", Status::Cut("internal".into()));
+    let command = reading::message(head, opened, text, payload.len()).map_err(|_| internal())?;
+    // Recorded as an unmasked frame: the mask is chance, and says nothing.
+    let draft = Draft::new(frame(opcode, &payload, None), command);
+    let (cleared, passage) = live.clear(number, draft, &mut |_| {}).await.map_err(|refusal| {
+        let words = match refusal.event {
+            Some(event) => format!("{}; event {event}", refusal.message),
+            None => refusal.message.to_string(),
+        };
+        over(CLOSE_POLICY, words, Status::Cut("refused".into()))
+    })?;
+    let sent = cleared.spend();
+    let head_len = sent.len() - payload.len();
+    let key = mask()?;
+    let wrote =
+        write(target, &frame(opcode, &sent[head_len..], Some(key)), Status::TargetLost).await;
+    let status = if wrote.is_ok() { Status::Ok } else { Status::TargetLost };
+    let finished = passage.finish(Outcome { status, tag: None, rows: 0 });
+    finished
+        .map_err(|error| over(CLOSE_INTERNAL, error.public(), Status::Cut("recorder".into())))?;
+    wrote
+}
+
+/// From the target to the client: every message is evidence first.
+async fn down(
+    passing: &Arc<Passing>,
+    mut from: ReadHalf<TokioIo<Upgraded>>,
+    client: &Write,
+    target: &Write,
+) -> Over {
+    let mut reader = Reader::new(ws::From::Server);
+    loop {
+        let event = match reader.next() {
+            Ok(Some(event)) => event,
+            Ok(None) => match from.read_buf(reader.buffer()).await {
+                Ok(1..) => continue,
+                _ => return over(CLOSE_AWAY, "the target is gone", Status::TargetLost),
+            },
+            Err(violation) => {
+                tracing::warn!(%violation, "a target broke the protocol");
+                let words = "the target broke the protocol";
+                return over(CLOSE_INTERNAL, words, Status::Cut("target_violation".into()));
+            }
+        };
+        let (opcode, payload) = match event {
+            Event::Text(text) => (1, text),
+            Event::Binary(bytes) => (2, bytes),
+            Event::Pong => continue,
+            Event::Ping(payload) => {
+                let Ok(key) = mask() else { continue };
+                let pong = frame(10, &payload, Some(key));
+                match write(target, &pong, Status::TargetLost).await {
+                    Ok(()) => continue,
+                    Err(over) => return over,
+                }
+            }
+            Event::Close(said) => {
+                let (code, words) = said.unwrap_or((1000, String::new()));
+                return over(code, words, Status::Ok);
+            }
+        };
+        let released = match passing.reply(frame(opcode, &payload, None), None) {
+            Ok(mut release) => std::future::poll_fn(|cx| release.poll_released(cx)).await,
+            Err(error) => Err(error),
+        };
+        let bytes = match released {
+            Ok(released) => released.spend(),
+            Err(error) => {
+                return over(CLOSE_INTERNAL, error.public(), Status::Cut("recorder".into()));
+            }
+        };
+        if let Err(over) = write(client, &bytes, Status::ClientLost).await {
+            return over;
+        }
+    }
+}
