@@ -286,7 +286,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Answe
     }
 }
 
-/// Client credentials (RFC 6749 section 4.4), with the secret in the body.
+/// Client credentials (RFC 6749 section 4.4), with the secret in the body. `expires_in`, which no
+/// real issuer lets a client choose, gives tests tokens that expire while they look.
 async fn grant(request: Request<Incoming>, shared: &Shared) -> Result<Answer> {
     let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await;
     let Ok(body) = body else { return text(StatusCode::BAD_REQUEST, "text/plain", "too long") };
@@ -311,12 +312,11 @@ async fn grant(request: Request<Incoming>, shared: &Shared) -> Result<Answer> {
     for (name, value) in &client.claims {
         mint = mint.claim(name, value.clone());
     }
-    let token = mint.token()?;
+    let seconds = field("expires_in").and_then(|seconds| seconds.parse().ok()).unwrap_or(600);
+    let token = mint.expires(seconds).token()?;
     json(
         StatusCode::OK,
-        &json!({
-            "access_token": token, "token_type": "Bearer", "expires_in": 600
-        }),
+        &json!({ "access_token": token, "token_type": "Bearer", "expires_in": seconds }),
     )
 }
 

@@ -11,11 +11,13 @@
 //! |---|---|
 //! | [`places`] | where things live outside the clone; the test bed asks here too |
 //! | [`setup`] | finds or installs compilers, servers and client drivers |
+//! | `regress` | PostgreSQL's own regression scripts, out of a source package |
 //! | [`tidy`] | the arrows between crates, and other rules that a compiler cannot hold |
 //! | [`source`] | just enough of Rust's lexis to tell code from comments, strings and tests |
 //! | [`run`] | `test`, `demo`, `bench`, `fuzz` |
 
 pub mod places;
+pub(crate) mod regress;
 pub mod run;
 pub mod setup;
 pub mod source;

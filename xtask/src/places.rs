@@ -4,9 +4,12 @@
 //! test of this user, as with `~/.cargo`; nothing of the product ever reads it.
 
 use std::env;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use crate::setup;
 
 /// The cache folder. It may not exist yet.
 pub fn cache() -> PathBuf {
@@ -35,9 +38,30 @@ pub fn root() -> PathBuf {
     above.unwrap_or(compiled).to_path_buf()
 }
 
+/// Where Debian keeps pgjdbc.
+pub const PGJDBC: &str = "/usr/share/java/postgresql.jar";
+
+/// Where Debian keeps HikariCP, and what it logs with.
+pub const HIKARI: &str = "/usr/share/java/HikariCP.jar";
+pub const SLF4J: &str = "/usr/share/java/slf4j-api.jar";
+
+/// Where Debian keeps Go libraries.
+pub const GOPATH: &str = "/usr/share/gocode";
+
+/// The virtual environment of the client tests. Its name tells its contents, so that clones with
+/// other pins do not take it from each other.
+pub fn python_home() -> PathBuf {
+    cache().join(format!("python-{}", digest(&setup::PYTHON_PACKAGES)))
+}
+
 /// The Python of the client tests' virtual environment.
 pub fn python() -> PathBuf {
-    cache().join("python/bin/python3")
+    python_home().join("bin/python3")
+}
+
+/// Where npm installs for the client tests; named as [`python_home`].
+pub fn node_home() -> PathBuf {
+    cache().join(format!("node-{}", digest(&setup::node_wanted())))
 }
 
 /// The Python of the HTTP tests' virtual environment.
@@ -52,7 +76,21 @@ pub fn http_node_modules() -> PathBuf {
 
 /// The `node_modules` of the client tests.
 pub fn node_modules() -> PathBuf {
-    cache().join("node/node_modules")
+    node_home().join("node_modules")
+}
+
+/// Names a set of pins; the same for the same compiler, which is all that a cache needs.
+fn digest(of: &impl Hash) -> String {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    format!("{:08x}", hasher.finish() & 0xffff_ffff)
+}
+
+/// PostgreSQL's own regression scripts, of the system server's major version, as
+/// [`crate::setup`] unpacks them: a folder with `sql`, `data` and `parallel_schedule`.
+pub fn regression() -> Option<PathBuf> {
+    let version = system_postgres()?.parent()?.file_name()?.to_string_lossy().into_owned();
+    Some(cache().join(format!("regress-{version}")))
 }
 
 /// The npm package that carries PostgreSQL 18, for this machine's architecture.

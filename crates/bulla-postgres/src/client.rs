@@ -591,7 +591,9 @@ impl Machine {
         }
         let Some(Copying { number, .. }) = self.copy else {
             // A server accepts and ignores what a client sent before it heard that its COPY failed.
-            if self.copy_tail || self.now.discarding || self.now.skipped {
+            // postgres.js also fails each COPY that it has ended.
+            let ends = head.kind != b'd';
+            if ends || self.copy_tail || self.now.discarding || self.now.skipped {
                 self.dropping = head.total();
                 return Ok(Flow::Taken);
             }

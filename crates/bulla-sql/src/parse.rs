@@ -140,9 +140,13 @@ fn position(text: &str, byte: usize) -> Option<usize> {
 
 fn scan_error(text: &str, error: &pg_query::Error) -> ReadError {
     let message = message(error);
-    // The scanner quotes everything from the place of the error on.
-    let rest = near(&message).filter(|rest| text.ends_with(rest));
-    let position = rest.and_then(|rest| position(text, text.len() - rest.len()));
+    let position = near(&message).and_then(|quoted| {
+        // The scanner quotes everything from the place of the error on, or the token alone.
+        let mut found = text.match_indices(quoted).map(|(at, _)| at);
+        let last = text.ends_with(quoted).then(|| text.len() - quoted.len());
+        let only = found.next().filter(|_| found.next().is_none());
+        last.or(only).and_then(|at| position(text, at))
+    });
     ReadError::Syntax { message: short(message), position }
 }
 

@@ -289,6 +289,8 @@ const RULES: &[(&str, SettingRule)] = &[
     ("transaction_deferrable", Harmless),
     ("transaction_isolation", Harmless),
     ("transaction_read_only", Harmless),
+    // Not a setting of the server's: how `SET TRANSACTION SNAPSHOT` is told.
+    ("transaction_snapshot", Forbidden("sees the database as another session does")),
     ("transaction_timeout", Harmless),
     ("transform_null_equals", Pinned(OFF)),
     ("update_process_title", Forbidden(LOG)),

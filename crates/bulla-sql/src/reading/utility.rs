@@ -841,9 +841,11 @@ impl<'a> Reader<'a> {
                 }
             }
             _ => {
-                // Sees the database as another session's snapshot does.
+                // No name is in doubt here, so that nobody asks the server about names before it:
+                // the statement must come before any query.
                 self.effect(Effects::TRANSACTION);
-                self.unknown("the snapshot of another session");
+                let (name, value) = (Some("transaction_snapshot"), SettingValue::Unknown);
+                self.out.settings.push(SettingUse::new(name, SettingAction::Set, scope, value));
             }
         }
     }
