@@ -93,6 +93,12 @@ impl Command {
     pub fn verb(&self) -> String {
         self.action.as_str().split(':').next_back().unwrap_or("command").to_uppercase()
     }
+    /// It only makes ready what a later command runs, and that is judged again: nobody has to
+    /// approve it. Said by the fact `phase`, where a protocol has such steps.
+    pub fn prepares(&self) -> bool {
+        let phase = self.facts.get("phase");
+        matches!(phase, Some(Fact::Text(phase)) if matches!(&**phase, "parse" | "bind"))
+    }
 }
 
 /// What a command reaches. "Touches nothing" is `Known(vec![])`.

@@ -254,6 +254,11 @@ pub enum Status {
     Error(Arc<str>),
     /// The target skipped it because an earlier command of the same batch failed.
     Skipped,
+    /// It ran, and its transaction, which ends with its batch, was taken back: a later command of
+    /// the batch failed.
+    RolledBack,
+    /// It ran, and whether its transaction was committed was not known yet when this was written.
+    Uncommitted,
     /// The client stopped it.
     Cancelled,
     /// The target was lost; whether it took effect is not known.
@@ -273,6 +278,8 @@ impl Status {
             Self::Ok => "ok".into(),
             Self::Error(code) => format!("error:{code}"),
             Self::Skipped => "skipped".into(),
+            Self::RolledBack => "rolled_back".into(),
+            Self::Uncommitted => "uncommitted".into(),
             Self::Cancelled => "cancelled".into(),
             Self::TargetLost => "target_lost".into(),
             Self::ClientLost => "client_lost".into(),

@@ -12,7 +12,7 @@ use std::{
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bulla_core::{
-    Because, CloseRecord, Decision, Expiry, Flow, OpenRecord, Origin, Principal, Resource,
+    Because, CloseRecord, Decision, Expiry, Flow, OpenRecord, Origin, Principal, Request, Resource,
     SessionId, TurnedAwayRecord,
 };
 use bulla_gate::Session;
@@ -365,7 +365,7 @@ impl Door<'_> {
     ) -> Result<Admitted, Bytes> {
         let parts = &self.engine.parts;
         let now = parts.clock.now();
-        let Hello { credential, resource: asked, part, wishes, claims } = hello;
+        let Hello { credential, resource: asked, part, wishes, claims, needs } = hello;
         let asked = self.listener.resource.clone().unwrap_or(asked);
         let wait = Duration::from_millis(self.engine.limits.handshake_ms_max);
         let verify = parts.identity.verify(credential, &self.origin, now);
@@ -397,13 +397,33 @@ impl Door<'_> {
             self.turned_away("no_policy", "no current policies", who, Some(&asked), None);
             return Err(greeting.reject(&Rejection::Unavailable("no current policies".into())));
         };
-        let because = match policies.decide_open(&principal, &resource, &self.origin, now) {
-            Decision::Allow { because, .. } => because,
-            Decision::Deny { because, .. } | Decision::Hold { because, .. } => {
-                self.turned_away("not_permitted", "", who, Some(&asked), Some(&because));
-                return Err(greeting.reject(&absent));
+        let needed = needs.iter().map(|command| {
+            policies.decide(&Request {
+                principal: &principal,
+                resource: &resource,
+                part: (!place.default_part).then_some(&*place.part),
+                origin: &self.origin,
+                command,
+                now,
+                approved: false,
+            })
+        });
+        let open = policies.decide_open(&principal, &resource, &self.origin, now);
+        let mut because: Option<Because> = None;
+        for decision in std::iter::once(open).chain(needed) {
+            match (decision, &mut because) {
+                (Decision::Allow { because: one, .. }, None) => because = Some(one),
+                (Decision::Allow { because: one, .. }, Some(all)) => {
+                    all.policies.extend(one.policies);
+                }
+                // Nobody can be asked before there is a session.
+                (Decision::Deny { because, .. } | Decision::Hold { because, .. }, _) => {
+                    self.turned_away("not_permitted", "", who, Some(&asked), Some(&because));
+                    return Err(greeting.reject(&absent));
+                }
             }
-        };
+        }
+        let Some(because) = because else { return Err(greeting.reject(&absent)) };
         if self.engine.registry.len() >= self.engine.limits.sessions_max
             || *self.engine.draining.borrow()
         {
@@ -415,7 +435,7 @@ impl Door<'_> {
         let failed = match dial {
             Ok(Ok(connected)) => {
                 let protocol = &self.listener.protocol;
-                let known = protocol.knows(&place)
+                let known = (protocol.knows(&place) && self.engine.scouts.is_watched(&place))
                     || matches!(
                         tokio::time::timeout(wait, self.engine.scouts.refresh(&place, protocol))
                             .await,
@@ -540,7 +560,7 @@ impl Door<'_> {
             session,
             wire,
             protocol,
-            place,
+            place: place.clone(),
             hello,
             target: connected.stream,
             from_client: input,
@@ -551,6 +571,7 @@ impl Door<'_> {
             expires,
             cap,
             expiry: resource.expiry,
+            lease: self.engine.scouts.lease(&place),
         })
     }
 }

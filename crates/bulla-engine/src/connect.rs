@@ -5,13 +5,14 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bulla_core::{Boxed, Resource, Secret};
 use bulla_wire::{
-    Login, LoginContext, LoginError, LoginSpec, LoginStep, Place, Protocol, TargetHello,
+    Login, LoginContext, LoginError, LoginSpec, LoginStep, Place, Protocol, TargetHello, Work,
 };
 use bytes::BytesMut;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
+    sync::Semaphore,
 };
 
 /// Most bytes that a target may send during a login.
@@ -117,20 +118,42 @@ pub struct Target {
 
 /// Dials targets from the gateway itself.
 pub struct DirectConnector {
-    targets: HashMap<Arc<str>, Target>,
+    targets: HashMap<Arc<str>, (Target, Workshop)>,
     timeout: Duration,
+}
+
+/// Where the work of one target's logins is done, one after the other: a target that asks for much
+/// keeps one core busy at most, and no other target waiting.
+struct Workshop(Semaphore);
+
+impl Default for Workshop {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
+}
+
+impl Workshop {
+    /// Cancel safety: work that has begun ends by itself.
+    async fn run(&self, work: Work) -> std::io::Result<()> {
+        let turn = self.0.acquire().await.map_err(std::io::Error::other)?;
+        tokio::task::spawn_blocking(move || work.run()).await.map_err(std::io::Error::other)?;
+        drop(turn);
+        Ok(())
+    }
 }
 
 impl DirectConnector {
     pub fn new(targets: Vec<(String, Target)>, timeout: Duration) -> Self {
-        Self { targets: targets.into_iter().map(|(n, t)| (n.into(), t)).collect(), timeout }
+        let with_workshop =
+            |(name, target): (String, Target)| (Arc::from(name), (target, Workshop::default()));
+        Self { targets: targets.into_iter().map(with_workshop).collect(), timeout }
     }
-    fn target(&self, resource: &str) -> Result<&Target, ConnectError> {
+    fn target(&self, resource: &str) -> Result<&(Target, Workshop), ConnectError> {
         self.targets.get(resource).ok_or_else(|| ConnectError::NoTarget(resource.into()))
     }
     async fn run(
         &self,
-        target: &Target,
+        (target, workshop): &(Target, Workshop),
         mut login: Box<dyn Login>,
     ) -> Result<Connected, ConnectError> {
         let at = format!("{}:{}", target.host, target.port);
@@ -138,7 +161,7 @@ impl DirectConnector {
             let tcp = TcpStream::connect((target.host.as_str(), target.port)).await;
             let tcp = tcp.map_err(|e| ConnectError::Dial(at.clone(), e))?;
             tcp.set_nodelay(true).map_err(|e| ConnectError::Io(at.clone(), e))?;
-            drive(&at, target, tcp, login.as_mut()).await
+            drive(&at, target, workshop, tcp, login.as_mut()).await
         };
         match tokio::time::timeout(self.timeout, dial).await {
             Ok(result) => result,
@@ -151,6 +174,7 @@ impl DirectConnector {
 async fn drive(
     at: &str,
     target: &Target,
+    workshop: &Workshop,
     tcp: TcpStream,
     login: &mut dyn Login,
 ) -> Result<Connected, ConnectError> {
@@ -198,6 +222,7 @@ async fn drive(
                 (None, Some(tcp)) => tcp.write_all(&bytes).await.map_err(io)?,
                 (None, None) => return Err(broke("no stream")),
             },
+            LoginStep::Work(work) => workshop.run(work).await.map_err(io)?,
             LoginStep::More => {
                 let n = match (&mut stream, &mut plain) {
                     (Some(stream), _) => stream.read_buf(&mut input).await.map_err(io)?,
@@ -236,7 +261,7 @@ fn server_end_point(der: &[u8]) -> Option<Vec<u8>> {
 
 impl Connector for DirectConnector {
     fn place(&self, resource: &Resource, part: Option<&str>) -> Option<Place> {
-        let target = self.targets.get(resource.name.as_str())?;
+        let (target, _) = self.targets.get(resource.name.as_str())?;
         let own = target.part.as_deref().unwrap_or_else(|| resource.name.as_str());
         let wanted = part.unwrap_or(own);
         let default_part = wanted == own;
@@ -246,7 +271,7 @@ impl Connector for DirectConnector {
         Some(Place { resource: resource.name.as_str().into(), part: wanted.into(), default_part })
     }
     fn protocol(&self, resource: &str) -> Option<Arc<dyn Protocol>> {
-        self.targets.get(resource).map(|target| target.protocol.clone())
+        self.targets.get(resource).map(|(target, _)| target.protocol.clone())
     }
     fn connect<'a>(
         &'a self,
@@ -254,7 +279,8 @@ impl Connector for DirectConnector {
         wishes: Vec<(String, String)>,
     ) -> Boxed<'a, Result<Connected, ConnectError>> {
         Box::pin(async move {
-            let target = self.target(&place.resource)?;
+            let found = self.target(&place.resource)?;
+            let (target, _) = found;
             let secret = target.secret.read().await;
             let secret = secret.map_err(|e| ConnectError::Secret(place.resource.to_string(), e))?;
             let mut nonce = [0u8; 24];
@@ -269,7 +295,7 @@ impl Connector for DirectConnector {
                 tls: matches!(target.tls, TargetTls::On(_)),
                 nonce,
             });
-            self.run(target, login).await
+            self.run(found, login).await
         })
     }
     fn cancel<'a>(
@@ -278,9 +304,10 @@ impl Connector for DirectConnector {
         hello: &'a TargetHello,
     ) -> Boxed<'a, Result<(), ConnectError>> {
         Box::pin(async move {
-            let target = self.target(&place.resource)?;
+            let found = self.target(&place.resource)?;
+            let (target, _) = found;
             let tls = matches!(target.tls, TargetTls::On(_));
-            let mut connected = self.run(target, target.protocol.cancel(hello, tls)).await?;
+            let mut connected = self.run(found, target.protocol.cancel(hello, tls)).await?;
             // The target answers by closing; wait for that, so that the cancel has been taken.
             let mut byte = [0u8; 1];
             let wait = connected.stream.read(&mut byte);

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,6 +32,7 @@ use tokio::{
 use crate::{
     Engine, Stream,
     registry::{Entered, Tell},
+    scouts::Lease,
 };
 
 /// Read at most this much at once.
@@ -63,6 +67,19 @@ pub struct Start {
     pub expires: Timestamp,
     pub cap: Timestamp,
     pub expiry: Expiry,
+    /// Keeps what readings need fresh, by being there.
+    #[expect(dead_code, reason = "held, not read")]
+    pub lease: Option<Lease>,
+}
+
+/// A command that waited and is cleared, and what it means is looked at once more.
+struct Confirming {
+    number: u64,
+    payload: Bytes,
+    cleared: Cleared<Bytes>,
+    ticket: Ticket,
+    fresh: oneshot::Receiver<bool>,
+    until: Instant,
 }
 
 /// A command at the gate.
@@ -95,8 +112,11 @@ pub struct Relay {
     client: Box<dyn Stream>,
     s: Start,
     judging: Option<Judging>,
+    confirming: Option<Box<Confirming>>,
     tickets: VecDeque<Ticket>,
     ups: VecDeque<Up>,
+    /// Of continued input, which waits for its record.
+    ups_bytes: usize,
     up: Upstream,
     downs: VecDeque<Release<ToClient>>,
     downs_bytes: usize,
@@ -110,6 +130,10 @@ pub struct Relay {
     flush_up: bool,
     flush_down: bool,
     draining: bool,
+    /// The target may still work on what the gateway ended.
+    working: bool,
+    /// A cancel is on its way: more of them at the same time say nothing new.
+    cancelling: Arc<AtomicBool>,
     ending: Option<Ending>,
     failed: Option<RecordError>,
     chunk: BytesMut,
@@ -177,8 +201,10 @@ impl Relay {
             client: Box::new(client),
             s: start,
             judging: None,
+            confirming: None,
             tickets: VecDeque::new(),
             ups: VecDeque::new(),
+            ups_bytes: 0,
             up: Upstream::default(),
             downs: VecDeque::new(),
             downs_bytes: 0,
@@ -191,6 +217,8 @@ impl Relay {
             flush_up: false,
             flush_down: false,
             draining: false,
+            working: false,
+            cancelling: Arc::default(),
             ending: None,
             failed: None,
             chunk: BytesMut::new(),
@@ -224,7 +252,7 @@ impl Relay {
 
     async fn close(mut self) {
         // A target that still works on a command is told to stop: closing a socket does not.
-        if !self.tickets.is_empty() && self.target_open {
+        if (self.working || !self.tickets.is_empty()) && self.target_open {
             let cancel = self.engine.parts.connector.cancel(&self.s.place, &self.s.hello);
             let _ = tokio::time::timeout(LAST_WORDS, cancel).await;
         }
@@ -241,6 +269,8 @@ impl Relay {
         }
         // Dropping a command that waits at the gate withdraws its ask, before the close entry.
         self.judging = None;
+        // One that waits to be confirmed was never sent: its ticket says that it was abandoned.
+        self.confirming = None;
         let ending = self.ending.take();
         let (why, detail) = ending.map_or(("abandoned".into(), None), |e| (e.why, e.detail));
         let record = CloseRecord { at: self.now(), why, detail };
@@ -271,6 +301,7 @@ impl Relay {
         }
         let refusal = Refusal::plain(kind, message, hint);
         let mut out = Outputs::new();
+        self.working |= !self.tickets.is_empty();
         self.s.wire.farewell(&refusal, &mut out);
         self.take(out);
         self.end(why, None);
@@ -287,6 +318,7 @@ impl Relay {
         self.downs.clear();
         self.downs_bytes = 0;
         self.ups.clear();
+        self.ups_bytes = 0;
         let refusal = Refusal::plain(
             RefusalKind::Recorder,
             "the response could not be recorded, so it was stopped",
@@ -354,6 +386,7 @@ impl Relay {
             Output::More { number, bytes } => {
                 if let Some(ticket) = self.ticket(number) {
                     let release = ticket.more(bytes)?;
+                    self.ups_bytes += release.len();
                     self.ups.push_back(Up::More(release));
                 }
             }
@@ -394,7 +427,10 @@ impl Relay {
                 let fresh = self.engine.scouts.refresh(&self.s.place, &self.s.protocol);
                 self.relearning = Some((fresh, Instant::now() + RELEARN_TIMEOUT));
             }
-            Output::End { why } => self.end(why, None),
+            Output::End { why } => {
+                self.working |= why == "cut";
+                self.end(why, None);
+            }
         }
         Ok(())
     }
@@ -407,6 +443,7 @@ impl Relay {
         for _ in 0..TURNS_MAX {
             let mut moved = self.poll_inbox(cx);
             moved |= self.poll_verdict(cx);
+            moved |= self.poll_confirming(cx);
             moved |= self.poll_relearning(cx);
             moved |= self.poll_client(cx);
             moved |= self.poll_target(cx);
@@ -470,7 +507,12 @@ impl Relay {
             self.take(out);
             return;
         }
+        if self.cancelling.load(Ordering::Relaxed) {
+            return;
+        }
         let Some((number, draft)) = self.s.wire.cancel() else { return };
+        let cancelling = self.cancelling.clone();
+        cancelling.store(true, Ordering::Relaxed);
         let (engine, session) = (self.engine.clone(), self.s.session.clone());
         let (place, hello) = (self.s.place.clone(), self.s.hello.clone());
         tokio::spawn(async move {
@@ -481,6 +523,7 @@ impl Relay {
                 let status = if sent.is_ok() { Status::Ok } else { Status::TargetLost };
                 let _ = ticket.finish(Outcome { status, tag: None, rows: 0 });
             }
+            cancelling.store(false, Ordering::Relaxed);
         });
     }
 
@@ -496,22 +539,65 @@ impl Relay {
             self.notice();
         }
         let Poll::Ready(judged) = verdict else { return false };
-        self.judging = None;
+        let Some(judging) = self.judging.take() else { return false };
         self.client_ready = true;
         let mut out = Outputs::new();
         match judged {
-            Ok((cleared, ticket)) => {
-                let owe: Obligations = ticket.owe().clone();
-                self.tickets.push_back(ticket);
-                self.ups.push_back(Up::Cleared(cleared));
-                self.s.wire.cleared(number, &owe, &mut out);
+            Ok((cleared, ticket)) if judging.holding.is_some() => {
+                let fresh = self.engine.scouts.refresh(&self.s.place, &self.s.protocol);
+                let until = Instant::now() + RELEARN_TIMEOUT;
+                let payload = judging.payload;
+                let waited = Confirming { number, payload, cleared, ticket, fresh, until };
+                self.confirming = Some(Box::new(waited));
+                self.timer.as_mut().reset(until);
             }
+            Ok((cleared, ticket)) => self.send(number, cleared, ticket, &mut out),
             Err(refusal) => {
                 self.s.entered.handle.counters.denied.fetch_add(1, Ordering::Relaxed);
                 metrics::counter!("bulla_refusals_total", "kind" => refusal.kind.as_str())
                     .increment(1);
                 self.s.wire.refused(number, &refusal, &mut out);
             }
+        }
+        self.take(out);
+        true
+    }
+
+    fn send(&mut self, number: u64, cleared: Cleared<Bytes>, ticket: Ticket, out: &mut Outputs) {
+        let owe: Obligations = ticket.owe().clone();
+        self.tickets.push_back(ticket);
+        self.ups.push_back(Up::Cleared(cleared));
+        self.s.wire.cleared(number, &owe, out);
+    }
+
+    /// Sends a command that waited, if it still means what was approved.
+    fn poll_confirming(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(confirming) = &mut self.confirming else { return false };
+        let known = match Pin::new(&mut confirming.fresh).poll(cx) {
+            Poll::Ready(known) => known == Ok(true),
+            Poll::Pending if Instant::now() >= confirming.until => false,
+            Poll::Pending => return false,
+        };
+        let Some(confirming) = self.confirming.take() else { return false };
+        let Confirming { number, payload, cleared, ticket, .. } = *confirming;
+        self.client_ready = true;
+        let mut out = Outputs::new();
+        if known && self.s.wire.still(number) {
+            self.send(number, cleared, ticket, &mut out);
+        } else {
+            let status = Status::Cut("changed".into());
+            if let Err(error) = ticket.finish(Outcome { status, tag: None, rows: 0 }) {
+                self.fail(&error);
+                return true;
+            }
+            let words = if known {
+                "refused: what the command means changed while it waited for approval"
+            } else {
+                "refused: what the command means could not be looked at again after it waited"
+            };
+            let refusal = Refusal::plain(RefusalKind::Denied, words, "run it again to ask again");
+            let refusal = self.engine.parts.gate.refuse(&self.s.session, number, &payload, refusal);
+            self.s.wire.refused(number, &refusal, &mut out);
         }
         self.take(out);
         true
@@ -557,7 +643,7 @@ impl Relay {
         let mut moved = false;
         let full = self.s.from_client.len() >= CLIENT_BUFFER_MAX
             || self.window() >= WINDOW_BYTES
-            || self.up.waiting_bytes() >= WINDOW_BYTES
+            || self.ups_bytes + self.up.waiting_bytes() >= WINDOW_BYTES
             || self.ups.len() >= 256;
         // Even while a command waits the client is watched, so that its leaving withdraws it.
         if !full {
@@ -577,6 +663,7 @@ impl Relay {
         }
         let may = self.client_ready
             && self.judging.is_none()
+            && self.confirming.is_none()
             && self.relearning.is_none()
             && self.s.wire.takes_client();
         if may {
@@ -639,6 +726,7 @@ impl Relay {
         let mut moved = false;
         while let Some(next) = self.ups.front_mut() {
             if let Up::More(release) = next {
+                let size = release.len();
                 match release.poll_released(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Err(error)) => {
@@ -647,6 +735,7 @@ impl Relay {
                     }
                     Poll::Ready(Ok(released)) => self.up.more(released),
                 }
+                self.ups_bytes = self.ups_bytes.saturating_sub(size);
                 self.ups.pop_front();
             } else {
                 match self.ups.pop_front() {
@@ -711,7 +800,7 @@ impl Relay {
         let left = Duration::from_millis(self.s.expires.ms_since(now).clamp(1_000, 3_600_000));
         let mut next = if self.draining { Duration::from_millis(100) } else { left };
         if self.ending.is_none() {
-            let rest = self.s.wire.at_rest() && self.judging.is_none();
+            let rest = self.s.wire.at_rest() && self.judging.is_none() && self.confirming.is_none();
             if self.draining && rest {
                 let hint = "connect again; another gateway takes new sessions";
                 self.farewell(RefusalKind::Ended, "the gateway is stopping", hint, "drained");

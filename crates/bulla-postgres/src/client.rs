@@ -14,11 +14,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::{
     frame::{self, HEADER_BYTES, Head},
     judge::{Reading, Unknown, coming},
-    machine::{Batch, Copying, Expect, Judging, Machine, Manner, Probe, Stream, large},
+    machine::{Batch, Copying, Expect, Judging, Machine, Manner, Stream, Tried, large},
     message::{self, Client, Format, Of, Value},
     names::{Change, Meaning, Portal, Prepared},
     reading::{self, Phase},
     refusal::{FLUSH, SYNC, broke},
+    replication::sender_of,
     steps::{self, Step},
     value,
     world::Turn,
@@ -203,8 +204,7 @@ impl Machine {
         };
         match flow {
             Flow::Wait => self.waiting = Some((head, whole)),
-            Flow::Taken if self.probe.is_answered() => self.probe = Probe::Idle,
-            Flow::Taken => {}
+            Flow::Taken => self.tried = Tried::default(),
         }
         Ok(flow)
     }
@@ -218,7 +218,12 @@ impl Machine {
         if self.judge_batch(out)? == Flow::Wait || self.settle_segment(out) == Flow::Wait {
             return Ok(Flow::Wait);
         }
-        let read = match self.read(&text, true, out) {
+        if self.replication.is_some()
+            && let Some(sender) = sender_of(&text)
+        {
+            return self.sender(sender, &text, whole, out);
+        }
+        let read = match self.read(&text, out) {
             Reading::Wait => return Ok(Flow::Wait),
             Reading::Refused(refusal) => {
                 return self.refuse(whole, Manner::Simple, refusal, None, out);
@@ -229,10 +234,15 @@ impl Machine {
         let known = read.facts.params() == 0;
         let command =
             self.command(&text, &read, &survey, Phase::Simple, (Arc::default(), known))?;
+        if let Some(refusal) = self.too_many_names(&survey) {
+            return self.refuse(whole, Manner::Simple, refusal, None, out);
+        }
+        let meaning = self.meaning(&text, &read, &survey);
         let judging = Judging {
             steps: survey.steps,
             copies: steps::copies_in(&read.facts) + survey.copies,
             coming: coming(&read.facts),
+            meaning: Some(meaning),
             ..self.judging(Manner::Simple, vec![Expect::Query])
         };
         self.judge(whole.clone(), command, judging, out);
@@ -301,7 +311,7 @@ impl Machine {
             let refusal = reading::principle(RefusalKind::TooLarge, words, hint);
             return self.refuse(whole, Manner::Extended, refusal, None, out);
         }
-        match self.read(&text, true, out) {
+        match self.read(&text, out) {
             Reading::Wait => Ok(Flow::Wait),
             Reading::Refused(refusal) => self.refuse(whole, Manner::Extended, refusal, None, out),
             Reading::Ready(read) => {

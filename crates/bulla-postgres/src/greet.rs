@@ -1,6 +1,6 @@
 //! The first words with a client: TLS, startup, credential.
 
-use bulla_core::{Credential, Secret};
+use bulla_core::{Command, Credential, Secret};
 use bulla_sql::settings::{SettingRule, rule};
 use bulla_wire::{
     CANCEL_KEY_BYTES, Greeting, Hello, Opened, ReadError, Reader, Rejection, Step, Tls, Violation,
@@ -14,6 +14,7 @@ use crate::{
     frame::{self, fatal},
     machine::Machine,
     refusal::broke,
+    replication,
 };
 
 const SSL_REQUEST: u32 = 80_877_103;
@@ -56,6 +57,7 @@ struct Wish {
     part: Option<String>,
     wishes: Vec<(String, String)>,
     claims: Vec<(Arc<str>, Arc<str>)>,
+    needs: Vec<Command>,
 }
 
 pub struct Greeter {
@@ -208,19 +210,19 @@ impl Greeter {
 fn wanted(pairs: Vec<(String, String)>) -> Result<Wanted, Away> {
     let (mut user, mut database) = (None, None);
     let (mut wishes, mut claims, mut options) = (Vec::new(), Vec::new(), Vec::new());
-    let mut token = false;
+    let (mut token, mut replicates) = (false, None);
     let mut settings = Vec::new();
     for (key, value) in pairs {
         match key.as_str() {
             "user" => user = Some(value),
             "database" => database = Some(value),
-            "replication" if ["false", "off", "no", "0"].contains(&value.as_str()) => {}
-            "replication" => {
-                return Err(refused(
-                    "replication",
-                    "replication is not allowed through this gateway",
-                ));
-            }
+            "replication" => match replication::kind(&value) {
+                Ok(kind) => replicates = kind,
+                Err(()) => {
+                    let words = "`replication` is `database`, `true` or `false`";
+                    return Err(refused("replication", words));
+                }
+            },
             "options" => settings.extend(command_line(&value)?),
             _ if key.starts_with("_pq_.") => options.push(key),
             _ => settings.push((key, value)),
@@ -229,6 +231,9 @@ fn wanted(pairs: Vec<(String, String)>) -> Result<Wanted, Away> {
     for (key, value) in settings {
         if key == "bulla.credential" {
             token = value == "token";
+        } else if key == "bulla.resource" && replicates == Some("true") {
+            // Without a database to connect to, libpq's own tools name one that there is not.
+            database = Some(value);
         } else if let Some(name) = key.strip_prefix("bulla.") {
             claims.push((format!("bulla.{name}").into(), value.into()));
         } else {
@@ -255,6 +260,13 @@ fn wanted(pairs: Vec<(String, String)>) -> Result<Wanted, Away> {
             }
         }
     }
+    let mut needs = Vec::new();
+    if let Some(kind) = replicates {
+        let command = replication::opening().ok_or_else(|| broke("a wish without an action"))?;
+        needs.push(command);
+        wishes.push(("replication".into(), kind.into()));
+        claims.push(("replication".into(), kind.into()));
+    }
     let user = user.ok_or_else(|| broke("a startup message without `user`"))?;
     claims.push(("user".into(), user.as_str().into()));
     let database = database.filter(|d| !d.is_empty()).unwrap_or(user);
@@ -262,7 +274,7 @@ fn wanted(pairs: Vec<(String, String)>) -> Result<Wanted, Away> {
         Some((resource, part)) => (resource.to_string(), Some(part.to_string())),
         None => (database, None),
     };
-    Ok(Wanted { wish: Wish { resource, part, wishes, claims }, options, token })
+    Ok(Wanted { wish: Wish { resource, part, wishes, claims, needs }, options, token })
 }
 
 struct Wanted {
@@ -275,8 +287,8 @@ struct Wanted {
 
 impl Wish {
     fn hello(self, credential: Credential) -> Hello {
-        let Self { resource, part, wishes, claims } = self;
-        Hello { credential, resource, part, wishes, claims }
+        let Self { resource, part, wishes, claims, needs } = self;
+        Hello { credential, resource, part, wishes, claims, needs }
     }
 }
 
@@ -467,9 +479,10 @@ mod tests {
     fn hostile_startups_are_turned_away() {
         let user = ("user", "u");
         for pairs in [
-            &[user, ("replication", "database")][..],
-            &[user, ("replication", "true")],
-            &[user, ("replication", "ON")],
+            &[user, ("replication", "ON")][..],
+            &[user, ("replication", "logical")],
+            &[user, ("Replication", "database")],
+            &[user, ("options", "-c replication=database")],
             &[user, ("client_encoding", "SJIS")],
             &[user, ("standard_conforming_strings", "off")],
             &[user, ("session_replication_role", "replica")],
@@ -532,6 +545,31 @@ mod tests {
             ["DateStyle=ISO, MDY", "statement_timeout=5s", "search_path=a b", "work_mem=1MB"]
         );
         assert_eq!((wanted.wish.resource.as_str(), wanted.wish.part), ("u", None));
+    }
+
+    #[test]
+    fn replication_needs_a_permit_of_its_own() {
+        for (value, expect) in [("database", "database"), ("true", "true"), ("1", "true")] {
+            let pairs = [("user", "u"), ("replication", value)];
+            let pairs = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let Ok(Wanted { wish, .. }) = wanted(pairs) else { panic!("{value}: turned away") };
+            let [command] = wish.needs.as_slice() else { panic!("{value}: no need") };
+            assert_eq!(command.action.as_str(), "postgres:replicate");
+            assert_eq!(wish.wishes, [("replication".to_string(), expect.to_string())]);
+        }
+        let named = |replication: &str| {
+            let pairs = [
+                ("user", "u"),
+                ("database", "replication"),
+                ("replication", replication),
+                ("options", "-c bulla.resource=orders"),
+            ];
+            let pairs = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            wanted(pairs).ok().unwrap().wish.resource
+        };
+        assert_eq!((named("true"), named("false")), ("orders".into(), "replication".into()));
+        let pairs = vec![("user".to_string(), "u".to_string())];
+        assert!(wanted(pairs).is_ok_and(|wanted| wanted.wish.needs.is_empty()));
     }
 
     #[test]

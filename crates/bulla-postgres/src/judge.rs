@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bulla_core::{Command, Draft, Parameter, Refusal, RefusalKind};
+use bulla_core::{Command, Draft, Parameter, Purity, Refusal, RefusalKind};
 use bulla_sql::{
     Catalog, Effects as SqlEffects, Facts, SearchPath, Statement,
     facts::{NameUse, Tx},
@@ -11,13 +11,14 @@ use bulla_wire::{Output, Outputs, Violation};
 use bytes::Bytes;
 
 use crate::{
+    ask::{self, End, Question},
     client::Flow,
-    machine::{Expect, Judging, Machine, Manner, Probe},
-    names::{Meaning, Prepared},
+    machine::{Expect, Judging, Machine, Manner, Meaning, Probe, Replication, Tried},
+    names::{Change, Meaning as Name, Prepared},
     reading::{self, Phase},
-    refusal::{PROBE, broke},
-    steps::{self, Over, Overlay, Step},
-    world::{Turn, World},
+    refusal::{FLUSH, SYNC, broke},
+    steps::{self, Moved, Over, Overlay, Step},
+    world::{Stale, Turn, World},
 };
 
 /// Statements of one text that are read one by one, because one of them moves names.
@@ -34,6 +35,8 @@ pub struct Read {
     pub catalog: Arc<Catalog>,
     /// Of each statement, or one for all.
     pub paths: Vec<Arc<SearchPath>>,
+    /// Why it may mean something else than it was read to mean.
+    pub doubt: Option<&'static str>,
 }
 
 pub enum Reading {
@@ -93,14 +96,26 @@ pub struct Unknown {
 }
 
 impl Machine {
+    /// The catalogue as the session sees it, as far as that is known.
     pub fn catalog(&self) -> Result<Arc<Catalog>, Box<Refusal>> {
-        self.shared.knowledge.get(&self.place).ok_or_else(|| {
+        let own = self.here().own().cloned();
+        own.or_else(|| self.shared.knowledge.get(&self.place)).ok_or_else(|| {
             reading::principle(
                 RefusalKind::Unreadable,
                 "refused: the catalogue of the target is not known".into(),
                 "try again; if it stays, tell the operators of the gateway",
             )
         })
+    }
+
+    /// Where names are looked for in a catalogue. One that was loaded as another role says nothing
+    /// about which schemas this one may use.
+    fn path_in(&self, catalog: &Catalog) -> Arc<SearchPath> {
+        let here = self.here();
+        if here.user() == Some(catalog.user()) {
+            return here.reading().clone();
+        }
+        Arc::new(SearchPath::unknown())
     }
 
     pub fn analyse(
@@ -116,43 +131,87 @@ impl Machine {
 
     /// Whether where names lead depends on an answer that is still to come.
     pub fn must_wait(&self) -> bool {
-        matches!(self.probe, Probe::Asked { .. })
+        matches!(self.probe, Probe::Asked(_))
             || self.turning.front().is_some_and(|segment| *segment != self.now.id)
     }
 
-    /// Asks the server where names lead, if that would help and can be done here.
-    pub fn ask(&mut self, facts: &Facts, out: &mut Outputs) -> bool {
-        let helps = !self.here().is_sure() && facts.effects().contains(SqlEffects::UNKNOWN);
-        if std::mem::take(&mut self.probe).is_answered() || !helps {
-            return false;
-        }
-        // Within a pipeline its own transaction would end it; in a failed one it would fail.
-        let failed = self.queue.is_empty() && self.status == b'E';
-        if self.now.sent || failed || self.copy.is_some() {
-            return false;
-        }
-        self.probe = Probe::asked();
-        self.send(PROBE, Some(Expect::Probe), out);
-        true
+    /// Whether the server can be asked by the session itself.
+    fn may_ask(&self) -> bool {
+        // In a failed transaction it would fail, and so it would in the midst of a COPY.
+        let fails = (self.queue.is_empty() && self.status == b'E') || self.rolls_back();
+        !fails && self.copy.is_none() && self.replication != Some(Replication::Physical)
     }
 
-    pub fn read(&mut self, text: &str, may_ask: bool, out: &mut Outputs) -> Reading {
+    /// Does what may remove a doubt about `facts`: the role, the path or the catalogue are not
+    /// known as they are now. True: an answer is awaited. Each is tried once for a message.
+    fn ask(&mut self, facts: &Facts, catalog: &Catalog, out: &mut Outputs) -> bool {
+        let doubt = facts.effects().contains(SqlEffects::UNKNOWN);
+        if !doubt && (self.here().stale() != Stale::Yes || !is_about_names(facts)) {
+            return false;
+        }
+        let (tried, may_ask) = (self.tried, self.may_ask());
+        if doubt && may_ask && !self.here().is_sure() && !tried.probe && !tried.look {
+            self.tried.probe = true;
+            self.question(false, out);
+            return true;
+        }
+        let logical = self.replication == Some(Replication::Logical);
+        let open = self.transaction() != reading::Transaction::Idle;
+        let foreign = self.here().user().is_some_and(|user| user != catalog.user());
+        let moved = self.here().stale() == Stale::Yes
+            || foreign
+            || (open && self.here().stale() == Stale::Maybe);
+        if moved && may_ask && !logical && !tried.look {
+            self.tried.look = true;
+            self.question(true, out);
+            return true;
+        }
+        // What others changed, or code that ran here and has committed.
+        let fresh = self.doubted != catalog.epoch() || self.here().stale() == Stale::Maybe;
+        if doubt && fresh && self.here().is_sure() && !tried.refresh && self.here().own().is_none()
+        {
+            self.tried.refresh = true;
+            self.doubted = catalog.epoch();
+            out.push(Output::Relearn);
+            return true;
+        }
+        false
+    }
+
+    fn question(&mut self, looks: bool, out: &mut Outputs) {
+        let within = self.now.sent;
+        let question = Question::new(looks, if within { End::Closed } else { End::Ready });
+        self.probe = Probe::Asked(Box::new(question));
+        if self.replication.is_some() {
+            return self.send(ask::PROBE_SIMPLE, Some(Expect::Probe), out);
+        }
+        self.send(if looks { ask::LOOK } else { ask::PROBE }, Some(Expect::Probe), out);
+        self.send(if within { FLUSH } else { SYNC }, None, out);
+    }
+
+    pub fn read(&mut self, text: &str, out: &mut Outputs) -> Reading {
         if self.must_wait() {
             return Reading::Wait;
+        }
+        if self.tried.refresh && self.transaction() == reading::Transaction::Idle {
+            self.world.refreshed();
         }
         let catalog = match self.catalog() {
             Ok(catalog) => catalog,
             Err(refusal) => return Reading::Refused(refusal),
         };
-        let path = self.here().reading().clone();
+        let path = self.path_in(&catalog);
         let facts = match self.analyse(text, &catalog, &path) {
             Ok(facts) => facts,
             Err(refusal) => return Reading::Refused(refusal),
         };
-        if may_ask && self.ask(&facts, out) {
+        if self.ask(&facts, &catalog, out) {
             return Reading::Wait;
         }
-        let read = Read { facts, epoch: catalog.epoch(), catalog, paths: vec![path] };
+        let stale = self.here().stale() == Stale::Yes && is_about_names(&facts);
+        let doubt = stale.then_some("objects were changed, and could not be looked at again");
+        let epoch = catalog.epoch();
+        let read = Read { facts, epoch, catalog, paths: vec![path], doubt };
         match self.one_by_one(text, read) {
             Ok(read) => Reading::Ready(read),
             Err(refusal) => Reading::Refused(refusal),
@@ -160,8 +219,7 @@ impl Machine {
     }
 
     pub fn turns(&self, statement: &Statement, catalog: &Catalog) -> Vec<Turn> {
-        let defaults = steps::Defaults { path: &self.initial_path, user: &self.user };
-        steps::turns(statement, catalog, &defaults)
+        steps::turns(statement, catalog, self.initial_path.as_ref())
     }
 
     /// Where a statement moves names, those behind it in the same text are read where it leads.
@@ -172,7 +230,8 @@ impl Machine {
             let turns = self.turns(statement, &read.catalog);
             let ends =
                 turns.iter().any(|t| matches!(t, Turn::Commit | Turn::Rollback | Turn::Back));
-            if steps::moves_names(&turns) || (ends && self.here().is_changed()) {
+            let moves = steps::moves_names(&turns) || turns.contains(&Turn::Schema);
+            if moves || (ends && self.here().is_changed()) {
                 world = Some(self.here().clone());
                 break;
             }
@@ -180,6 +239,7 @@ impl Machine {
         let Some(mut world) = world else { return Ok(read) };
         let mut rolls_back = self.rolls_back();
         let (mut facts, mut paths) = (Facts::default(), Vec::new());
+        let mut moved = Moved::default();
         if read.facts.statements.len() > ONE_BY_ONE_MAX {
             world.apply(&Turn::Opaque);
         }
@@ -199,6 +259,8 @@ impl Machine {
                 world.apply(turn.in_transaction(&mut rolls_back));
             }
             let mut statement = statement.clone();
+            moved.doubt(&mut statement);
+            moved.follow(&statement);
             statement.text = whole.text.clone();
             for name_use in &mut statement.names {
                 if let NameUse::Prepare { inner: Some(inner), .. }
@@ -214,7 +276,7 @@ impl Machine {
     }
 
     /// The facts of a prepared statement as of now: read again when the world has moved.
-    pub fn reread(&mut self, prepared: &Prepared, may_ask: bool, out: &mut Outputs) -> Reading {
+    pub fn reread(&mut self, prepared: &Prepared, out: &mut Outputs) -> Reading {
         if self.must_wait() {
             return Reading::Wait;
         }
@@ -222,20 +284,21 @@ impl Machine {
             Ok(catalog) => catalog,
             Err(refusal) => return Reading::Refused(refusal),
         };
-        let here = self.here();
-        let same = catalog.epoch() == prepared.epoch && **here.reading() == prepared.path;
+        let path = self.path_in(&catalog);
+        let same = catalog.epoch() == prepared.epoch && *path == prepared.path;
         let doubtful = prepared.facts.effects().contains(SqlEffects::UNKNOWN);
-        if same && (here.is_sure() || !doubtful) {
+        if same && !doubtful && self.here().stale() != Stale::Yes {
             let (facts, epoch) = (prepared.facts.clone(), prepared.epoch);
-            let paths = vec![here.reading().clone()];
-            return Reading::Ready(Read { facts, epoch, catalog, paths });
+            return Reading::Ready(Read { facts, epoch, catalog, paths: vec![path], doubt: None });
         }
-        self.read(&prepared.text.clone(), may_ask, out)
+        self.read(&prepared.text.clone(), out)
     }
 
     /// What a text does by name. `None`: a name depends on an answer that is still to come.
     pub fn survey(&self, text: &str, read: &Read) -> Option<Survey> {
-        let (mut survey, mut overlay) = (Survey::default(), Overlay::default());
+        let missing = read.doubt.map(str::to_owned);
+        let (mut survey, mut overlay) =
+            (Survey { missing, ..Survey::default() }, Overlay::default());
         for (i, statement) in read.facts.statements.iter().enumerate() {
             let path = read.paths.get(i).or(read.paths.last())?;
             let at = At { read, text, path, whole: true, depth: 0 };
@@ -244,6 +307,55 @@ impl Machine {
             survey.steps.push(step);
         }
         Some(survey)
+    }
+
+    /// Names that SQL makes count like those of the protocol.
+    pub fn too_many_names(&self, survey: &Survey) -> Option<Box<Refusal>> {
+        fn made<T>(changes: &[Change<T>]) -> usize {
+            changes.iter().filter(|change| matches!(change, Change::Set(..))).count()
+        }
+        let statements: usize = survey.steps.iter().map(|step| made(&step.statements)).sum();
+        let portals: usize = survey.steps.iter().map(|step| made(&step.portals)).sum();
+        let fits = (statements == 0 || self.statements.has_room(statements))
+            && (portals == 0 || self.portals.has_room(portals));
+        (!fits).then(|| {
+            let words = "refused: too many prepared statements or cursors are kept".into();
+            let hint = "deallocate and close those that are not needed";
+            reading::principle(RefusalKind::TooLarge, words, hint)
+        })
+    }
+
+    fn shared_epoch(&self) -> Option<u64> {
+        self.shared.knowledge.get(&self.place).map(|catalog| catalog.epoch())
+    }
+
+    pub fn meaning(&self, text: &Arc<str>, read: &Read, survey: &Survey) -> Meaning {
+        let (text, facts) = (text.clone(), read.facts.clone());
+        let epoch = match self.here().own() {
+            Some(_) => self.shared_epoch(),
+            None => Some(read.epoch),
+        };
+        Meaning { text, facts, deferred: survey.deferred.clone(), epoch }
+    }
+
+    /// Whether a text still means what it was read to mean, now that the catalogue may have moved
+    /// while it waited. The session itself has not: it takes nothing from the client meanwhile.
+    pub fn still_means(&self, meaning: &Meaning) -> bool {
+        if self.shared_epoch() == meaning.epoch {
+            return true;
+        }
+        // What only this transaction sees cannot be looked at from here.
+        if self.here().own().is_some() || self.here().stale() == Stale::Yes {
+            return false;
+        }
+        let Ok(catalog) = self.catalog() else { return false };
+        let path = self.path_in(&catalog);
+        let Ok(facts) = self.analyse(&meaning.text, &catalog, &path) else { return false };
+        let epoch = catalog.epoch();
+        let read = Read { facts, epoch, catalog, paths: vec![path], doubt: None };
+        let Ok(read) = self.one_by_one(&meaning.text, read) else { return false };
+        let Some(survey) = self.survey(&meaning.text, &read) else { return false };
+        read.facts == meaning.facts && survey.deferred == meaning.deferred
     }
 
     /// Adds what one statement does, and what it runs by name, which may do the same again.
@@ -266,22 +378,22 @@ impl Machine {
             let (name, found, whole) = match name_use {
                 NameUse::Execute { name } => {
                     let found = match overlay.statement(name) {
-                        Over::Known(known) => Meaning::Known(known),
-                        Over::Nothing => Meaning::Nothing,
+                        Over::Known(known) => Name::Known(known),
+                        Over::Nothing => Name::Nothing,
                         Over::Elsewhere => self.statements.find(name, self.now.id),
                     };
                     (name, found, at.whole)
                 }
                 NameUse::Fetch { name, .. } | NameUse::CurrentOf { name } => {
                     let found = match overlay.portal(name) {
-                        Over::Known(known) => Meaning::Known(known),
-                        Over::Nothing => Meaning::Nothing,
+                        Over::Known(known) => Name::Known(known),
+                        Over::Nothing => Name::Nothing,
                         Over::Elsewhere => self.portals.find(name, self.now.id),
                     };
                     let found = match found {
-                        Meaning::Known(portal) => Meaning::Known(portal.statement.clone()),
-                        Meaning::Nothing => Meaning::Nothing,
-                        Meaning::Wait => Meaning::Wait,
+                        Name::Known(portal) => Name::Known(portal.statement.clone()),
+                        Name::Nothing => Name::Nothing,
+                        Name::Wait => Name::Wait,
                     };
                     (name, found, false)
                 }
@@ -297,10 +409,10 @@ impl Machine {
                 }
             };
             let known = match found {
-                Meaning::Wait => return None,
-                Meaning::Nothing => Err("nothing is known under the name"),
-                Meaning::Known(_) if at.depth >= BY_NAME_MAX => Err("too many names lead to"),
-                Meaning::Known(prepared) => self
+                Name::Wait => return None,
+                Name::Nothing => Err("nothing is known under the name"),
+                Name::Known(_) if at.depth >= BY_NAME_MAX => Err("too many names lead to"),
+                Name::Known(prepared) => self
                     .facts_here(&prepared, at)
                     .map(|facts| (prepared, facts))
                     .ok_or("it could not be read again what is known under the name"),
@@ -401,9 +513,17 @@ impl Machine {
 
     // ---- judging ----
 
-    pub fn judge(&mut self, bytes: Bytes, command: Command, judging: Judging, out: &mut Outputs) {
+    pub fn judge(
+        &mut self,
+        bytes: Bytes,
+        command: Command,
+        mut judging: Judging,
+        out: &mut Outputs,
+    ) {
         let number = judging.number;
+        judging.effect = command.purity == Purity::Effect;
         self.judging = Some(judging);
+        self.tried = Tried::default();
         out.push(Output::Judge { number, draft: Draft::new(bytes, command) });
     }
 
@@ -415,6 +535,8 @@ impl Machine {
             steps: Vec::new(),
             copies: 0,
             coming: None,
+            effect: false,
+            meaning: None,
             code: None,
         }
     }
@@ -478,8 +600,7 @@ impl Machine {
             self.judge(batch.bytes.freeze(), command, judging, out);
             return Ok(true);
         };
-        let may_ask = !self.batch.unnamed;
-        let read = match self.reread(&statement, may_ask, out) {
+        let read = match self.reread(&statement, out) {
             Reading::Wait => return Ok(false),
             Reading::Ready(read) => read,
             Reading::Refused(refusal) => {
@@ -496,9 +617,21 @@ impl Machine {
             (Some(portal), _) => (portal.parameters.clone(), portal.known),
             (None, _) => (Arc::default(), read.facts.params() == 0),
         };
+        if phase == Phase::Execute
+            && let Some(refusal) = self.too_many_names(&survey)
+        {
+            let batch = std::mem::take(&mut self.batch);
+            let judging = self.judging(manner, batch.items);
+            let number = judging.number;
+            self.judging = Some(judging);
+            out.push(Output::Refuse { number, bytes: batch.bytes.freeze(), refusal });
+            return Ok(true);
+        }
         let command = self.command(&statement.text, &read, &survey, phase, bound)?;
+        let meaning = self.meaning(&statement.text, &read, &survey);
         let batch = std::mem::take(&mut self.batch);
         let mut judging = self.judging(manner, batch.items);
+        judging.meaning = Some(meaning);
         if phase == Phase::Execute {
             judging.steps = std::mem::take(&mut survey.steps);
             judging.copies = steps::copies_in(&read.facts) + survey.copies;
@@ -515,13 +648,16 @@ impl Machine {
     }
 }
 
-impl Probe {
-    pub fn asked() -> Self {
-        Self::Asked { path: None, temporary: Default::default(), failed: false }
-    }
-    pub fn is_answered(&self) -> bool {
-        matches!(self, Self::Answered)
-    }
+/// Whether what a text means depends on where names lead.
+fn is_about_names(facts: &Facts) -> bool {
+    facts.effects().contains(SqlEffects::DEFERRED)
+        || facts.statements.iter().any(|statement| {
+            let known = |f: &bulla_sql::facts::FunctionUse| f.class.keeps_purity();
+            !statement.relations.is_empty()
+                || !statement.names.is_empty()
+                || !statement.creates.is_empty()
+                || !statement.functions.iter().all(known)
+        })
 }
 
 /// The transaction status that a text leaves behind, if it says so.

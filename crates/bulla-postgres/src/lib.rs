@@ -22,16 +22,21 @@
 //! | `client` | the client half: messages in their turn |
 //! | `judge` | what they mean: texts, names, drafts |
 //! | `reply` | the server half: answers → replies and outcomes |
+//! | `replication` | the replication protocol |
 //! | `names`, `world` | what names mean, and where they lead |
 //! | `steps` | what each statement changes of that |
 //! | `reading` | facts → command |
 //! | `refusal` | refusals in the protocol's words, and the constants for the target |
 //! | `login`, `scram` | the way in at a target |
+//! | `ask` | our own questions to a server |
 //! | `scout` | the catalogue |
 //! | `render` | recorded answers for people |
 //! | `value` | bound values for the record |
 
+mod ask;
 mod client;
+#[cfg(test)]
+mod doubts;
 mod frame;
 mod greet;
 #[cfg(test)]
@@ -46,6 +51,7 @@ mod names;
 mod reading;
 mod refusal;
 mod render;
+mod replication;
 mod reply;
 mod scout;
 mod scram;
@@ -116,6 +122,11 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
         spec("set_privileged", &["admin"], "settings that change who acts or what is checked"),
         spec("call_dangerous", &["admin"], "functions that reach files, programs, other servers"),
         spec("function_call", &["admin"], "the protocol's function call"),
+        spec(
+            "replicate",
+            &["admin"],
+            "open a replication connection, and each of its commands: the whole database, unread",
+        ),
         spec("unknown", &[], "a statement of a kind that nobody reviewed"),
     ],
     touches: &[
@@ -130,7 +141,12 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
             required: true,
             about: "simple, parse, bind or execute",
         },
-        FactSpec { name: "tag", kind: FactKind::Text, required: true, about: "CREATE TABLE" },
+        FactSpec {
+            name: "tag",
+            kind: FactKind::Text,
+            required: true,
+            about: "CREATE TABLE; of replication its command, and REPLICATION for the opening",
+        },
         FactSpec {
             name: "in_transaction",
             kind: FactKind::Flag,

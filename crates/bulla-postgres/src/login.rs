@@ -16,15 +16,17 @@
 //!
 //! The startup message is made here and never copied. It names `search_path`, `client_encoding` and
 //! `standard_conforming_strings` always, so that no default of a role or of a database decides how
-//! a statement is read; the target has to report the latter two back.
+//! a statement is read; the target has to report the latter two back, and a role or database whose
+//! defaults say otherwise is not used. Then the target is asked where names lead ([`crate::ask`]).
 
 use bulla_wire::{Login, LoginContext, LoginError, LoginSpec, LoginStep, Reader, TargetHello};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 
 use crate::{
+    ask::{self, Told},
     frame,
-    scram::{Binding, First, Last},
+    scram::{Asked, Binding, First, Last},
 };
 
 /// Longest message of a login, and how many there may be.
@@ -74,8 +76,13 @@ const OWN_KEYS: [&str; 6] = [
 const REPORTED: [(&str, &str); 2] =
     [("client_encoding", "UTF8"), ("standard_conforming_strings", "on")];
 
-/// The path that reading starts from, among [`TargetHello::parameters`].
-const PATH: &str = "bulla.search_path";
+/// What the machine starts from, among [`TargetHello::parameters`]: the path that was asked for,
+/// the path and the role that are in effect, each temporary relation, the kind of replication.
+pub const ASKED_PATH: &str = "bulla.asked_path";
+pub const PATH: &str = "bulla.search_path";
+pub const USER: &str = "bulla.user";
+pub const TEMPORARY: &str = "bulla.temporary";
+pub const REPLICATION: &str = "bulla.replication";
 
 /// One login, or one cancel.
 pub struct Entering {
@@ -99,8 +106,15 @@ enum State {
     /// The cancel is sent.
     Cancelled,
     Auth(Auth),
+    /// A key has to be derived for the answer.
+    Deriving(Box<Asked>),
     /// We are in; the target says what it is.
     Settings(Box<TargetHello>),
+    /// It was asked where names lead.
+    Asked {
+        hello: Box<TargetHello>,
+        told: Box<Told>,
+    },
     /// Done or failed.
     Over,
 }
@@ -198,11 +212,7 @@ impl Entering {
             b'R' => {
                 let (state, answer) = self.asked(auth, Reader::new(body), with)?;
                 self.state = state;
-                Ok(answer.map(|answer| {
-                    let mut out = BytesMut::new();
-                    frame::put(&mut out, b'p', |out| out.extend_from_slice(&answer));
-                    out.freeze()
-                }))
+                Ok(answer.map(|answer| proof(&answer)))
             }
             _ => Err(protocol("an unknown message during login")),
         }
@@ -259,10 +269,10 @@ impl Entering {
             (request::SASL_CONTINUE, Auth::First(first)) => {
                 let challenge = std::str::from_utf8(body.rest())
                     .map_err(|_| LoginError::BadProof("a SCRAM challenge not in UTF-8"))?;
-                let (answer, last) = first
-                    .answer(challenge, &spec.user, password(spec)?)
+                let asked = first
+                    .asked(challenge, &spec.user, password(spec)?)
                     .map_err(LoginError::BadProof)?;
-                Ok((State::Auth(Auth::Last(last)), Some(answer.into_bytes())))
+                Ok((State::Deriving(Box::new(asked)), None))
             }
             (request::SASL_FINAL, Auth::Last(last)) => {
                 let end = std::str::from_utf8(body.rest())
@@ -350,15 +360,46 @@ impl Login for Entering {
                         return Ok(LoginStep::Send(answer));
                     }
                 }
+                State::Deriving(asked) => {
+                    if let Some(work) = asked.work() {
+                        self.state = State::Deriving(asked);
+                        return Ok(LoginStep::Work(work));
+                    }
+                    let (answer, last) = asked.answer().map_err(LoginError::BadProof)?;
+                    self.state = State::Auth(Auth::Last(last));
+                    return Ok(LoginStep::Send(proof(answer.as_bytes())));
+                }
                 State::Settings(mut hello) => {
                     let Some((kind, body)) = self.message(input)? else {
                         self.state = State::Settings(hello);
                         return Ok(LoginStep::More);
                     };
                     if Self::told(&mut hello, kind, &body)? {
-                        return settled(hello).map(LoginStep::Done);
+                        settled(&hello)?;
+                        // It answers no such question, and reads no names.
+                        if is_physical(&hello) {
+                            return Ok(LoginStep::Done(hello));
+                        }
+                        self.state = State::Asked { hello, told: Box::default() };
+                        return Ok(LoginStep::Send(Bytes::from_static(ask::AT_LOGIN)));
                     }
                     self.state = State::Settings(hello);
+                }
+                State::Asked { hello, mut told } => {
+                    let Some((kind, body)) = self.message(input)? else {
+                        self.state = State::Asked { hello, told };
+                        return Ok(LoginStep::More);
+                    };
+                    match kind {
+                        b'T' | b'C' | b'N' => {}
+                        b'D' => told.row(&body),
+                        b'Z' if body == b"I"[..] => {
+                            return known(hello, &told).map(LoginStep::Done);
+                        }
+                        b'E' => return Err(LoginError::Refused(error_words(&body))),
+                        _ => return Err(protocol("another answer than to where names lead")),
+                    }
+                    self.state = State::Asked { hello, told };
                 }
                 State::Over => return Err(protocol("more input after the login")),
             }
@@ -385,6 +426,7 @@ fn startup(spec: &LoginSpec) -> Result<BytesMut, LoginError> {
         pairs.push(("search_path", crate::SEARCH_PATH));
     }
     pairs.extend(REPORTED);
+    pairs.extend(replication(spec).map(|kind| ("replication", kind)));
 
     let mut body = BytesMut::new();
     body.put_u32(PROTOCOL_3_0);
@@ -406,35 +448,74 @@ fn startup(spec: &LoginSpec) -> Result<BytesMut, LoginError> {
     Ok(body)
 }
 
+fn proof(answer: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    frame::put(&mut out, b'p', |out| out.extend_from_slice(answer));
+    out.freeze()
+}
+
+/// The kind of replication that is asked for. The greeting lets no other value through.
+fn replication(spec: &LoginSpec) -> Option<&'static str> {
+    let wish = spec.settings.iter().find(|(key, _)| key == "replication")?;
+    ["database", "true"].into_iter().find(|kind| *kind == wish.1)
+}
+
+fn is_physical(hello: &TargetHello) -> bool {
+    hello.parameters.iter().any(|(name, value)| name == REPLICATION && value == "true")
+}
+
 /// What we know of a target that has just let us in.
 fn hello(spec: &LoginSpec) -> TargetHello {
     let path = spec.settings.iter().find(|(key, _)| key.eq_ignore_ascii_case("search_path"));
     let path = path.map_or(crate::SEARCH_PATH, |(_, value)| value);
-    TargetHello {
-        account: spec.user.clone(),
-        parameters: vec![(PATH.into(), path.into())],
-        ..Default::default()
-    }
+    let mut parameters = vec![(ASKED_PATH.into(), path.into())];
+    let replication = replication(spec).map(|kind| (REPLICATION.into(), kind.into()));
+    parameters.extend(replication);
+    TargetHello { account: spec.user.clone(), parameters, ..Default::default() }
 }
 
 /// Checks what the target reported.
-fn settled(mut hello: Box<TargetHello>) -> Result<Box<TargetHello>, LoginError> {
-    let find = |name: &str| {
-        let found = hello.parameters.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.clone())
-    };
+fn settled(hello: &TargetHello) -> Result<(), LoginError> {
     for (name, want) in REPORTED {
-        if find(name).as_deref() != Some(want) {
+        let found = hello.parameters.iter().find(|(known, _)| known == name);
+        if found.is_none_or(|(_, value)| value != want) {
             return Err(LoginError::Unsupported(format!("another `{name}` than `{want}`")));
         }
     }
-    // Since PostgreSQL 18. A login trigger may have changed what we asked for.
-    if let Some(path) = find("search_path")
-        && let Some(own) = hello.parameters.iter_mut().find(|(name, _)| name == PATH)
-    {
-        own.1 = path;
+    Ok(())
+}
+
+/// Adds what the target answered, unless it would have sessions read text in another way.
+fn known(mut hello: Box<TargetHello>, told: &Told) -> Result<Box<TargetHello>, LoginError> {
+    let (user, path) =
+        told.whole().ok_or_else(|| protocol("no whole answer to where names lead"))?;
+    for pair in &told.defaults {
+        let Some((name, value)) = pair.split_once('=') else { continue };
+        let pinned = REPORTED.iter().find(|(own, _)| own.eq_ignore_ascii_case(name));
+        if let Some((name, want)) = pinned
+            && !is_same(name, value, want)
+        {
+            return Err(LoginError::Unsupported(format!(
+                "the default `{name}` = `{}` of its role or database, which must be `{want}`",
+                printable(value)
+            )));
+        }
     }
+    hello.parameters.push((PATH.into(), path.into()));
+    hello.parameters.push((USER.into(), user.into()));
+    let temporary = told.temporary.iter().map(|name| (TEMPORARY.into(), name.clone()));
+    hello.parameters.extend(temporary);
     Ok(hello)
+}
+
+/// Whether a default is another way to write what is wanted.
+fn is_same(name: &str, value: &str, want: &str) -> bool {
+    if name == "client_encoding" {
+        let plain = value.replace(['-', '_'], "");
+        return ["utf8", "unicode"].iter().any(|known| plain.eq_ignore_ascii_case(known));
+    }
+    value.eq_ignore_ascii_case(want)
+        || ["true", "yes", "1"].iter().any(|known| value.eq_ignore_ascii_case(known))
 }
 
 fn password(spec: &LoginSpec) -> Result<&[u8], LoginError> {
@@ -514,468 +595,4 @@ pub fn error_words(body: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use aws_lc_rs::{digest, hmac, pbkdf2};
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    use bulla_core::Secret;
-    use proptest::prelude::*;
-    use std::sync::Arc;
-
-    const PLAIN: LoginContext = LoginContext { tls: false, server_end_point: None };
-
-    fn inside() -> LoginContext {
-        LoginContext { tls: true, server_end_point: None }
-    }
-
-    fn bound() -> LoginContext {
-        LoginContext { tls: true, server_end_point: Some(vec![9; 32]) }
-    }
-
-    fn spec(tls: bool) -> LoginSpec {
-        LoginSpec {
-            user: "u".into(),
-            secret: Some(Arc::new(Secret::new(b"pw".to_vec()))),
-            part: Some("d".into()),
-            settings: vec![("application_name".into(), "a".into())],
-            tls,
-            nonce: [7; 24],
-        }
-    }
-
-    fn message(kind: u8, body: &[u8]) -> BytesMut {
-        let mut out = BytesMut::new();
-        frame::put(&mut out, kind, |out| out.extend_from_slice(body));
-        out
-    }
-
-    fn auth(code: u32, rest: &[u8]) -> BytesMut {
-        message(b'R', &[&code.to_be_bytes(), rest].concat())
-    }
-
-    fn join(parts: &[BytesMut]) -> BytesMut {
-        parts.iter().flatten().copied().collect()
-    }
-
-    fn status(name: &str, value: &str) -> BytesMut {
-        message(b'S', format!("{name}\0{value}\0").as_bytes())
-    }
-
-    /// What a server says once it has let us in.
-    fn settings() -> BytesMut {
-        join(&[
-            status("client_encoding", "UTF8"),
-            status("server_version", "15.18"),
-            status("standard_conforming_strings", "on"),
-            message(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]),
-            message(b'Z', b"I"),
-        ])
-    }
-
-    fn sent(step: Result<LoginStep, LoginError>) -> Bytes {
-        match step {
-            Ok(LoginStep::Send(bytes)) => bytes,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn failed(step: Result<LoginStep, LoginError>) -> String {
-        step.unwrap_err().to_string()
-    }
-
-    /// A login whose startup message is sent.
-    fn begun(spec: LoginSpec) -> Entering {
-        let tls = spec.tls;
-        let mut login = Entering::login(spec);
-        if tls {
-            let request = sent(login.input(&mut BytesMut::new(), &PLAIN));
-            assert_eq!(request[..], [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f]);
-            let step = login.input(&mut BytesMut::from("S"), &PLAIN);
-            assert!(matches!(step, Ok(LoginStep::StartTls)));
-        }
-        sent(login.input(&mut BytesMut::new(), &inside()));
-        login
-    }
-
-    fn started(settings: &[(&str, &str)]) -> Result<Bytes, LoginError> {
-        let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        let mut login = Entering::login(LoginSpec { settings, ..spec(false) });
-        login.input(&mut BytesMut::new(), &PLAIN).map(|step| sent(Ok(step)))
-    }
-
-    /// The other side of SCRAM-SHA-256, from RFC 5802 and not from `scram`.
-    struct Server {
-        key: [u8; 32],
-        first_bare: String,
-        challenge: String,
-    }
-
-    const SALT: &[u8] = b"sixteen bytes ok";
-
-    fn mac(key: &[u8], data: &[u8]) -> Vec<u8> {
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref().to_vec()
-    }
-
-    impl Server {
-        /// Reads the client's first message and challenges it.
-        fn new(sent: &[u8], mechanism: &str, header: &str) -> Self {
-            let mut reader = Reader::new(&sent[5..]);
-            assert_eq!(reader.text(), Ok(mechanism));
-            assert_eq!(reader.u32().unwrap() as usize, reader.remaining());
-            let first = std::str::from_utf8(reader.rest()).unwrap();
-            let first_bare = first.strip_prefix(header).unwrap().to_string();
-            let nonce = first_bare.split_once("r=").unwrap().1;
-            let salt = STANDARD.encode(SALT);
-            let challenge = format!("r={nonce}server,s={salt},i=4096");
-            let mut key = [0; 32];
-            let rounds = std::num::NonZeroU32::new(4096).unwrap();
-            pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, SALT, b"pw", &mut key);
-            Self { key, first_bare, challenge }
-        }
-
-        fn challenge(&self) -> BytesMut {
-            auth(request::SASL_CONTINUE, self.challenge.as_bytes())
-        }
-
-        /// Verifies the client's proof over what it was bound to, and gives the server's.
-        fn finish(&self, sent: &[u8], bound_to: &[u8]) -> BytesMut {
-            let last = std::str::from_utf8(&sent[5..]).unwrap();
-            let (without_proof, proof) = last.split_once(",p=").unwrap();
-            let binding = without_proof.strip_prefix("c=").unwrap().split_once(',').unwrap().0;
-            assert_eq!(STANDARD.decode(binding).unwrap(), bound_to);
-            let signed = format!("{},{},{without_proof}", self.first_bare, self.challenge);
-            let stored = digest::digest(&digest::SHA256, &mac(&self.key, b"Client Key"));
-            let signature = mac(stored.as_ref(), signed.as_bytes());
-            let proof = STANDARD.decode(proof).unwrap();
-            let client: Vec<u8> = proof.iter().zip(&signature).map(|(a, b)| a ^ b).collect();
-            assert_eq!(digest::digest(&digest::SHA256, &client).as_ref(), stored.as_ref());
-            let own = mac(&mac(&self.key, b"Server Key"), signed.as_bytes());
-            auth(request::SASL_FINAL, format!("v={}", STANDARD.encode(own)).as_bytes())
-        }
-    }
-
-    #[test]
-    fn startup_says_what_it_must_and_no_more() {
-        let bytes = started(&[
-            ("application_name", "a"),
-            ("options", "-c role=boss"),
-            ("USER", "boss"),
-            ("Client_Encoding", "SJIS"),
-            ("replication", "on"),
-            ("_pq_.x", "y"),
-        ]);
-        let expect = "\0\x03\0\0user\0u\0database\0d\0application_name\0a\0\
-                      search_path\0\"$user\", public\0client_encoding\0UTF8\0\
-                      standard_conforming_strings\0on\0\0";
-        let bytes = bytes.unwrap();
-        assert_eq!(&bytes[4..], expect.as_bytes());
-        assert_eq!(bytes[..4], (bytes.len() as u32).to_be_bytes());
-
-        let bytes = started(&[("Search_Path", "x")]).unwrap();
-        assert!(bytes.windows(14).any(|w| w == b"Search_Path\0x\0"));
-        assert!(!bytes.windows(11).any(|w| w == b"search_path"));
-    }
-
-    #[test]
-    fn unfit_startups_are_not_sent() {
-        let long = "x".repeat(10_000);
-        for settings in [
-            &[("search_path", "a"), ("Search_path", "b")][..],
-            &[("application_name", "a"), ("application_name", "a")],
-            &[("", "a")],
-            &[("a\0b", "a")],
-            &[("a", "a\0b")],
-            &[("application_name", &long)],
-        ] {
-            let error = started(settings).unwrap_err();
-            assert!(matches!(error, LoginError::Unsupported(_)), "{error}");
-        }
-        let long = || "n".repeat(64);
-        for bad in [
-            LoginSpec { user: "a\0b".into(), ..spec(false) },
-            LoginSpec { user: String::new(), ..spec(false) },
-            LoginSpec { user: long(), ..spec(false) },
-            LoginSpec { part: Some(String::new()), ..spec(false) },
-            LoginSpec { part: Some(long()), ..spec(false) },
-        ] {
-            let step = Entering::login(bad).input(&mut BytesMut::new(), &PLAIN);
-            assert!(matches!(step, Err(LoginError::Unsupported(_))), "{step:?}");
-        }
-    }
-
-    #[test]
-    fn stuffed_and_missing_tls_is_refused() {
-        for (answer, stuffed) in [("N", false), ("E", false), ("x", false), ("SE", true)] {
-            let mut login = Entering::login(spec(true));
-            sent(login.input(&mut BytesMut::new(), &PLAIN));
-            let step = login.input(&mut BytesMut::new(), &PLAIN);
-            assert!(matches!(step, Ok(LoginStep::More)));
-            let step = login.input(&mut BytesMut::from(answer), &PLAIN);
-            let error = step.unwrap_err();
-            assert_eq!(matches!(error, LoginError::Protocol(_)), stuffed, "{answer}: {error}");
-            assert_eq!(error == LoginError::NoTls, !stuffed, "{answer}: {error}");
-            assert!(login.input(&mut BytesMut::new(), &inside()).is_err());
-        }
-        let mut login = Entering::login(spec(true));
-        sent(login.input(&mut BytesMut::new(), &PLAIN));
-        login.input(&mut BytesMut::from("S"), &PLAIN).unwrap();
-        assert!(failed(login.input(&mut BytesMut::new(), &PLAIN)).contains("TLS did not start"));
-        let mut early = Entering::login(spec(false));
-        assert!(failed(early.input(&mut BytesMut::from("x"), &PLAIN)).contains("spoken to"));
-    }
-
-    #[test]
-    fn trust_lets_in_and_settings_are_kept() {
-        let mut login = begun(spec(false));
-        let mut input = join(&[message(b'N', b""), auth(0, b""), settings()]);
-        input.extend_from_slice(b"rest");
-        let Ok(LoginStep::Done(hello)) = login.input(&mut input, &PLAIN) else { panic!() };
-        assert_eq!(&input[..], b"rest");
-        assert_eq!(
-            (hello.account.as_str(), &hello.cancel_key[..]),
-            ("u", &[0, 0, 0, 1, 0, 0, 0, 2][..])
-        );
-        let find = |name| hello.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-        assert_eq!(find("server_version"), Some("15.18"));
-        assert_eq!(find(PATH), Some(crate::SEARCH_PATH));
-        assert!(login.input(&mut input, &PLAIN).is_err());
-    }
-
-    #[test]
-    fn the_path_is_what_the_target_says_it_is() {
-        let check = |reported: &[(&str, &str)], expect: &str| {
-            let mut input = auth(0, b"");
-            for (name, value) in reported {
-                input.unsplit(status(name, value));
-            }
-            input.unsplit(settings());
-            let step = begun(spec(false)).input(&mut input, &PLAIN);
-            let Ok(LoginStep::Done(hello)) = step else { panic!("{step:?}") };
-            let paths: Vec<_> = hello.parameters.iter().filter(|(name, _)| name == PATH).collect();
-            assert_eq!(paths, [&(PATH.to_string(), expect.to_string())]);
-        };
-        check(&[], crate::SEARCH_PATH);
-        check(&[("search_path", "evil")], "evil");
-        check(&[("bulla.search_path", "evil")], crate::SEARCH_PATH);
-    }
-
-    #[test]
-    fn what_a_target_reports_is_checked() {
-        let check = |parts: &[BytesMut], words: &str| {
-            let mut input = auth(0, b"");
-            parts.iter().for_each(|part| input.extend_from_slice(part));
-            let error = failed(begun(spec(false)).input(&mut input, &PLAIN));
-            assert!(error.contains(words), "{error}");
-        };
-        let ready = message(b'Z', b"I");
-        let (utf8, scs) = (status("client_encoding", "UTF8"), ("standard_conforming_strings"));
-        check(&[status("client_encoding", "SJIS"), status(scs, "on"), ready.clone()], "encoding");
-        check(&[utf8.clone(), status(scs, "off"), ready.clone()], "conforming");
-        check(&[utf8.clone(), ready.clone()], "conforming");
-        check(&[ready], "encoding");
-        check(&[message(b'Z', b"T")], "transaction");
-        check(&[message(b'Z', b"")], "transaction");
-        check(&[message(b'S', b"a\0b")], "ParameterStatus");
-        check(&[message(b'S', b"a\0b\0c")], "ParameterStatus");
-        check(&[message(b'S', b"a\0\xff\0")], "ParameterStatus");
-        check(&[message(b'K', &[0; 7])], "impossible length");
-        check(&[message(b'K', &[0; 261])], "impossible length");
-        check(&[message(b'K', &[0; 8]), message(b'K', &[0; 8])], "two cancel keys");
-        check(&[message(b'D', b"")], "unknown message");
-        check(&[message(b'v', &[0; 8])], "unknown message");
-        check(&[message(b'E', b"C57P03\0Mstarting\0\0")], "refused the login: 57P03 starting");
-        let many: Vec<_> = (0..101).map(|n| status(&format!("s{n}"), "")).collect();
-        check(&many, "too many settings");
-        check(&vec![message(b'N', b""); 100_000], "more than 1000 messages");
-        check(&[BytesMut::from(&b"S\0\x02\0\0"[..])], "more than 64 KiB");
-        check(&[BytesMut::from(&b"S\0\0\0\0"[..])], "impossible length");
-    }
-
-    #[test]
-    fn a_password_never_leaves_in_the_clear() {
-        let step = begun(spec(false)).input(&mut auth(3, b""), &PLAIN);
-        assert!(matches!(step, Err(LoginError::BadProof(_))));
-        let mut login = begun(spec(true));
-        assert_eq!(sent(login.input(&mut auth(3, b""), &inside()))[..], *b"p\0\0\0\x07pw\0");
-        let mut input = join(&[auth(0, b""), settings()]);
-        assert!(matches!(login.input(&mut input, &inside()), Ok(LoginStep::Done(_))));
-    }
-
-    /// Computed apart from this code, with Python's `hashlib`.
-    #[test]
-    fn md5_answers() {
-        let mut login = begun(spec(false));
-        let answer = sent(login.input(&mut auth(5, &[1, 2, 3, 4]), &PLAIN));
-        assert_eq!(&answer[5..], b"md50803a98a0618b75c8f9a50f280cad373\0");
-        let mut input = join(&[auth(0, b""), settings()]);
-        assert!(matches!(login.input(&mut input, &PLAIN), Ok(LoginStep::Done(_))));
-    }
-
-    #[test]
-    fn scram_ends_well_where_both_sides_prove_themselves() {
-        let both = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
-        let plus = [&b"p=tls-server-end-point,,"[..], &[9; 32]].concat();
-        for (with, offer, mechanism, header, bound_to) in [
-            (PLAIN, &b"SCRAM-SHA-256\0\0"[..], "SCRAM-SHA-256", "n,,", &b"n,,"[..]),
-            (inside(), both, "SCRAM-SHA-256", "n,,", b"n,,"),
-            (bound(), b"SCRAM-SHA-256\0\0", "SCRAM-SHA-256", "y,,", b"y,,"),
-            (bound(), both, "SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,", &plus),
-        ] {
-            let mut login = begun(spec(with.tls));
-            let first = sent(login.input(&mut auth(request::SASL, offer), &with));
-            let server = Server::new(&first, mechanism, header);
-            let proof = sent(login.input(&mut server.challenge(), &with));
-            let mut input = server.finish(&proof, bound_to);
-            input.unsplit(join(&[auth(0, b""), settings()]));
-            let step = login.input(&mut input, &with);
-            assert!(matches!(step, Ok(LoginStep::Done(_))), "{step:?}");
-        }
-    }
-
-    #[test]
-    fn a_target_asks_once_and_proves_itself() {
-        let offer = auth(request::SASL, b"SCRAM-SHA-256\0\0");
-        let again = [
-            auth(request::SASL, b"SCRAM-SHA-256\0\0"),
-            auth(request::CLEARTEXT, b""),
-            auth(request::MD5, &[1; 4]),
-        ];
-        let mut others = again.to_vec();
-        others.extend([auth(0, b""), auth(request::SASL_FINAL, b"v=AA==")]);
-        for bad in &others {
-            let mut login = begun(spec(true));
-            sent(login.input(&mut offer.clone(), &inside()));
-            let error = login.input(&mut bad.clone(), &inside()).unwrap_err();
-            assert!(matches!(error, LoginError::BadProof(_) | LoginError::Protocol(_)), "{error}");
-        }
-        others.push(BytesMut::new());
-        for bad in &others {
-            let mut login = begun(spec(true));
-            let first = sent(login.input(&mut offer.clone(), &inside()));
-            let server = Server::new(&first, "SCRAM-SHA-256", "n,,");
-            sent(login.input(&mut server.challenge(), &inside()));
-            let bad = if bad.is_empty() { server.challenge() } else { bad.clone() };
-            let error = login.input(&mut bad.clone(), &inside()).unwrap_err();
-            assert!(matches!(error, LoginError::BadProof(_) | LoginError::Protocol(_)), "{error}");
-        }
-        // Nor does a target that was proven, or that took one proof, get another.
-        for bad in &again {
-            let mut login = begun(spec(true));
-            let first = sent(login.input(&mut offer.clone(), &inside()));
-            let server = Server::new(&first, "SCRAM-SHA-256", "n,,");
-            let proof = sent(login.input(&mut server.challenge(), &inside()));
-            let mut input = server.finish(&proof, b"n,,");
-            input.extend_from_slice(bad);
-            assert!(failed(login.input(&mut input, &inside())).contains("out of turn"));
-            let mut login = begun(spec(true));
-            sent(login.input(&mut auth(request::MD5, &[1; 4]), &inside()));
-            assert!(failed(login.input(&mut bad.clone(), &inside())).contains("out of turn"));
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_answered_is_refused() {
-        let check = |asked: &BytesMut, secret: Option<&[u8]>, words: &str| {
-            let secret = secret.map(|s| Arc::new(Secret::new(s.to_vec())));
-            let mut login = begun(LoginSpec { secret, ..spec(true) });
-            let error = failed(login.input(&mut asked.clone(), &bound()));
-            assert!(error.contains(words), "{error}");
-        };
-        let scram = auth(request::SASL, b"SCRAM-SHA-256\0\0");
-        for asked in [&auth(3, b""), &auth(5, &[0; 4]), &scram] {
-            check(asked, None, "asks for a password");
-            check(asked, Some(b""), "not empty");
-            check(asked, Some(b"a\0b"), "no zero byte");
-        }
-        let pw = Some(&b"pw"[..]);
-        check(&auth(2, b""), pw, "authentication 2,");
-        check(&auth(7, b""), pw, "GSSAPI");
-        check(&auth(9, b""), pw, "GSSAPI");
-        check(&auth(request::SASL, b"OAUTHBEARER\0\0"), pw, "asks for OAUTHBEARER");
-        check(&auth(request::SASL, b"A\x1b[2J\0\0"), pw, "A\\u{1b}[2J");
-        check(&auth(request::SASL, b"SCRAM-SHA-256\0"), pw, "list of mechanisms");
-        check(&auth(request::SASL, b"SCRAM-SHA-256\0\0x"), pw, "list of mechanisms");
-        check(&auth(request::SASL, b"\xff\0\0"), pw, "list of mechanisms");
-        check(&auth(request::SASL, &[b"x\0".repeat(17), vec![0]].concat()), pw, "too many");
-        check(&auth(0, b"x"), pw, "more behind it");
-        check(&auth(3, b"x"), pw, "more behind it");
-        check(&auth(5, b"123"), pw, "short MD5");
-        check(&auth(5, b"12345"), pw, "more behind it");
-        check(&message(b'R', b"\0\0"), pw, "short authentication");
-        check(&message(b'Z', b"I"), pw, "unknown message");
-        check(&message(b'v', &[0; 8]), pw, "unknown message");
-        let error = message(b'E', b"SFATAL\0C28P01\0Mpassword \"x\"\n\xe2\x80\xae\xff\0\0");
-        check(&error, pw, "refused the login: 28P01 password \"x\"\\n\\u{202e}\u{fffd}");
-        // Only with binding, where nothing can be bound to.
-        let mut login = begun(spec(true));
-        let mut only = auth(request::SASL, b"SCRAM-SHA-256-PLUS\0\0");
-        let error = failed(login.input(&mut only, &inside()));
-        assert!(error.contains("SCRAM-SHA-256-PLUS, which is not supported"), "{error}");
-    }
-
-    #[test]
-    fn a_cancel_is_sixteen_bytes_and_over() {
-        for tls in [false, true] {
-            let mut cancel = Entering::cancel((1..=8).collect(), tls);
-            if tls {
-                sent(cancel.input(&mut BytesMut::new(), &PLAIN));
-                let step = cancel.input(&mut BytesMut::from("S"), &PLAIN);
-                assert!(matches!(step, Ok(LoginStep::StartTls)));
-            }
-            let bytes = sent(cancel.input(&mut BytesMut::new(), &inside()));
-            assert_eq!(bytes[..], [0, 0, 0, 16, 4, 210, 22, 46, 1, 2, 3, 4, 5, 6, 7, 8]);
-            let step = cancel.input(&mut BytesMut::new(), &inside());
-            assert!(matches!(step, Ok(LoginStep::Done(_))));
-        }
-        for key in [vec![], vec![1; 7], vec![1; 261]] {
-            let step = Entering::cancel(key, false).input(&mut BytesMut::new(), &PLAIN);
-            assert!(matches!(step, Err(LoginError::Protocol(_))));
-        }
-    }
-
-    #[test]
-    fn pieces_change_nothing() {
-        let with = inside();
-        let mut login = begun(spec(true));
-        let mut sends = Vec::new();
-        let mut feed = |bytes: &[u8]| {
-            let mut input = BytesMut::new();
-            for byte in bytes {
-                input.put_u8(*byte);
-                match login.input(&mut input, &with).unwrap() {
-                    LoginStep::More => {}
-                    LoginStep::Send(bytes) => sends.push(bytes),
-                    LoginStep::Done(hello) => return Some(hello),
-                    LoginStep::StartTls => panic!(),
-                }
-            }
-            None
-        };
-        assert_eq!(feed(&auth(3, b"")), None);
-        let hello = feed(&join(&[auth(0, b""), settings()])).unwrap();
-        assert_eq!(sends, [&b"p\0\0\0\x07pw\0"[..]]);
-        let mut whole = join(&[auth(0, b""), settings()]);
-        let step = begun(spec(true)).input(&mut whole, &with);
-        assert!(matches!(step, Ok(LoginStep::Done(other)) if other == hello));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(
-            chunks in prop::collection::vec(
-                (prop::sample::select(b"RSKZENv".to_vec()), 0u32..14, any::<Vec<u8>>()), 0..8),
-            tls in any::<bool>(),
-        ) {
-            let mut login = begun(spec(tls));
-            let mut input = BytesMut::new();
-            for (kind, code, bytes) in chunks {
-                let code = if kind == b'R' { code.to_be_bytes().to_vec() } else { Vec::new() };
-                let body = [code, bytes].concat();
-                input.unsplit(message(kind, &body));
-                if login.input(&mut input, &bound()).is_err() {
-                    prop_assert!(login.input(&mut input, &bound()).is_err());
-                }
-            }
-        }
-    }
-}
+mod tests;

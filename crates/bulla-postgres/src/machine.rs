@@ -6,20 +6,19 @@
 //!
 //! A *segment* is all that stands or falls together: one simple query, or everything up to a Sync.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bulla_core::{
     Draft, Effects, Obligations, Outcome, ParameterValue, Purity, Refusal, Status, Touches,
 };
-use bulla_sql::{Facts, SearchPath};
+use bulla_sql::Facts;
 use bulla_wire::{Block, Control, HoldNotice, Opened, Output, Outputs, Place, Violation, Wire};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    SEARCH_PATH, Shared, frame,
+    Shared,
+    ask::Question,
+    frame, login,
     names::{Change, Names, Portal, Prepared, Segment},
     reading::{self, Phase, Transaction},
     refusal::{self, FLUSH, POISON, SYNC},
@@ -27,6 +26,8 @@ use crate::{
     world::{Turn, World},
 };
 
+/// Outcomes that wait for the end of their segment; of more the first are told as uncommitted.
+pub const FINISHING_MAX: usize = 1_000;
 /// Messages of one session whose answers may be outstanding.
 pub const IN_FLIGHT_MAX: usize = 10_000;
 
@@ -89,8 +90,21 @@ pub struct Running {
     pub steps: VecDeque<Step>,
     /// How often the server may still ask for copy data.
     pub copies: usize,
+    /// It may have an effect that its transaction can take back.
+    pub effect: bool,
+    /// It ended a transaction.
+    pub settled: bool,
     /// A simple query drops the unnamed statement and portal.
     pub drops_unnamed: bool,
+}
+
+/// A command that was answered, and whose outcome waits for the end of its segment.
+#[derive(Debug)]
+pub struct Ended {
+    pub number: u64,
+    pub outcome: Outcome,
+    /// Its transaction ended within the segment, so that the segment's end changes nothing for it.
+    pub settled: bool,
 }
 
 /// How a draft is answered.
@@ -114,8 +128,22 @@ pub struct Judging {
     pub copies: usize,
     /// It ends, or begins, a transaction.
     pub coming: Option<u8>,
+    pub effect: bool,
+    /// What it was read to mean, where that depends on the catalogue.
+    pub meaning: Option<Meaning>,
     /// The server's own SQLSTATE for a refusal on principle.
     pub code: Option<&'static str>,
+}
+
+/// What a text was read to mean, and when.
+#[derive(Debug)]
+pub struct Meaning {
+    pub text: Arc<str>,
+    pub facts: Arc<Facts>,
+    /// Of what it runs by name.
+    pub deferred: Vec<Arc<Facts>>,
+    /// The shared catalogue at that time.
+    pub epoch: Option<u64>,
 }
 
 /// Messages of the extended protocol that are not judged yet. All are about one statement.
@@ -180,13 +208,24 @@ impl Copying {
 pub enum Probe {
     #[default]
     Idle,
-    Asked {
-        path: Option<Arc<SearchPath>>,
-        temporary: BTreeSet<String>,
-        failed: bool,
-    },
-    /// For the message that waits for it.
-    Answered,
+    Asked(Box<Question>),
+}
+
+/// What was done already to remove a doubt about the message at hand: each helps once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tried {
+    pub probe: bool,
+    pub look: bool,
+    pub refresh: bool,
+}
+
+/// A connection that speaks the replication protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// With a database: simple queries may be SQL.
+    Logical,
+    /// Without: nothing is SQL.
+    Physical,
 }
 
 pub struct Machine {
@@ -219,9 +258,12 @@ pub struct Machine {
     /// Segments of what is in flight and may move names, in order.
     pub turning: VecDeque<Segment>,
     pub probe: Probe,
-    /// What RESET goes back to.
-    pub initial_path: Arc<SearchPath>,
-    pub user: Arc<str>,
+    pub tried: Tried,
+    /// The shared catalogue that was doubted last, so that each is doubted once.
+    pub doubted: u64,
+    /// What RESET goes back to; `None` where something else than the login decided.
+    pub initial_path: Option<Arc<str>>,
+    pub replication: Option<Replication>,
 
     /// The transaction status of the last ReadyForQuery: I, T or E; and as it will be.
     pub status: u8,
@@ -229,11 +271,12 @@ pub struct Machine {
     /// Something of the segment at the front failed.
     pub failed: bool,
     /// The path as a server that reports it last said.
-    pub reported: Option<Arc<SearchPath>>,
+    pub reported: Option<Arc<str>>,
     /// A server message that is passed on in pieces: bytes to come, and its command.
     pub passing: Option<(usize, u64)>,
-    /// An outcome that waits for the ReadyForQuery right behind it.
-    pub finishing: Option<(u64, Outcome)>,
+    /// Outcomes that wait for the ReadyForQuery behind them, which says whether they stay; the last
+    /// is told with it.
+    pub finishing: VecDeque<Ended>,
     /// An outcome that waits for the end of the client's message.
     pub late: Option<(u64, Outcome)>,
     /// A notice that waits for the end of a server's message.
@@ -249,15 +292,26 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(shared: Arc<Shared>, opened: &Opened) -> Self {
-        let user: Arc<str> = opened.target.account.as_str().into();
-        let said = |name: &str| {
-            let mut parameters = opened.target.parameters.iter();
-            parameters.find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        let each = |name: &'static str| {
+            let parameters = opened.target.parameters.iter();
+            parameters.filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
         };
-        // Servers from 18 on report it and always will; before, it is what the login asked for.
-        let reported = said("search_path").map(|path| Arc::new(SearchPath::parse(path, &user)));
-        let path = said("search_path").or_else(|| said("bulla.search_path")).unwrap_or(SEARCH_PATH);
-        let path = SearchPath::parse(path, &user);
+        let said = |name| each(name).next();
+        let replication = said(login::REPLICATION).map(|kind| match kind {
+            "database" => Replication::Logical,
+            _ => Replication::Physical,
+        });
+        // What the target answered at the login; without that, nothing is known until it is asked.
+        let mut world = World::unknown();
+        let path: Option<Arc<str>> = said(login::PATH).map(Into::into);
+        if let (Some(user), Some(path)) = (said(login::USER), &path) {
+            world.told_path(path, false);
+            world.told(user, each(login::TEMPORARY).map(str::to_owned).collect());
+        }
+        // A login trigger may have set another path than the one that RESET goes back to.
+        let initial_path = path.filter(|path| said(login::ASKED_PATH) == Some(&**path));
+        // Servers from 18 on report it and always will.
+        let reported = said("search_path").map(Into::into);
         Self {
             shared,
             place: opened.place.clone(),
@@ -276,18 +330,20 @@ impl Machine {
             running: VecDeque::new(),
             statements: Names::default(),
             portals: Names::default(),
-            world: World::new(path.clone()),
+            world,
             view: None,
             turning: VecDeque::new(),
             probe: Probe::Idle,
-            initial_path: Arc::new(path),
-            user,
+            tried: Tried::default(),
+            doubted: 0,
+            initial_path,
+            replication,
             status: b'I',
             coming: b'I',
             failed: false,
             reported,
             passing: None,
-            finishing: None,
+            finishing: VecDeque::new(),
             late: None,
             notice: None,
             cancelled: false,
@@ -504,6 +560,7 @@ impl Wire for Machine {
             max: (owe.rows_max, owe.bytes_max),
             steps: if some { judging.steps.into() } else { VecDeque::new() },
             copies: judging.copies,
+            effect: judging.effect,
             drops_unnamed,
             ..Running::default()
         });
@@ -563,6 +620,11 @@ impl Wire for Machine {
         }
     }
 
+    fn still(&mut self, number: u64) -> bool {
+        let judging = self.judging.as_ref().filter(|judging| judging.number == number);
+        judging.and_then(|j| j.meaning.as_ref()).is_none_or(|meaning| self.still_means(meaning))
+    }
+
     fn takes_client(&self) -> bool {
         self.may_take()
     }
@@ -586,6 +648,8 @@ impl Wire for Machine {
 
     fn farewell(&mut self, refusal: &Refusal, out: &mut Outputs) {
         self.over = true;
+        self.queue.clear();
+        self.leave(&Status::Cut("ended".into()), out);
         // In the middle of a message there is no place for words: the client sees the end alone.
         if self.passing.is_none() {
             out.push(Output::ToClient(refusal::fatal(refusal)));
@@ -596,15 +660,7 @@ impl Wire for Machine {
     fn target_lost(&mut self, why: &str, out: &mut Outputs) {
         self.over = true;
         self.queue.clear();
-        let running = self.running.drain(..).map(|r| (r.number, r.tag, r.rows + r.rows_now));
-        let unfinished = self.finishing.take().map(|(number, o)| (number, o.tag, o.rows));
-        for (number, tag, rows) in unfinished.into_iter().chain(running) {
-            let outcome = Outcome { status: Status::TargetLost, tag, rows };
-            out.push(Output::Done { number, outcome });
-        }
-        if let Some((number, outcome)) = self.late.take() {
-            out.push(Output::Done { number, outcome });
-        }
+        self.leave(&Status::TargetLost, out);
         if self.passing.is_none() && !self.fatal {
             let hint = "whether the command took effect is not known; connect again and look";
             out.push(Output::ToClient(frame::fatal("08006", why, Some(hint))));
@@ -627,6 +683,20 @@ impl Wire for Machine {
 }
 
 impl Machine {
+    /// The session ends in the midst of commands: nobody will hear how they would have ended.
+    fn leave(&mut self, status: &Status, out: &mut Outputs) {
+        let running = self.running.drain(..).map(|r| (r.number, r.tag, r.rows + r.rows_now));
+        let unfinished = self.finishing.drain(..);
+        let unfinished = unfinished.map(|e| (e.number, e.outcome.tag, e.outcome.rows));
+        for (number, tag, rows) in unfinished.chain(running) {
+            let outcome = Outcome { status: status.clone(), tag, rows };
+            out.push(Output::Done { number, outcome });
+        }
+        if let Some((number, outcome)) = self.late.take() {
+            out.push(Output::Done { number, outcome });
+        }
+    }
+
     pub fn may_take(&self) -> bool {
         self.judging.is_none() && !self.over && !self.leaving && self.queue.len() < IN_FLIGHT_MAX
     }
@@ -644,7 +714,7 @@ impl Machine {
     /// A function call: nothing of it is read but which one it is.
     pub fn function_call(&self, oid: u32) -> Option<bulla_core::Command> {
         let mut command = self.bare("function_call", &format!("function {oid}"), Phase::Simple)?;
-        let catalog = self.shared.knowledge.get(&self.place);
+        let catalog = self.catalog().ok();
         let known = catalog.as_deref().and_then(|catalog| catalog.function(oid));
         let path = known.map_or_else(
             || format!("pg_catalog.\"#{oid}\"").into(),
@@ -667,7 +737,8 @@ impl Machine {
 
     pub fn turn(&mut self, turn: &Turn) {
         match turn {
-            Turn::Commit | Turn::Rollback if !self.world.is_changed() => {}
+            Turn::Commit | Turn::Rollback
+                if !self.world.is_changed() && self.world.own().is_none() => {}
             _ => {
                 let commits = *turn == Turn::Commit;
                 self.relearn |= commits && self.world.is_schema_changed();

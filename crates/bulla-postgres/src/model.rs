@@ -131,6 +131,16 @@ impl Server {
 
     fn run(&mut self, text: &str) -> Answer {
         self.parse(text)?;
+        if text.starts_with("SELECT 'p'") {
+            // The gateway's own question.
+            let path = self.path.now.clone();
+            for (tag, value) in [(b'p', path.as_str()), (b'u', "postgres")] {
+                let row = [&[0, 2, 0, 0, 0, 1, tag, 0, 0, 0, value.len() as u8], value.as_bytes()];
+                self.put(b'D', &row.concat());
+            }
+            self.complete("SELECT 2");
+            return Ok(());
+        }
         self.ran.push(text.into());
         if self.status == b'I' {
             self.implicit = true;
@@ -215,18 +225,6 @@ impl Server {
     }
 
     fn query(&mut self, text: &str) {
-        if text.starts_with("SELECT 'p'") {
-            assert!(!self.implicit, "a question in the middle of a pipeline");
-            if self.status == b'E' {
-                self.error("25P02");
-            } else {
-                let path = self.path.now.clone();
-                let row = [&[0, 2, 0, 0, 0, 1, b'p', 0, 0, 0, path.len() as u8], path.as_bytes()];
-                self.put(b'D', &row.concat());
-                self.complete("SELECT 1");
-            }
-            return self.ready();
-        }
         self.statements.remove("");
         self.portals.remove("");
         let denied = self.denies && text.contains(DENIED);

@@ -123,9 +123,13 @@ impl<T: Weigh> Names<T> {
         self.settled.is_empty() && self.wishes.is_empty()
     }
 
-    /// Whether there is room for one more.
+    /// Whether there is no room for one more.
     pub fn is_full(&self) -> bool {
-        self.settled.len() + self.wishes.len() >= NAMES_MAX || self.bytes >= NAMES_BYTES_MAX
+        !self.has_room(1)
+    }
+
+    pub fn has_room(&self, more: usize) -> bool {
+        self.settled.len() + self.wishes.len() + more <= NAMES_MAX && self.bytes < NAMES_BYTES_MAX
     }
 
     pub fn find(&self, name: &str, now: Segment) -> Meaning<T> {

@@ -5,26 +5,10 @@ use bulla_core::{Refusal, RefusalKind};
 use bulla_wire::{HoldNotice, Violation};
 use bytes::{Bytes, BytesMut};
 
-use crate::frame::{self, Said};
-
-/// One message as a constant; `N` is its whole length.
-const fn constant<const N: usize>(kind: u8, body: &[u8]) -> [u8; N] {
-    assert!(N == body.len() + frame::HEADER_BYTES);
-    let length = (body.len() as u32 + 4).to_be_bytes();
-    let mut out = [0; N];
-    out[0] = kind;
-    let mut i = 0;
-    while i < 4 {
-        out[1 + i] = length[i];
-        i += 1;
-    }
-    let mut i = 0;
-    while i < body.len() {
-        out[frame::HEADER_BYTES + i] = body[i];
-        i += 1;
-    }
-    out
-}
+use crate::{
+    ask::constant,
+    frame::{self, Said},
+};
 
 const POISON_BODY: &[u8] = b"bulla refused\0bulla: refused by the gateway\0\0\0";
 
@@ -36,14 +20,6 @@ pub const POISON: &[u8] = &constant::<{ POISON_BODY.len() + 5 }>(b'P', POISON_BO
 
 pub const SYNC: &[u8] = &constant::<5>(b'S', b"");
 pub const FLUSH: &[u8] = &constant::<5>(b'H', b"");
-
-const PROBE_BODY: &[u8] = b"SELECT 'p', pg_catalog.current_setting('search_path') \
-UNION ALL SELECT 't', c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
-WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()\0";
-
-/// Asks the server what only it knows for sure: where names are looked for now, and which temporary
-/// relations stand in front. Its answer is not the client's.
-pub const PROBE: &[u8] = &constant::<{ PROBE_BODY.len() + 5 }>(b'Q', PROBE_BODY);
 
 /// SQLSTATE of a refusal.
 pub fn code(refusal: &Refusal) -> &'static str {
@@ -130,7 +106,7 @@ mod tests {
 
     #[test]
     fn constants_are_whole_messages() {
-        for (bytes, kind) in [(POISON, b'P'), (SYNC, b'S'), (FLUSH, b'H'), (PROBE, b'Q')] {
+        for (bytes, kind) in [(POISON, b'P'), (SYNC, b'S'), (FLUSH, b'H')] {
             let head = frame::head(bytes).unwrap().unwrap();
             assert_eq!((head.kind, head.total()), (kind, bytes.len()));
             let body = bytes.get(frame::HEADER_BYTES..).unwrap();
@@ -139,14 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn the_poison_can_never_parse_and_the_probe_does() {
+    fn the_poison_can_never_parse() {
         let analyzer = bulla_sql::Analyzer::new(bulla_sql::Limits::default()).unwrap();
         let text = |bytes: &'static [u8]| match crate::message::client(bytes[0], &bytes[5..]) {
             Ok(crate::message::Client::Parse { text, .. }) => text.to_string(),
-            Ok(crate::message::Client::Query { text }) => text.to_string(),
             other => panic!("{other:?}"),
         };
         assert!(analyzer.normalise(&text(POISON), &|wait| wait()).is_err());
-        assert!(analyzer.normalise(&text(PROBE), &|wait| wait()).is_ok());
     }
 }

@@ -6,16 +6,17 @@
 use std::sync::Arc;
 
 use bulla_core::{Outcome, Refusal, RefusalKind, Status};
-use bulla_sql::SearchPath;
+use bulla_sql::Catalog;
 use bulla_wire::{Output, Outputs, Violation};
 use bytes::BytesMut;
 
 use crate::{
+    ask::End,
     frame::{self, HEADER_BYTES, Said},
-    machine::{Expect, Item, Machine, Probe, Running},
+    machine::{Ended, Expect, FINISHING_MAX, Item, Machine, Probe, Running},
     message,
     refusal::broke,
-    world::{TEMPORARY_MAX, Turn},
+    world::Turn,
 };
 
 /// Longest message of a server that must be whole to be understood; rows stream.
@@ -241,16 +242,13 @@ impl Machine {
                 return Ok(Pass::On(number));
             }
             b'E' => return self.error(body, number, out),
-            b'Z' => return self.ready(message::status(body)?),
+            b'Z' => return self.ready(message::status(body)?, out),
             _ => {}
         }
         let out_of_turn = || broke(format!("{} of the target, out of turn", kind_word(kind)));
         let Some(item) = self.queue.front() else { return Err(out_of_turn()) };
         match (&item.expect, kind) {
-            (Expect::Probe, _) => {
-                self.probed(kind, body)?;
-                Ok(Pass::Drop)
-            }
+            (Expect::Probe, _) => self.probed(kind, body),
             (Expect::Describe(statement), b't') => {
                 let types = message::described(body)?;
                 if let Some(statement) = statement {
@@ -262,16 +260,20 @@ impl Machine {
             (Expect::Parse(_), b'1')
             | (Expect::Bind(_), b'2')
             | (Expect::CloseStatement(_) | Expect::ClosePortal(_), b'3')
-            | (Expect::Describe(_), b'T' | b'n') => Ok(self.confirmed()),
+            | (Expect::Describe(_), b'T' | b'n') => Ok(self.confirmed(out)),
             (Expect::Execute, b'C' | b'I' | b's') => {
                 self.completed(kind, body)?;
-                Ok(self.confirmed())
+                Ok(self.confirmed(out))
             }
             (Expect::Query, b'C' | b'I') => {
                 self.completed(kind, body)?;
                 Ok(Pass::On(number))
             }
             (Expect::Call, b'V') => Ok(Pass::On(number)),
+            (Expect::Query, b'W') if self.replication.is_some() => {
+                self.copy_starts(number)?;
+                Ok(Pass::On(number))
+            }
             (Expect::Query | Expect::Execute, b'G') => {
                 self.copy_starts(number)?;
                 Ok(Pass::On(number))
@@ -284,7 +286,7 @@ impl Machine {
     }
 
     /// The item at the front was answered as it should be.
-    fn confirmed(&mut self) -> Pass {
+    fn confirmed(&mut self, out: &mut Outputs) -> Pass {
         let Some(item) = self.pop() else { return Pass::On(0) };
         match item.expect {
             Expect::Parse(change) | Expect::CloseStatement(change) => {
@@ -293,7 +295,7 @@ impl Machine {
             Expect::Bind(change) | Expect::ClosePortal(change) => self.portals.settle(change),
             _ => {}
         }
-        if item.last { self.ended(item.number) } else { Pass::On(item.number) }
+        if item.last { self.ended(item.number, out) } else { Pass::On(item.number) }
     }
 
     /// A statement is done: what it changes has happened.
@@ -305,14 +307,24 @@ impl Machine {
         if let Some(tag) = tag {
             running.tag = Some(tag.into());
         }
+        let mut ended = false;
         if let Some(step) = running.steps.pop_front() {
             for turn in &step.turns {
                 // COMMIT of a transaction that has failed rolls it back, and says so.
                 let rolled = *turn == Turn::Commit && tag == Some("ROLLBACK");
                 self.turn(if rolled { &Turn::Rollback } else { turn });
+                if matches!(turn, Turn::Commit | Turn::Rollback) {
+                    ended = true;
+                }
             }
             step.statements.into_iter().for_each(|change| self.statements.settle(change));
             step.portals.into_iter().for_each(|change| self.portals.settle(change));
+        }
+        if ended {
+            self.finishing.iter_mut().for_each(|ended| ended.settled = true);
+            if let Some(running) = self.running.front_mut() {
+                running.settled = true;
+            }
         }
         Ok(())
     }
@@ -365,13 +377,24 @@ impl Machine {
     }
 
     /// The last item of a command is answered.
-    fn ended(&mut self, number: u64) -> Pass {
+    fn ended(&mut self, number: u64, out: &mut Outputs) -> Pass {
         let Some((running, outcome)) = self.finish(number) else { return Pass::On(number) };
+        let (effect, settled) = (running.effect, running.settled);
         self.settle_rest(running, outcome.status == Status::Ok);
         self.copy_ends(number, outcome.status != Status::Ok);
-        // What it did counts once the Sync behind it is answered, so that its end is told with it.
-        if let Some(Expect::Sync { .. }) = self.queue.front().map(|item| &item.expect) {
-            self.finishing = Some((number, outcome));
+        // What it did counts once the Sync behind it is answered: the end of the last command is told
+        // with that, and whether the others' effects stay is not known before.
+        let synced = matches!(self.queue.front().map(|i| &i.expect), Some(Expect::Sync { .. }));
+        if synced || (effect && outcome.status == Status::Ok) {
+            if self.finishing.len() >= FINISHING_MAX
+                && let Some(Ended { number, mut outcome, settled }) = self.finishing.pop_front()
+            {
+                if !settled && outcome.status == Status::Ok {
+                    outcome.status = Status::Uncommitted;
+                }
+                self.done(number, outcome, out);
+            }
+            self.finishing.push_back(Ended { number, outcome, settled });
             return Pass::On(number);
         }
         match self.late_for(number, outcome) {
@@ -414,8 +437,16 @@ impl Machine {
             }
             Expect::PoisonSync => Ok(Pass::Drop),
             Expect::Probe => {
-                self.probed(b'E', body)?;
-                Ok(Pass::Drop)
+                let pass = self.probed(b'E', body)?;
+                let Probe::Asked(question) = &self.probe else { return Ok(pass) };
+                if question.end() == End::Ready {
+                    return Ok(pass);
+                }
+                // It stands among the client's messages, and they fail with it.
+                self.probe = Probe::Idle;
+                self.pop();
+                self.skip(0, out);
+                Ok(Pass::On(0))
             }
             Expect::Query | Expect::Call => {
                 if let Some(running) = self.running.front_mut() {
@@ -428,9 +459,9 @@ impl Machine {
             }
             Expect::Sync { .. } => {
                 // What was to be committed could not be.
-                let of = self.finishing.as_mut().map_or(0, |(number, outcome)| {
-                    outcome.status = Status::Error(problem.code);
-                    *number
+                let of = self.finishing.back_mut().map_or(0, |ended| {
+                    ended.outcome.status = Status::Error(problem.code);
+                    ended.number
                 });
                 Ok(Pass::On(of))
             }
@@ -448,7 +479,7 @@ impl Machine {
                 }
                 self.copy_ends(number, true);
                 self.skip(number, out);
-                Ok(self.ended(number))
+                Ok(self.ended(number, out))
             }
         }
     }
@@ -468,6 +499,9 @@ impl Machine {
             }
             let Some(item) = self.pop() else { break };
             self.forget(&item.expect);
+            if matches!(item.expect, Expect::Probe) {
+                self.probe = Probe::Idle;
+            }
             if item.number != failed && item.last && item.number != 0 {
                 self.skipped(item.number, out);
             }
@@ -487,13 +521,32 @@ impl Machine {
         let Some(running) = self.running.remove(at) else { return };
         self.settle_rest(running, false);
         self.copy_ends(number, true);
-        let outcome = Outcome { status: Status::Skipped, tag: None, rows: 0 };
+        self.done(number, Outcome { status: Status::Skipped, tag: None, rows: 0 }, out);
+    }
+
+    fn done(&mut self, number: u64, outcome: Outcome, out: &mut Outputs) {
         if let Some(outcome) = self.late_for(number, outcome) {
             out.push(Output::Done { number, outcome });
         }
     }
 
-    fn ready(&mut self, status: u8) -> Result<Pass, Violation> {
+    /// The segment has ended, and with it what it began and did not commit.
+    fn segment_ended(&mut self, rolled_back: bool, out: &mut Outputs) -> Option<(u64, Outcome)> {
+        let last = self.finishing.pop_back();
+        let told = |ended: Ended| {
+            let Ended { number, mut outcome, settled } = ended;
+            if rolled_back && !settled && outcome.status == Status::Ok {
+                outcome.status = Status::RolledBack;
+            }
+            (number, outcome)
+        };
+        for (number, outcome) in std::mem::take(&mut self.finishing).into_iter().map(told) {
+            self.done(number, outcome, out);
+        }
+        last.map(told)
+    }
+
+    fn ready(&mut self, status: u8, out: &mut Outputs) -> Result<Pass, Violation> {
         let Some(item) = self.pop() else {
             return Err(broke("the target is ready, out of turn"));
         };
@@ -509,9 +562,19 @@ impl Machine {
             (number, outcome)
         });
         let failed = std::mem::take(&mut self.failed);
+        let mut finishing = match item.expect {
+            // Ours stand between the segments.
+            Expect::Probe | Expect::PoisonSync if !failed => None,
+            _ => self.segment_ended(failed && status == b'I', out),
+        };
         if status == b'I' {
             self.turn(if failed { &Turn::Rollback } else { &Turn::Commit });
             self.portals.retain(|portal| portal.hold);
+        }
+        // A simple query ended the segment, and is told with its own end; or we ended it.
+        let told = ended.is_some() || matches!(item.expect, Expect::Probe | Expect::PoisonSync);
+        if told && let Some((number, outcome)) = finishing.take() {
+            self.done(number, outcome, out);
         }
         if let Some(path) = self.reported.clone() {
             self.world.told_path(&path, status != b'I');
@@ -523,7 +586,7 @@ impl Machine {
                 Ok(Pass::Drop)
             }
             Expect::PoisonSync => Ok(Pass::Drop),
-            _ => Ok(match ended.or_else(|| self.finishing.take()) {
+            _ => Ok(match ended.or(finishing.take()) {
                 Some((number, outcome)) => match self.late_for(number, outcome) {
                     Some(outcome) => Pass::End(number, outcome),
                     None => Pass::On(number),
@@ -534,35 +597,42 @@ impl Machine {
     }
 
     /// The answer to the gateway's own question.
-    fn probed(&mut self, kind: u8, body: &[u8]) -> Result<(), Violation> {
-        let Probe::Asked { path, temporary, failed } = &mut self.probe else {
+    fn probed(&mut self, kind: u8, body: &[u8]) -> Result<Pass, Violation> {
+        let Probe::Asked(question) = &mut self.probe else {
             return Err(broke("an answer to a question that was not asked"));
         };
-        match kind {
-            b'D' => match message::row(body)?.as_slice() {
-                [Some("p"), Some(value)] => {
-                    *path = Some(Arc::new(SearchPath::parse(value, &self.user)));
-                }
-                [Some("t"), Some(name)] if temporary.len() <= TEMPORARY_MAX => {
-                    temporary.insert((*name).to_string());
-                }
-                _ => *failed = true,
-            },
-            b'E' => *failed = true,
-            b'T' | b'C' => {}
-            _ => return Err(broke(format!("{} of the target, out of turn", kind_word(kind)))),
+        match question.take(kind, body) {
+            None => Err(broke(format!("{} of the target, out of turn", kind_word(kind)))),
+            Some(false) => Ok(Pass::Drop),
+            Some(true) => {
+                self.pop();
+                self.learned(b'T');
+                Ok(Pass::Drop)
+            }
         }
-        Ok(())
     }
 
     fn learned(&mut self, status: u8) {
-        let asked = std::mem::replace(&mut self.probe, Probe::Answered);
-        // As any simple query, it dropped these.
-        self.statements.lose("");
-        self.portals.lose("");
-        if let Probe::Asked { path: Some(path), temporary, failed: false } = asked {
-            self.world.told_path(&path, status != b'I');
-            self.world.told_temporary(temporary);
+        let Probe::Asked(mut question) = std::mem::take(&mut self.probe) else { return };
+        if self.replication.is_some() {
+            // As any simple query, it dropped these.
+            self.statements.lose("");
+            self.portals.lose("");
+        }
+        let results = question.catalogue();
+        let Some((user, path)) = question.told.whole() else { return };
+        self.world.told_path(&path.into(), status != b'I');
+        self.world.told(user, question.told.temporary.clone());
+        if question.told.changed {
+            self.world.told_changed();
+        }
+        let Some(results) = results else { return };
+        let under = (**self.world.reading()).clone();
+        let mut catalog = None;
+        (self.block)(&mut || catalog = Catalog::from_rows(&results).ok());
+        // What cannot be understood leaves the doubt as it was.
+        if let Some(catalog) = catalog {
+            self.world.looked(Arc::new(catalog.written_under(under)));
         }
     }
 
@@ -578,7 +648,7 @@ impl Machine {
             return Err(broke(format!("the target changed `{name}`")));
         }
         if name == "search_path" && self.reported.is_some() {
-            self.reported = Some(Arc::new(SearchPath::parse(value, &self.user)));
+            self.reported = Some(value.into());
         }
         Ok(())
     }

@@ -3,22 +3,24 @@
 //! Each step consumes the one before, so that a target cannot ask for two proofs, or for a proof
 //! after its own: [`First`] answers one challenge and becomes [`Last`], which verifies one answer.
 //!
-//! Passwords are used as the bytes they are. That is what SASLprep makes of every ASCII password,
-//! and of others in the usual composed form (NFC) without compatibility characters; PostgreSQL too
-//! uses raw bytes where SASLprep cannot be applied. A password that SASLprep would change (a
-//! ligature, a full-width digit, a no-break space, decomposed accents) does not fit the verifier
-//! that the target holds: such a login fails, and never succeeds wrongly.
+//! Passwords are prepared by SASLprep (RFC 4013) as PostgreSQL does it (`pg_saslprep`): what it
+//! prohibits, and what is not UTF-8, is used as the bytes it is.
+//!
+//! Deriving a key from a password is most of what a login costs, and a target chooses how much. So
+//! it is work for another thread ([`Asked::work`]), bounded, and done once: proven keys are kept.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     num::NonZeroU32,
     ops::RangeInclusive,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError},
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest, hmac, pbkdf2};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bulla_core::Secret;
+use bulla_wire::Work;
 
 /// Iterations that a target may ask for. Fewer would sell the password cheaply to whoever listens
 /// (RFC 7677 names 4096 as the least); more would let a target keep a core busy.
@@ -26,8 +28,9 @@ const ITERATIONS: RangeInclusive<u32> = 4096..=1_000_000;
 /// Longest salt and longest nonce.
 const SALT_BYTES_MAX: usize = 1024;
 const NONCE_BYTES_MAX: usize = 1024;
-/// Derived keys that are kept, over all accounts.
+/// Derived keys that are kept, over all accounts; and of those that no target has proven yet.
 const KEYS_MAX: usize = 1024;
+const FRESH_MAX: usize = 16;
 
 const KEY_BYTES: usize = 32;
 type Digest = [u8; KEY_BYTES];
@@ -40,10 +43,25 @@ type Digest = [u8; KEY_BYTES];
 struct Keys {
     known: HashMap<Digest, Arc<Secret>>,
     order: VecDeque<Digest>,
+    /// The latest that were derived: of many logins that begin at once one derives.
+    fresh: VecDeque<(Digest, Arc<Secret>)>,
 }
 
 impl Keys {
+    fn find(&self, id: &Digest) -> Option<Arc<Secret>> {
+        let fresh = || self.fresh.iter().find(|(other, _)| other == id).map(|(_, key)| key);
+        self.known.get(id).or_else(fresh).cloned()
+    }
+
+    fn derived(&mut self, id: Digest, key: Arc<Secret>) {
+        self.fresh.push_back((id, key));
+        if self.fresh.len() > FRESH_MAX {
+            self.fresh.pop_front();
+        }
+    }
+
     fn keep(&mut self, id: Digest, key: Arc<Secret>) {
+        self.fresh.retain(|(other, _)| *other != id);
         if self.known.insert(id, key).is_some() {
             return;
         }
@@ -74,14 +92,20 @@ fn mac(key: &[u8], data: &[u8]) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data)
 }
 
-/// The key of a password, from the cache or derived. Nothing is locked while it is derived.
-fn salted(id: &Digest, password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Arc<Secret> {
-    let known = KEYS.lock().unwrap_or_else(PoisonError::into_inner).known.get(id).cloned();
-    known.unwrap_or_else(|| {
-        let mut key = vec![0; KEY_BYTES];
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut key);
-        Arc::new(Secret::new(key))
-    })
+fn known(id: &Digest) -> Option<Arc<Secret>> {
+    KEYS.lock().unwrap_or_else(PoisonError::into_inner).find(id)
+}
+
+/// RFC 4013, as `pg_saslprep` applies it.
+fn prepared(password: &[u8]) -> Cow<'_, [u8]> {
+    match std::str::from_utf8(password) {
+        // The profile keeps ASCII; PostgreSQL keeps even what it prohibits there.
+        Ok(text) if !text.is_ascii() => match stringprep::saslprep(text) {
+            Ok(Cow::Owned(text)) => Cow::Owned(text.into_bytes()),
+            Ok(Cow::Borrowed(_)) | Err(_) => Cow::Borrowed(password),
+        },
+        _ => Cow::Borrowed(password),
+    }
 }
 
 /// How the exchange is tied to the TLS connection below it.
@@ -120,6 +144,20 @@ pub struct First {
     bare: String,
 }
 
+/// The target has challenged us; its answer needs the key.
+pub struct Asked {
+    header: &'static str,
+    bound: Vec<u8>,
+    bare: String,
+    challenge: String,
+    nonce: String,
+    id: Digest,
+    password: Secret,
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+    key: Arc<OnceLock<Arc<Secret>>>,
+}
+
 /// Our proof is made; the target's own is awaited.
 pub struct Last {
     signature: hmac::Tag,
@@ -147,34 +185,35 @@ impl First {
         format!("{}{}", self.binding.header(), self.bare)
     }
 
-    /// Answers the target's challenge. `user` only keeps the accounts' cached keys apart.
-    pub fn answer(
+    /// Reads the target's challenge. `user` only keeps the accounts' cached keys apart.
+    pub fn asked(
         self,
         challenge: &str,
         user: &str,
         password: &[u8],
-    ) -> Result<(String, Last), &'static str> {
+    ) -> Result<Asked, &'static str> {
         let (nonce, salt, iterations) = self.challenge(challenge)?;
-        let id = sha256(&[user.as_bytes(), password, &salt, &iterations.get().to_be_bytes()]);
-        let key = salted(&id, password, &salt, iterations);
-
-        let mut bound = self.binding.header().as_bytes().to_vec();
-        if let Binding::EndPoint(data) = &self.binding {
-            bound.extend_from_slice(data);
-        }
-        let without_proof = format!("c={},r={nonce}", STANDARD.encode(bound));
-        let message = format!("{},{challenge},{without_proof}", self.bare);
-
-        let client_key = mac(key.reveal(), b"Client Key");
-        let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
-        let signature = mac(stored_key.as_ref(), message.as_bytes());
-        let pairs = client_key.as_ref().iter().zip(signature.as_ref());
-        let proof: Vec<u8> = pairs.map(|(a, b)| a ^ b).collect();
-
-        let server_key = mac(key.reveal(), b"Server Key");
-        let signature = mac(server_key.as_ref(), message.as_bytes());
-        let answer = format!("{without_proof},p={}", STANDARD.encode(proof));
-        Ok((answer, Last { signature, id, key }))
+        let password = prepared(password);
+        let id = sha256(&[user.as_bytes(), &password, &salt, &iterations.get().to_be_bytes()]);
+        let key = known(&id).map_or_else(OnceLock::new, OnceLock::from);
+        let header = self.binding.header();
+        let nonce = nonce.to_owned();
+        let bound = match self.binding {
+            Binding::EndPoint(data) => data,
+            Binding::NotOffered | Binding::Impossible => Vec::new(),
+        };
+        Ok(Asked {
+            header,
+            bound,
+            bare: self.bare,
+            challenge: challenge.to_owned(),
+            nonce,
+            id,
+            password: Secret::new(password.into_owned()),
+            salt,
+            iterations,
+            key: Arc::new(key),
+        })
     }
 
     /// Nonce, salt and iteration count of `r=…,s=…,i=…`, and of nothing else.
@@ -210,6 +249,52 @@ impl First {
     }
 }
 
+impl Asked {
+    /// What is to be done, on a thread that may be busy for up to a second, before there is an
+    /// answer. `None`: nothing.
+    pub fn work(&self) -> Option<Work> {
+        if self.key.get().is_some() {
+            return None;
+        }
+        let (id, salt, iterations) = (self.id, self.salt.clone(), self.iterations);
+        let password = Secret::new(self.password.reveal().to_vec());
+        let slot = self.key.clone();
+        Some(Work::new(move || {
+            // Whoever was before us in the queue may have derived it.
+            let key = known(&id).unwrap_or_else(|| {
+                let mut key = vec![0; KEY_BYTES];
+                let algorithm = pbkdf2::PBKDF2_HMAC_SHA256;
+                pbkdf2::derive(algorithm, iterations, &salt, password.reveal(), &mut key);
+                let key = Arc::new(Secret::new(key));
+                let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+                keys.derived(id, key.clone());
+                key
+            });
+            let _ = slot.set(key);
+        }))
+    }
+
+    /// The answer, once the work is done.
+    pub fn answer(self) -> Result<(String, Last), &'static str> {
+        let key = self.key.get().ok_or("a key that was not derived")?.clone();
+        let mut bound = self.header.as_bytes().to_vec();
+        bound.extend_from_slice(&self.bound);
+        let without_proof = format!("c={},r={}", STANDARD.encode(bound), self.nonce);
+        let message = format!("{},{},{without_proof}", self.bare, self.challenge);
+
+        let client_key = mac(key.reveal(), b"Client Key");
+        let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
+        let signature = mac(stored_key.as_ref(), message.as_bytes());
+        let pairs = client_key.as_ref().iter().zip(signature.as_ref());
+        let proof: Vec<u8> = pairs.map(|(a, b)| a ^ b).collect();
+
+        let server_key = mac(key.reveal(), b"Server Key");
+        let signature = mac(server_key.as_ref(), message.as_bytes());
+        let answer = format!("{without_proof},p={}", STANDARD.encode(proof));
+        Ok((answer, Last { signature, id: self.id, key }))
+    }
+}
+
 impl Last {
     /// Verifies that the target knows the password too.
     pub fn verify(self, text: &str) -> Result<(), &'static str> {
@@ -233,6 +318,20 @@ mod tests {
 
     const CHALLENGE: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                              s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+
+    impl First {
+        /// All at once.
+        fn answer(
+            self,
+            challenge: &str,
+            user: &str,
+            password: &[u8],
+        ) -> Result<(String, Last), &'static str> {
+            let asked = self.asked(challenge, user, password)?;
+            asked.work().into_iter().for_each(Work::run);
+            asked.answer()
+        }
+    }
 
     fn first(binding: Binding) -> First {
         First::named("user", "rOprNGfwEbeRWgbNEkqO".into(), binding)
@@ -367,6 +466,46 @@ mod tests {
         let (_, last) = first(Binding::Impossible).answer(CHALLENGE, "wrong", b"pencil").unwrap();
         assert!(last.verify("v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").is_err());
         assert!(!known("wrong", b"pencil"));
+    }
+
+    #[test]
+    fn a_key_is_derived_elsewhere_and_once() {
+        let asked = || first(Binding::Impossible).asked(CHALLENGE, "once", b"pencil").unwrap();
+        assert!(asked().answer().is_err(), "there is no answer before the work is done");
+        let (one, other) = (asked(), asked());
+        let (work, again) = (one.work().unwrap(), other.work().unwrap());
+        work.run();
+        again.run();
+        let (one, other) = (one.key.get().unwrap().clone(), other.key.get().unwrap().clone());
+        assert!(Arc::ptr_eq(&one, &other), "the second login waits and derives nothing");
+        // What no target has proven makes room for what comes.
+        for n in 0..FRESH_MAX {
+            let key = Arc::new(Secret::new(vec![0; KEY_BYTES]));
+            KEYS.lock().unwrap().derived(sha256(&[b"other", &n.to_be_bytes()]), key);
+        }
+        assert!(asked().work().is_some());
+    }
+
+    /// The examples of RFC 4013, section 3, and what PostgreSQL makes of the rest.
+    #[test]
+    fn passwords_are_prepared_as_postgresql_does() {
+        for (password, expect) in [
+            ("user", "user"),
+            ("USER", "USER"),
+            ("I\u{ad}X", "IX"),
+            ("\u{aa}", "a"),
+            ("\u{2168}", "IX"),
+            ("a\u{a0}b", "a b"),
+            ("e\u{301}", "\u{e9}"),
+            ("\u{fb01}n", "fin"),
+            ("\u{7}", "\u{7}"),
+            // Prohibited: as it is.
+            ("\u{e9}\u{7}", "\u{e9}\u{7}"),
+            ("\u{627}1", "\u{627}1"),
+        ] {
+            assert_eq!(prepared(password.as_bytes()), expect.as_bytes(), "{password:?}");
+        }
+        assert_eq!(*prepared(b"\xff\xfe"), b"\xff\xfe"[..]);
     }
 
     #[test]

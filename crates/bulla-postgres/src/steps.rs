@@ -1,13 +1,19 @@
 //! What each statement of a text will have changed in the session once the server confirms it:
 //! names, search path, temporary relations, the transaction.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bulla_core::Parameter;
 use bulla_sql::{
     Catalog, Effects, Facts, Kind, SearchPath, Statement,
     catalog::Volatility,
-    facts::{Access, CopyDirection, CopyTarget, FunctionClass, FunctionUse, NameUse, Resolved, Tx},
+    facts::{
+        Access, CopyDirection, CopyTarget, CreatedKind, FunctionClass, FunctionUse, NameUse,
+        Resolved, Tx,
+    },
     settings::{SettingAction, SettingScope, SettingValue},
 };
 
@@ -49,14 +55,11 @@ fn is_opaque(function: &FunctionUse, catalog: &Catalog) -> bool {
     }
 }
 
-/// The value that `RESET` goes back to.
-pub struct Defaults<'a> {
-    pub path: &'a Arc<SearchPath>,
-    pub user: &'a str,
-}
+/// Settings that are roles in effect.
+const ROLES: [&str; 2] = ["role", "session_authorization"];
 
-/// What a statement does to the world, in order.
-pub fn turns(statement: &Statement, catalog: &Catalog, defaults: &Defaults<'_>) -> Vec<Turn> {
+/// What a statement does to the world, in order. `initial` is the path that `RESET` goes back to.
+pub fn turns(statement: &Statement, catalog: &Catalog, initial: Option<&Arc<str>>) -> Vec<Turn> {
     let mut turns = Vec::new();
     let opaque = matches!(statement.kind, Kind::Do | Kind::Call | Kind::Unknown)
         || statement.functions.iter().any(|f| is_opaque(f, catalog));
@@ -71,6 +74,11 @@ pub fn turns(statement: &Statement, catalog: &Catalog, defaults: &Defaults<'_>) 
             | SettingScope::Database
             | SettingScope::System => false,
         };
+        let sets = setting.action != SettingAction::Show;
+        let role = setting.name.as_ref().is_none_or(|name| ROLES.contains(&&**name));
+        if here && sets && role {
+            turns.push(Turn::Role);
+        }
         let ours = match (&setting.name, setting.action) {
             (_, SettingAction::Show) => false,
             (_, SettingAction::ResetAll) => true,
@@ -86,11 +94,12 @@ pub fn turns(statement: &Statement, catalog: &Catalog, defaults: &Defaults<'_>) 
             | (SettingAction::Set, SettingValue::Default)
                 if setting.name.is_some() || setting.action == SettingAction::ResetAll =>
             {
-                Some(defaults.path.clone())
+                initial.cloned()
             }
             (SettingAction::Set, SettingValue::Literal(value)) if setting.name.is_some() => {
-                let path = SearchPath::parse(value, defaults.user);
-                path.schemas().is_some().then(|| Arc::new(path))
+                // Which role it is under is not asked: a list is a list for each.
+                let sound = SearchPath::parse(value, "").schemas().is_some();
+                sound.then(|| value.as_str().into())
             }
             _ => None,
         };
@@ -143,9 +152,55 @@ fn only_temporary(statement: &Statement) -> bool {
 /// Whether what follows in the same text may be looked up elsewhere than what came before.
 pub fn moves_names(turns: &[Turn]) -> bool {
     turns.iter().any(|turn| match turn {
-        Turn::Path { .. } | Turn::Temporary | Turn::Opaque => true,
+        Turn::Path { .. } | Turn::Role | Turn::Temporary | Turn::Opaque => true,
         Turn::Schema | Turn::Commit | Turn::Rollback | Turn::Back => false,
     })
+}
+
+/// Names of relations that earlier statements of the same text made, changed or dropped. The
+/// catalogue cannot be looked at between them, so what they mean behind that is in doubt.
+#[derive(Default)]
+pub struct Moved {
+    names: BTreeSet<Arc<str>>,
+    schemas: bool,
+}
+
+impl Moved {
+    pub fn doubt(&self, statement: &mut Statement) {
+        let moved = statement.relations.iter().find(|relation| {
+            relation.via.is_none()
+                && relation.access != Access::Create
+                && (self.schemas || self.names.contains(&relation.name))
+        });
+        if let Some(relation) = moved {
+            let why = format!("`{}`: changed earlier in the same text", relation.name);
+            if !statement.unknown.contains(&why) {
+                statement.unknown.push(why);
+            }
+            statement.effects |= Effects::UNKNOWN;
+        }
+    }
+
+    pub fn follow(&mut self, statement: &Statement) {
+        if !statement.effects.contains(Effects::SCHEMA) {
+            return;
+        }
+        let changed = statement.relations.iter().filter(|relation| {
+            matches!(relation.access, Access::Create | Access::Alter | Access::Drop)
+        });
+        let changed: Vec<_> = changed.map(|relation| relation.name.clone()).collect();
+        // To add a column moves no name.
+        let alters_one = statement.creates.is_empty()
+            && changed.len() == 1
+            && statement.relations.iter().all(|relation| relation.access != Access::Drop);
+        if !alters_one {
+            self.names.extend(changed);
+            self.names.extend(statement.creates.iter().map(|made| made.name.as_str().into()));
+        }
+        let schema = statement.tag.ends_with(" SCHEMA") || statement.tag == "ALTER … RENAME";
+        self.schemas |= (schema && statement.relations.is_empty())
+            || statement.creates.iter().any(|made| made.what == CreatedKind::Schema);
+    }
 }
 
 /// How often a text takes `CopyData` from the client.

@@ -14,28 +14,32 @@ use bulla_core::{
     Columns, Command, Draft, Fact, Obligations, Outcome, ParameterValue, Purity, Refusal,
     RefusalKind, Touches,
 };
-use bulla_sql::{Catalog, Limits};
+use bulla_sql::{Catalog, Limits, catalog::Row};
 use bulla_wire::{HoldNotice, Opened, Output, Outputs, Place, TargetHello, Wire};
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{Shared, frame, machine::Machine, message, refusal};
+use crate::{Shared, ask, frame, login, machine::Machine, message, refusal};
 
 /// The snapshot that the tests of `bulla-sql` use.
+pub fn fixture() -> Vec<Vec<Row>> {
+    let text = include_str!("../../bulla-sql/tests/fixtures/catalogue.txt");
+    let mut results: Vec<Vec<Row>> = Vec::new();
+    for line in text.lines().filter(|line| !line.starts_with("# ")) {
+        if line == "===" {
+            results.push(Vec::new());
+        } else {
+            let cell = |cell: &str| (cell != "\\N").then(|| unescape(cell));
+            results.last_mut().unwrap().push(line.split('\t').map(cell).collect());
+        }
+    }
+    results
+}
+
 pub fn shared() -> Arc<Shared> {
     static SHARED: OnceLock<Arc<Shared>> = OnceLock::new();
     let make = || {
-        let text = include_str!("../../bulla-sql/tests/fixtures/catalogue.txt");
-        let mut results = Vec::new();
-        for line in text.lines().filter(|line| !line.starts_with("# ")) {
-            if line == "===" {
-                results.push(Vec::new());
-            } else {
-                let cell = |cell: &str| (cell != "\\N").then(|| unescape(cell));
-                results.last_mut().unwrap().push(line.split('\t').map(cell).collect());
-            }
-        }
         let shared = Shared::new(Limits::default()).unwrap();
-        let catalog = Catalog::from_rows(&results).unwrap();
+        let catalog = Catalog::from_rows(&fixture()).unwrap();
         shared.knowledge.publish(&place(), "fixture".into(), catalog);
         Arc::new(shared)
     };
@@ -51,8 +55,16 @@ pub fn place() -> Place {
 }
 
 pub fn opened(parameters: &[(&str, &str)]) -> Opened {
+    let path = "\"$user\", public";
+    let usual = [(login::ASKED_PATH, path), (login::PATH, path), (login::USER, "postgres")];
+    let own = |name: &str| !parameters.iter().any(|(n, _)| *n == name);
+    let usual = usual.iter().filter(|(name, _)| own(name));
     let target = TargetHello {
-        parameters: parameters.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
+        parameters: parameters
+            .iter()
+            .chain(usual)
+            .map(|(n, v)| (n.to_string(), v.to_string()))
+            .collect(),
         cancel_key: vec![0; 8],
         account: "postgres".into(),
     };
@@ -188,6 +200,54 @@ pub fn client(text: &str) -> Vec<u8> {
     out.to_vec()
 }
 
+/// Rows to one of our own questions, and everything around them.
+fn answer(rows: &[Vec<&str>]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    for kind in [b'1', b'2'] {
+        frame::put(&mut out, kind, |_| {});
+    }
+    for row in rows {
+        frame::put(&mut out, b'D', |out| {
+            out.put_u16(row.len() as u16);
+            for cell in row {
+                match *cell {
+                    "\\N" => out.put_u32(u32::MAX),
+                    cell => {
+                        out.put_u32(cell.len() as u32);
+                        out.extend(cell.bytes());
+                    }
+                }
+            }
+        });
+    }
+    frame::put(&mut out, b'C', |out| frame::put_text(out, "SELECT"));
+    for _ in 0..2 {
+        frame::put(&mut out, b'3', |_| {});
+    }
+    out.to_vec()
+}
+
+/// Answers to the queries of a look: the fixture with a table `name` in `schema`.
+fn looked(schema: &str, name: &str) -> Vec<u8> {
+    let results = fixture();
+    let cells = |row: &Vec<Option<String>>| -> Vec<String> {
+        row.iter().map(|cell| cell.clone().unwrap_or("\\N".into())).collect()
+    };
+    let mut all: Vec<Vec<Vec<String>>> =
+        results.iter().map(|rows| rows.iter().map(cells).collect()).collect();
+    let schema = all[1].iter().find(|row| row[1] == schema).unwrap()[0].clone();
+    let own = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    all[2].push(own(&format!("99999 {schema} {name} r f p f f \\N")));
+    all[3].push(own("99999 1 a 23 f"));
+    let mut out = Vec::new();
+    for rows in &all {
+        let rows: Vec<Vec<&str>> =
+            rows.iter().map(|row| row.iter().map(String::as_str).collect()).collect();
+        out.extend(answer(&rows));
+    }
+    out
+}
+
 /// One message of the target.
 pub fn target(text: &str) -> Vec<u8> {
     let words = words(text);
@@ -195,6 +255,24 @@ pub fn target(text: &str) -> Vec<u8> {
     let mut out = BytesMut::new();
     if word(0) == "raw" {
         return hex(&words[1..].concat());
+    }
+    if word(0) == "told" {
+        // The answer to a question: path, role, temporary relations.
+        let mut rows = vec![["p", word(1)], ["u", word(2)]];
+        let more = words.iter().skip(3).map(|name| match name.as_str() {
+            "changed" => ["x", ""],
+            name => ["t", name],
+        });
+        rows.extend(more);
+        for _ in 0..2 {
+            frame::put(&mut out, b'3', |_| {});
+        }
+        let rows = rows.iter().map(|row| row.to_vec()).collect::<Vec<_>>();
+        return [out.to_vec(), answer(&rows)].concat();
+    }
+    if word(0) == "catalogue" {
+        // The rest of a look: the fixture, with one more table.
+        return looked(word(1), word(2));
     }
     let code = word(0).as_bytes()[0];
     frame::put(&mut out, code, |out| match code {
@@ -470,7 +548,9 @@ impl Play {
                         refusal::POISON => "poison",
                         refusal::SYNC => "sync",
                         refusal::FLUSH => "flush",
-                        refusal::PROBE => "probe",
+                        ask::PROBE => "probe",
+                        ask::PROBE_SIMPLE => "probe simple",
+                        ask::LOOK => "look",
                         _ => "?",
                     };
                     self.line(format!("up control {what}"));
@@ -623,10 +703,14 @@ fn play(case: &[&str], by: usize) -> String {
     let mut out = String::new();
     let eighteen = case.iter().any(|line| line.trim() == "! eighteen");
     let parameters: &[_] = if eighteen { &[("search_path", "\"$user\", public")] } else { &[] };
-    let mut play = Play::new(Machine::new(shared(), &opened(parameters)));
+    let kind = case.iter().find_map(|line| line.strip_prefix("! replication "));
+    let replication: Vec<_> = kind.iter().map(|kind| (login::REPLICATION, *kind)).collect();
+    let parameters = [parameters, replication.as_slice()].concat();
+    let mut play = Play::new(Machine::new(shared(), &opened(&parameters)));
     for line in case {
         let _ = writeln!(out, "{line}");
-        if line.starts_with('#') || line.is_empty() || *line == "! eighteen" {
+        let begins = *line == "! eighteen" || line.starts_with("! replication");
+        if line.starts_with('#') || line.is_empty() || begins {
             continue;
         }
         play.act(line, by);
@@ -673,7 +757,7 @@ macro_rules! transcripts {
     };
 }
 
-transcripts!(simple, extended, names, pipelines, copy, hostile, world, holds, streams);
+transcripts!(simple, extended, names, pipelines, copy, hostile, world, holds, streams, replication);
 
 #[test]
 fn the_words_of_a_line() {

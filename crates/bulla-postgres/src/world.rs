@@ -1,24 +1,26 @@
-//! What of a session decides where names lead: the search path, and temporary relations.
+//! What of a session decides where names lead: the role in effect, the search path, temporary
+//! relations, and objects that the session itself made, changed or dropped.
 //!
 //! Followed statement by statement as the server confirms them. Where following would need a guess
 //! (a function that nobody read, a rolled back savepoint) it becomes unknown, and the machine asks
-//! the server. Source: PostgreSQL's `guc.c`, "stack" of SET LOCAL and transactions.
+//! the server. Objects are not followed but looked at: what a transaction changed is in no snapshot
+//! that others can take, so the session's own connection is asked for the catalogue as it sees it.
+//! Source: PostgreSQL's `guc.c`, "stack" of SET LOCAL and transactions.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use bulla_sql::SearchPath;
-
-/// Temporary relations of one session that are kept by name.
-pub const TEMPORARY_MAX: usize = 10_000;
+use bulla_sql::{Catalog, SearchPath};
 
 /// What a statement does to the world once it has succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
     /// `SET search_path`; `None` where the value is not known.
     Path {
-        to: Option<Arc<SearchPath>>,
+        to: Option<Arc<str>>,
         local: bool,
     },
+    /// Another role may be in effect.
+    Role,
     /// Temporary relations may have come or gone.
     Temporary,
     /// Code ran that nobody read.
@@ -46,45 +48,70 @@ impl Turn {
     }
 }
 
+/// Whether the catalogue that is at hand is the one that the session sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stale {
+    No,
+    /// Code ran that nobody read.
+    Maybe,
+    /// The transaction changed objects.
+    Yes,
+}
+
 /// The world as it is, or as it will be when what is in flight succeeds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct World {
-    /// The path when the transaction began; after it commits; and now. `None`: not known.
-    start: Option<Arc<SearchPath>>,
-    session: Option<Arc<SearchPath>>,
-    now: Option<Arc<SearchPath>>,
+    /// The role in effect. `None`: not known, here and below.
+    user: Option<Arc<str>>,
+    /// The path as set: when the transaction began; after it commits; and now.
+    start: Option<Arc<str>>,
+    session: Option<Arc<str>>,
+    now: Option<Arc<str>>,
     temporary: Option<Arc<BTreeSet<String>>>,
-    /// Of the transaction: the path, even if it came back; temporary relations; other objects.
+    /// Of the transaction: the role or the path, even if it came back; temporary relations; other
+    /// objects.
+    user_changed: bool,
     path_changed: bool,
     temporary_changed: bool,
     schema_changed: bool,
-    /// `now` with `temporary` in front.
+    stale: Stale,
+    /// The catalogue as this transaction alone sees it.
+    own: Option<Arc<Catalog>>,
+    /// `now` under `user`, with `temporary` in front.
     reading: Arc<SearchPath>,
 }
 
 impl World {
-    pub fn new(path: SearchPath) -> Self {
-        let path = path.schemas().is_some().then(|| Arc::new(path));
-        let mut world = Self {
-            start: path.clone(),
-            session: path.clone(),
-            now: path,
-            temporary: Some(Arc::default()),
+    /// Nothing is known.
+    pub fn unknown() -> Self {
+        Self {
+            user: None,
+            start: None,
+            session: None,
+            now: None,
+            temporary: None,
+            user_changed: false,
             path_changed: false,
             temporary_changed: false,
             schema_changed: false,
+            stale: Stale::No,
+            own: None,
             reading: Arc::new(SearchPath::unknown()),
-        };
-        world.join();
-        world
+        }
     }
 
     fn join(&mut self) {
-        let path = self.now.as_deref().cloned().unwrap_or_else(SearchPath::unknown);
-        self.reading = Arc::new(match &self.temporary {
+        let path = match (&self.now, &self.user) {
+            (Some(path), Some(user)) => SearchPath::parse(path, user),
+            _ => SearchPath::unknown(),
+        };
+        let reading = match &self.temporary {
             Some(names) if path.schemas().is_some() => path.with_temp(names.iter().cloned()),
             _ => path.with_temp_unknown(),
-        });
+        };
+        if *self.reading != reading {
+            self.reading = Arc::new(reading);
+        }
     }
 
     /// Where names are looked for.
@@ -92,14 +119,26 @@ impl World {
         &self.reading
     }
 
-    /// Whether the server would have to be asked.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// Whether the server would have to be asked where names are looked for.
     pub fn is_sure(&self) -> bool {
-        self.now.is_some() && self.temporary.is_some()
+        self.reading.schemas().is_some() && self.temporary.is_some()
+    }
+
+    pub fn stale(&self) -> Stale {
+        self.stale
+    }
+
+    pub fn own(&self) -> Option<&Arc<Catalog>> {
+        self.own.as_ref()
     }
 
     /// The end of the transaction will, or may, change something.
     pub fn is_changed(&self) -> bool {
-        self.path_changed || self.temporary_changed || self.schema_changed
+        self.user_changed || self.path_changed || self.temporary_changed || self.schema_changed
     }
 
     /// Objects were changed that others see once the transaction commits.
@@ -116,15 +155,18 @@ impl World {
                     self.session = to.clone();
                 }
             }
+            Turn::Role => (self.user, self.user_changed) = (None, true),
             Turn::Temporary => {
                 self.temporary = None;
                 self.temporary_changed = true;
             }
             Turn::Opaque => {
-                (self.now, self.session, self.temporary) = (None, None, None);
-                (self.path_changed, self.temporary_changed) = (true, true);
+                (self.user, self.now, self.session, self.temporary) = (None, None, None, None);
+                (self.user_changed, self.path_changed) = (true, true);
+                self.temporary_changed = true;
+                self.stale = self.stale.max(Stale::Maybe);
             }
-            Turn::Schema => self.schema_changed = true,
+            Turn::Schema => (self.schema_changed, self.stale) = (true, Stale::Yes),
             Turn::Commit => {
                 (self.now, self.start) = (self.session.clone(), self.session.clone());
                 self.end();
@@ -135,11 +177,17 @@ impl World {
             }
             // Which changes came behind the savepoint is not followed.
             Turn::Back => {
+                if self.user_changed {
+                    self.user = None;
+                }
                 if self.path_changed {
                     (self.now, self.session) = (None, None);
                 }
                 if self.temporary_changed {
                     self.temporary = None;
+                }
+                if self.schema_changed {
+                    self.stale = Stale::Yes;
                 }
             }
         }
@@ -147,17 +195,25 @@ impl World {
     }
 
     fn end(&mut self) {
+        if self.user_changed {
+            self.user = None;
+        }
         if self.temporary_changed {
             self.temporary = None;
         }
-        (self.path_changed, self.temporary_changed, self.schema_changed) = (false, false, false);
+        // What was changed is in the next snapshot that anybody takes, or nowhere.
+        if self.stale == Stale::Yes {
+            self.stale = Stale::No;
+        }
+        self.own = None;
+        (self.user_changed, self.path_changed) = (false, false);
+        (self.temporary_changed, self.schema_changed) = (false, false);
     }
 
     /// The server says what the path is. Outside of a transaction that is all there is to know.
-    pub fn told_path(&mut self, path: &Arc<SearchPath>, in_transaction: bool) {
-        let path = path.schemas().is_some().then_some(path);
-        if self.now.as_ref() != path {
-            self.now = path.cloned();
+    pub fn told_path(&mut self, path: &Arc<str>, in_transaction: bool) {
+        if self.now.as_ref() != Some(path) {
+            self.now = Some(path.clone());
             self.join();
         }
         if !in_transaction && (self.start != self.now || self.session != self.now) {
@@ -165,10 +221,33 @@ impl World {
         }
     }
 
-    /// The server says which temporary relations there are.
-    pub fn told_temporary(&mut self, names: BTreeSet<String>) {
-        self.temporary = (names.len() <= TEMPORARY_MAX).then(|| Arc::new(names));
+    /// The server says which role is in effect, and which temporary relations there are.
+    pub fn told(&mut self, user: &str, temporary: BTreeSet<String>) {
+        if self.user.as_deref() != Some(user) {
+            self.user = Some(user.into());
+        }
+        self.temporary = (temporary.len() <= crate::ask::TEMPORARY_MAX).then(|| temporary.into());
         self.join();
+    }
+
+    /// The server says that the transaction changed relations. Of what the session did itself that
+    /// is known; code that nobody read may have done it as well.
+    pub fn told_changed(&mut self) {
+        if self.stale == Stale::Maybe {
+            (self.stale, self.schema_changed) = (Stale::Yes, true);
+        }
+    }
+
+    /// The catalogue as the session sees it now. Of a transaction: of nobody else.
+    pub fn looked(&mut self, catalog: Arc<Catalog>) {
+        (self.own, self.stale) = (Some(catalog), Stale::No);
+    }
+
+    /// The catalogue that everybody sees was looked at after whatever ran here.
+    pub fn refreshed(&mut self) {
+        if self.stale == Stale::Maybe {
+            self.stale = Stale::No;
+        }
     }
 }
 
@@ -176,8 +255,14 @@ impl World {
 mod tests {
     use super::*;
 
-    fn path(names: &str) -> Option<Arc<SearchPath>> {
-        Some(Arc::new(SearchPath::parse(names, "u")))
+    fn path(names: &str) -> Option<Arc<str>> {
+        Some(names.into())
+    }
+    fn world() -> World {
+        let mut world = World::unknown();
+        world.told_path(&"public".into(), false);
+        world.told("u", BTreeSet::new());
+        world
     }
     fn set(names: &str) -> Turn {
         Turn::Path { to: path(names), local: false }
@@ -187,7 +272,7 @@ mod tests {
     }
 
     fn check(turns: &[Turn], expect: &str) {
-        let mut world = World::new(SearchPath::parse("public", "u"));
+        let mut world = world();
         turns.iter().for_each(|turn| world.apply(turn));
         let path = world.reading().schemas().map_or("?".into(), |s| s.join(","));
         let temporary = if world.reading().temp().is_some() { "" } else { " temp?" };
@@ -220,26 +305,53 @@ mod tests {
         check(&[Temporary], "public temp?");
         check(&[Temporary, Commit], "public temp?");
         check(&[Opaque], "? temp?");
-        check(&[Opaque, Rollback], "public temp?");
+        check(&[Opaque, Rollback], "? temp?");
         check(&[Turn::Path { to: None, local: true }, Commit], "public");
+        check(&[Turn::Role], "? temp?");
+        check(&[Turn::Role, Commit], "? temp?");
+        check(&[Turn::Role, Rollback], "? temp?");
+        check(&[Turn::Role, Turn::Back], "? temp?");
     }
 
     #[test]
     fn the_server_knows_best() {
-        let mut world = World::new(SearchPath::parse("public", "u"));
+        let mut world = world();
         world.apply(&Turn::Opaque);
         assert!(!world.is_sure());
-        world.told_path(&path("a").unwrap(), true);
-        world.told_temporary(["t".to_string()].into());
+        world.told_path(&"\"$user\"".into(), true);
+        world.told("boss", ["t".to_string()].into());
         assert!(world.is_sure() && world.is_changed());
         assert_eq!(world.reading().temp().map(BTreeSet::len), Some(1));
+        // The role that is in effect, not the one that logged in.
+        assert_eq!(world.reading().schemas(), Some(&["boss".to_string()][..]));
         // Within the transaction only the present was told.
         world.apply(&Turn::Commit);
         assert!(!world.is_sure());
-        world.told_path(&path("a").unwrap(), false);
-        world.told_temporary(BTreeSet::new());
+        world.told_path(&"a".into(), false);
+        world.told("u", BTreeSet::new());
         assert!(world.is_sure() && !world.is_changed());
-        world.told_path(&Arc::new(SearchPath::unknown()), false);
+        world.told_path(&"no, such \" path".into(), false);
         assert!(!world.is_sure());
+    }
+
+    #[test]
+    fn objects_are_looked_at_again_where_they_may_have_moved() {
+        use Turn::{Back, Commit, Opaque, Rollback, Schema};
+        let catalog = crate::transcript::shared().knowledge.get(&crate::transcript::place());
+        let check = |turns: &[Turn], stale: Stale, own: bool| {
+            let mut world = world();
+            world.apply(&Schema);
+            world.looked(catalog.clone().unwrap());
+            turns.iter().for_each(|turn| world.apply(turn));
+            assert_eq!((world.stale(), world.own().is_some()), (stale, own), "{turns:?}");
+        };
+        check(&[], Stale::No, true);
+        check(&[Schema], Stale::Yes, true);
+        check(&[Opaque], Stale::Maybe, true);
+        check(&[Back], Stale::Yes, true);
+        check(&[Commit], Stale::No, false);
+        check(&[Rollback], Stale::No, false);
+        check(&[Opaque, Commit], Stale::Maybe, false);
+        check(&[Schema, Opaque, Rollback], Stale::No, false);
     }
 }

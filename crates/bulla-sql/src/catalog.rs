@@ -56,6 +56,7 @@ pub struct Catalog {
     type_by_name: HashMap<Arc<str>, Vec<u32>>,
     operators: HashMap<Arc<str>, Vec<Operator>>,
     casts: Vec<Cast>,
+    written_under: SearchPath,
 }
 
 #[derive(Debug, Clone)]
@@ -261,6 +262,7 @@ impl Catalog {
             type_by_name: HashMap::new(),
             operators: HashMap::new(),
             casts: Vec::new(),
+            written_under: SearchPath::new(Vec::<String>::new()),
         };
         catalog.read_info(info)?;
         let by_oid = catalog.read_schemas(schemas)?;
@@ -273,6 +275,19 @@ impl Catalog {
         catalog.read_operators(ops, &by_oid)?;
         catalog.read_casts(casts)?;
         Ok(catalog)
+    }
+
+    /// The same, where the connection that ran [`QUERIES`] did not run [`SETUP`] before: the server
+    /// leaves out of definitions the schemas that names were found without, under this path.
+    #[must_use]
+    pub fn written_under(mut self, path: SearchPath) -> Self {
+        self.written_under = path;
+        self
+    }
+
+    /// The path that definitions are read under.
+    pub(crate) fn definitions_path(&self) -> &SearchPath {
+        &self.written_under
     }
 
     /// A number that no other snapshot of this process has: the cache's generation.

@@ -27,7 +27,7 @@ mod reader;
 
 use std::{borrow::Cow, sync::Arc};
 
-use bulla_core::{Descriptor, Draft, Obligations, Outcome, Refusal, Secret};
+use bulla_core::{Command, Descriptor, Draft, Obligations, Outcome, Refusal, Secret};
 use bytes::{Bytes, BytesMut};
 
 pub use reader::{ReadError, Reader};
@@ -100,6 +100,11 @@ pub trait Wire: Send {
     fn refused(&mut self, number: u64, refusal: &Refusal, out: &mut Outputs);
     /// The draft waits for an approval; called again every few seconds.
     fn held(&mut self, number: u64, notice: &HoldNotice, out: &mut Outputs);
+    /// The draft waited and was approved, and what readings need is fresh: whether it still means
+    /// what was judged. If not it is refused.
+    fn still(&mut self, _number: u64) -> bool {
+        true
+    }
     /// Whether client input may be fed now.
     fn takes_client(&self) -> bool;
     /// Nothing is in flight and no transaction is open: the session may end here without harm.
@@ -138,6 +143,9 @@ pub struct Hello {
     pub wishes: Vec<(String, String)>,
     /// What it claims about itself; for the record only.
     pub claims: Vec<(Arc<str>, Arc<str>)>,
+    /// What policy has to permit, beside the opening itself, before the session may open: a way of
+    /// using the target that begins with the login.
+    pub needs: Vec<Command>,
 }
 
 /// What a [`Greeting`] wants next.
@@ -233,7 +241,28 @@ pub enum LoginStep {
     Send(Bytes),
     /// Start TLS toward the target now; buffered input is a violation.
     StartTls,
+    /// Do this on a thread that may be busy for a while, one for each target at a time, then call
+    /// again.
+    Work(Work),
     Done(Box<TargetHello>),
+}
+
+/// Work that takes too long for a thread that others wait for, such as deriving a key.
+pub struct Work(Box<dyn FnOnce() + Send>);
+
+impl Work {
+    pub fn new(work: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(work))
+    }
+    pub fn run(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Work(..)")
+    }
 }
 
 /// Why a login toward a target failed. Operators see it whole; the client only that it failed.
@@ -295,6 +324,5 @@ pub trait Protocol: Send + Sync {
     /// Whether the scout's knowledge of `place` is there.
     fn knows(&self, place: &Place) -> bool;
     /// Reads a command's text as the wire would, for `policy test` and `policy explain`.
-    fn read(&self, place: &Place, text: &str, block: &Block)
-    -> Result<bulla_core::Command, String>;
+    fn read(&self, place: &Place, text: &str, block: &Block) -> Result<Command, String>;
 }

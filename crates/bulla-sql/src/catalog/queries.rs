@@ -13,9 +13,18 @@ pub const QUERIES: [&str; 10] =
 
 /// One row, one text: it changes whenever anything that [`QUERIES`] load changes. Sums of `xmin`
 /// and not their maximum, because transaction numbers wrap; temporary relations are left out,
-/// because the session that makes them is followed instead.
+/// because the session that makes them is followed instead. Of roles counts what they decide:
+/// which one is in effect, and which schemas it may use (by membership, by inheritance, as
+/// superuser), however that came about.
 pub const FINGERPRINT: &str = "\
 SELECT pg_catalog.concat_ws('/',
+ pg_catalog.current_setting('server_version_num'), pg_catalog.current_database(), current_user,
+ (SELECT pg_catalog.md5(pg_catalog.string_agg(oid::text, ',' ORDER BY oid))
+    FROM pg_catalog.pg_namespace
+   WHERE nspname !~ '^pg_(toast_)?temp_' AND pg_catalog.has_schema_privilege(oid, 'USAGE')),
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_language),
+ (SELECT pg_catalog.concat(count(*), ':', sum(objid::bigint), ':', sum(refobjid::bigint))
+    FROM pg_catalog.pg_depend WHERE deptype = 'e'),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint), ':', sum(oid::bigint))
     FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint), ':', sum(oid::bigint))
@@ -38,9 +47,7 @@ SELECT pg_catalog.concat_ws('/',
    WHERE tgtype & 64 <> 0),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_constraint
    WHERE contypid <> 0),
- (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_extension),
- (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint))
-    FROM pg_catalog.pg_auth_members))";
+ (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_extension))";
 
 const INFO: &str = "\
 SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_database(), current_user";

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::names::{Depth, is_view, known};
 use super::{Context, Note, R, RELATIONS_MAX, Reader, VIEWS_MAX, inner, statement};
-use crate::catalog::{Relation, SearchPath, Type};
+use crate::catalog::{Relation, Type};
 use crate::facts::{Access, Columns, Effects, RelationKind, RelationUse, Resolved, Statement, Via};
 use crate::functions::{made, reviewed_extension};
 use crate::parse;
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         Ok(body)
     }
 
-    /// Reads a text that the server wrote with an empty search path. `None`: not one statement.
+    /// Reads a text that the server wrote. `None`: not one statement.
     fn read_text(&self, text: &str, views: &[u32]) -> R<Option<Statement>> {
         let Ok(tree) = parse::parse(text, self.cx.limits) else { return Ok(None) };
         let [raw] = tree.parsed.stmts.as_slice() else { return Ok(None) };
@@ -203,8 +203,8 @@ impl<'a> Reader<'a> {
         if !matches!(inner(node), Some(pg_query::NodeEnum::SelectStmt(_))) {
             return Ok(None);
         }
-        let path = SearchPath::new(Vec::<String>::new());
-        let cx = Context { tokens: &tree.tokens, path: &path, ..self.cx };
+        let path = self.cx.catalog.definitions_path();
+        let cx = Context { tokens: &tree.tokens, path, ..self.cx };
         statement(cx, node, 0..text.len(), views).map(Some)
     }
 
