@@ -19,13 +19,9 @@ const CANCEL_KEY_BYTES_MIN: usize = 8;
 /// What a session can be told from outside its task.
 #[derive(Debug, Clone)]
 pub enum Tell {
-    Kill {
-        by: Arc<str>,
-    },
+    Kill { by: Arc<str> },
     Drain,
     Cancel,
-    /// A fresh credential of the same principal was seen; it lasts until then.
-    Extend(Timestamp),
 }
 
 /// A live session as an operator sees it.
@@ -73,7 +69,16 @@ struct Maps {
     sessions: HashMap<SessionId, Arc<Handle>>,
     /// By the first bytes of the cancel key; the rest is compared in constant time.
     keys: HashMap<[u8; 4], Vec<SessionId>>,
-    principals: HashMap<PrincipalId, Vec<SessionId>>,
+    principals: HashMap<PrincipalId, Identified>,
+}
+
+/// What the sessions of one principal share.
+#[derive(Default)]
+struct Identified {
+    sessions: usize,
+    /// How long the freshest credential lasts, in nanoseconds. A login of a principal with thousands
+    /// of sessions writes here, and wakes none of them.
+    until: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -81,15 +86,6 @@ pub struct Registry(RwLock<Maps>);
 
 fn key_head(key: &[u8]) -> Option<[u8; 4]> {
     key.get(..4)?.try_into().ok()
-}
-
-fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<SessionId>>, key: &K, id: SessionId) {
-    if let Some(ids) = map.get_mut(key) {
-        ids.retain(|other| *other != id);
-        if ids.is_empty() {
-            map.remove(key);
-        }
-    }
 }
 
 impl Registry {
@@ -100,9 +96,11 @@ impl Registry {
         if let Some(head) = key_head(&handle.cancel_key) {
             maps.keys.entry(head).or_default().push(handle.id);
         }
-        maps.principals.entry(handle.principal.clone()).or_default().push(handle.id);
+        let identified = maps.principals.entry(handle.principal.clone()).or_default();
+        identified.sessions += 1;
+        let until = identified.until.clone();
         maps.sessions.insert(handle.id, handle.clone());
-        Entered { registry: self.clone(), handle }
+        Entered { registry: self.clone(), handle, until }
     }
     pub fn len(&self) -> usize {
         self.0.read().sessions.len()
@@ -132,13 +130,11 @@ impl Registry {
             }
         }
     }
-    /// A fresh credential of `principal` lasts until `until`: so do its sessions.
+    /// A fresh credential of `principal` lasts until `until`: so do its sessions, which look when
+    /// their own time is up.
     pub fn extend(&self, principal: &PrincipalId, until: Timestamp) {
-        let maps = self.0.read();
-        for id in maps.principals.get(principal).into_iter().flatten() {
-            if let Some(handle) = maps.sessions.get(id) {
-                handle.tell(Tell::Extend(until));
-            }
+        if let Some(identified) = self.0.read().principals.get(principal) {
+            identified.until.fetch_max(until.0, Ordering::Relaxed);
         }
     }
     pub fn list(&self) -> Vec<LiveSession> {
@@ -168,15 +164,33 @@ impl Registry {
 pub struct Entered {
     registry: Arc<Registry>,
     pub handle: Arc<Handle>,
+    until: Arc<AtomicU64>,
+}
+
+impl Entered {
+    /// How long the freshest credential of the session's principal lasts.
+    pub fn identified_until(&self) -> Timestamp {
+        Timestamp(self.until.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let (id, mut maps) = (self.handle.id, self.registry.0.write());
         maps.sessions.remove(&id);
-        if let Some(head) = key_head(&self.handle.cancel_key) {
-            forget(&mut maps.keys, &head, id);
+        if let Some(head) = key_head(&self.handle.cancel_key)
+            && let Some(ids) = maps.keys.get_mut(&head)
+        {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                maps.keys.remove(&head);
+            }
         }
-        forget(&mut maps.principals, &self.handle.principal, id);
+        if let Some(identified) = maps.principals.get_mut(&self.handle.principal) {
+            identified.sessions = identified.sessions.saturating_sub(1);
+            if identified.sessions == 0 {
+                maps.principals.remove(&self.handle.principal);
+            }
+        }
     }
 }
