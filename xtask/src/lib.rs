@@ -13,7 +13,7 @@
 //! | [`setup`] | finds or installs compilers, servers and client drivers |
 //! | [`tidy`] | the arrows between crates, and other rules that a compiler cannot hold |
 //! | [`source`] | just enough of Rust's lexis to tell code from comments, strings and tests |
-//! | [`run`] | `test`, `demo`, `bench`, `fuzz` |
+//! | [`run`] | `test`, `demo`, `bench`, `load`, `sim`, `kill`, `fuzz` |
 
 pub mod places;
 pub mod run;
