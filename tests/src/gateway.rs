@@ -19,6 +19,7 @@ use crate::issuer::Issuer;
 use crate::place::{Port, TempDir};
 use crate::postgres::{DATABASE, Postgres};
 use crate::proc::{Captured, Proc, Signal, capture};
+use xtask::places;
 
 /// How long the gateway may take to become ready, and to drain.
 const READY: Duration = Duration::from_secs(60);
@@ -42,6 +43,9 @@ pub struct Spec {
     pub first: String,
     /// Further tables at the end of the file.
     pub last: String,
+    /// A shell script that prepares the gateway's own view of the file system, in its folder, such
+    /// as `mount -t tmpfs -o size=16m none data`. It is gone with the process.
+    pub mounts: Option<String>,
 }
 
 /// Who may speak for a service.
@@ -130,6 +134,7 @@ impl Spec {
             policies: Vec::new(),
             first: String::new(),
             last: String::new(),
+            mounts: None,
         }
     }
 
@@ -261,7 +266,7 @@ impl Gateway {
         authority.issue(&Wish::server()?)?.write(&dir, "gateway")?;
         dir.write("root.pem", authority.pem())?;
         spec.write(&dir, &ports)?;
-        let proc = spawn(&dir, env)?;
+        let proc = spawn(&dir, env, spec.mounts.as_deref())?;
         let authority = authority.clone();
         let env = env.to_vec();
         let gateway = Self { proc, spec, ports, dir, authority, env, past_log: String::new() };
@@ -344,6 +349,13 @@ impl Gateway {
         self.dir.join("data")
     }
 
+    /// A path as the running gateway sees it, its own mounts included.
+    pub fn inside(&self, path: impl AsRef<Path>) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.proc.pid()));
+        let path = self.dir.join(path);
+        root.join(path.strip_prefix("/").unwrap_or(&path))
+    }
+
     /// What `bulla log verify` reads.
     pub fn archive(&self) -> PathBuf {
         self.data_dir().join("archive")
@@ -411,7 +423,7 @@ impl Gateway {
     pub fn restart(&mut self) -> Result<()> {
         ensure!(!self.proc.is_running(), "the gateway still runs");
         self.past_log = self.log();
-        self.proc = spawn(&self.dir, &self.env)?;
+        self.proc = spawn(&self.dir, &self.env, self.spec.mounts.as_deref())?;
         self.wait_ready()
     }
 }
@@ -426,8 +438,17 @@ pub fn cli_in(dir: &Path, args: &[&str]) -> Result<Captured> {
     capture(command, None, COMMAND)
 }
 
-fn spawn(dir: &TempDir, env: &[(String, String)]) -> Result<Proc> {
-    let mut command = Command::new(binary()?);
+fn spawn(dir: &TempDir, env: &[(String, String)], mounts: Option<&str>) -> Result<Proc> {
+    let mut command = match mounts {
+        None => Command::new(binary()?),
+        Some(mounts) => {
+            let mut command = Command::new("unshare");
+            command.args(if places::is_root() { &["-m"][..] } else { &["-m", "-Ur"] });
+            let script = format!("set -e; {mounts}; exec \"$0\" \"$@\"");
+            command.args(["--", "sh", "-c", &script]).arg(binary()?);
+            command
+        }
+    };
     command.args(["gateway", "-c", "bulla.toml"]).current_dir(dir.path());
     command.env("NO_COLOR", "1").envs(env.iter().cloned());
     Proc::spawn("bulla", command)
@@ -488,6 +509,7 @@ mod tests {
             policies: Vec::new(),
             first: String::new(),
             last: "[extra]\nkey = 1\n".to_owned(),
+            mounts: None,
         };
         let resources = vec![Port::new().unwrap(), Port::new().unwrap()];
         let ports = Ports { health: Port::new().unwrap(), resources };

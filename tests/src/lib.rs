@@ -19,18 +19,24 @@
 //! | [`gateway`] | the gateway under test and its configuration |
 //! | [`client`] | `psql`, `pgbench`, Python and Node as clients |
 //! | [`http`] | HTTP targets, nginx, and a client that sends any bytes |
+//! | [`fake`] | a target that holds thousands of sessions, and can hang |
+//! | [`load`] | what the gateway holds, measured |
+//! | [`raw`] | a client that keeps every byte, and thousands of it |
 //! | [`neighbours`] | what the gateway is measured beside: PgBouncer and a bare TLS relay |
 
 pub mod ca;
 pub mod client;
+pub mod fake;
 pub mod gateway;
 pub mod http;
 pub mod issuer;
+pub mod load;
 pub mod mint;
 pub mod neighbours;
 pub mod place;
 pub mod postgres;
 pub mod proc;
+pub mod raw;
 
 /// Chooses the cryptography for this process, once, as the gateway does for its own.
 pub fn crypto() {

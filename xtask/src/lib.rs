@@ -14,7 +14,7 @@
 //! | `regress` | PostgreSQL's own regression scripts, out of a source package |
 //! | [`tidy`] | the arrows between crates, and other rules that a compiler cannot hold |
 //! | [`source`] | just enough of Rust's lexis to tell code from comments, strings and tests |
-//! | [`run`] | `test`, `demo`, `bench`, `fuzz` |
+//! | [`run`] | `test`, `demo`, `bench`, `load`, `sim`, `kill`, `fuzz` |
 
 pub mod places;
 pub(crate) mod regress;

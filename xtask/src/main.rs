@@ -16,6 +16,10 @@ cargo xtask <command>
        [-p CRATE]      only the tests of a crate
        [-- ARGS]       further arguments for the test runner
   bench [ARGS]         measures the gateway beside what people use instead
+  load [ARGS]          measures what the gateway holds: sessions, silent sockets, large answers
+  sim [--seeds N]      simulates N seeds (200) from S (1); --trace prints every step
+      [--from S]
+  kill [--rounds N]    kills the gateway N times (1000) under load and checks what is left
   tidy                 checks the arrows between crates
   fuzz --minutes N     fuzzes every target, sharing the minutes
        [--target X]    only targets named so
@@ -45,6 +49,12 @@ fn dispatch(command: &str, args: Vec<String>) -> Result<ExitCode> {
     match command {
         "demo" => return run::demo(&args),
         "bench" => return run::bench(&args),
+        "load" => return run::load(&args),
+        "sim" => return run::sim(&args),
+        "kill" => match parse_kill(args) {
+            Ok(rounds) => run::kill(rounds)?,
+            Err(error) => return Ok(misuse(&error)),
+        },
         "test" => match parse_test(args) {
             Ok(test) => run::test(&test)?,
             Err(error) => return Ok(misuse(&error)),
@@ -96,6 +106,18 @@ fn parse_fuzz(args: Vec<String>) -> Result<(u64, Option<String>)> {
     }
     let Some(minutes) = minutes else { bail!("`fuzz` needs `--minutes N`") };
     Ok((minutes, target))
+}
+
+fn parse_kill(args: Vec<String>) -> Result<u64> {
+    let mut rounds = 1_000;
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--rounds" => rounds = value(&mut args, &arg)?.parse()?,
+            _ => bail!("`kill` does not take `{arg}`"),
+        }
+    }
+    Ok(rounds)
 }
 
 fn value(args: &mut impl Iterator<Item = String>, name: &str) -> Result<String> {

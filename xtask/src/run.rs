@@ -1,4 +1,4 @@
-//! `test`, `demo`, `bench` and `fuzz`: what is run, in which order.
+//! `test`, `demo`, `bench`, `load`, `sim`, `kill` and `fuzz`: what is run, in which order.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -96,6 +96,39 @@ pub fn bench(args: &[String]) -> Result<ExitCode> {
     let build = ["--profile", "fast", "-p", "bulla", "-p", "bulla-e2e", "--bins"];
     step("build", cargo("build").args(build))?;
     become_bin("fast", "bulla-bench", args)
+}
+
+/// Builds the gateway without debug checks and becomes the load measure.
+///
+/// # Errors
+/// Something is missing, does not build or cannot be started.
+pub fn load(args: &[String]) -> Result<ExitCode> {
+    setup::setup(Scope::Test)?;
+    let build = ["--profile", "fast", "-p", "bulla", "-p", "bulla-e2e", "--bins"];
+    step("build", cargo("build").args(build))?;
+    become_bin("fast", "bulla-load", args)
+}
+
+/// Builds the simulation and becomes it.
+///
+/// # Errors
+/// Something is missing, does not build or cannot be started.
+pub fn sim(args: &[String]) -> Result<ExitCode> {
+    setup::setup(Scope::Build)?;
+    step("build", cargo("build").args(["-p", "bulla-sim", "--bins"]))?;
+    become_bin("debug", "bulla-sim", args)
+}
+
+/// Kills the gateway so many times under load.
+///
+/// # Errors
+/// Something is missing, does not build, or was lost.
+pub fn kill(rounds: u64) -> Result<()> {
+    setup::setup(Scope::Test)?;
+    step("build", cargo("build").args(["-p", "bulla", "-p", "bulla-e2e", "--bins", "--tests"]))?;
+    let mut test = cargo("test");
+    test.args(["-p", "bulla-e2e", "--test", "crash", "--", "--nocapture", "a_hundred_kills"]);
+    step("kills", test.env("BULLA_KILLS", rounds.to_string()))
 }
 
 /// Replaces this process by a program that was just built.

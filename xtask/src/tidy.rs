@@ -75,6 +75,7 @@ const NAMING_EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("bulla", "registry.rs", "the one place that names concrete crates"),
     ("bulla", "registry/http.rs", "what a protocol adds to the configuration"),
     ("bulla-e2e", "", "tests"),
+    ("bulla-sim", "", "simulates one protocol's clients and targets"),
     ("xtask", "", "installs the servers that tests need"),
 ];
 

@@ -146,7 +146,7 @@ pub async fn listen(engine: Arc<Engine>, listener: Listener) -> io::Result<Socke
                 continue;
             };
             let (engine, listener) = (engine.clone(), listener.clone());
-            tokio::spawn(async move {
+            tokio::spawn(crate::watched(async move {
                 let deadline = Duration::from_millis(engine.limits.handshake_ms_max);
                 let open = open(&engine, &listener, tcp, peer, deadline);
                 let relay = open.await;
@@ -154,7 +154,7 @@ pub async fn listen(engine: Arc<Engine>, listener: Listener) -> io::Result<Socke
                 if let Some(relay) = relay {
                     relay.run().await;
                 }
-            });
+            }));
         }
     });
     Ok(address)

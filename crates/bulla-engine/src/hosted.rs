@@ -60,7 +60,9 @@ impl Roll for EngineRoll {
             cancel_key: None,
             tell,
         });
-        Some(Presence { counters, inbox, entered: Box::new(Entry { _entered: entered }) })
+        let identified_until = entered.until.clone();
+        let entered = Box::new(Entry { _entered: entered });
+        Some(Presence { counters, inbox, identified_until, entered })
     }
     fn extend(&self, principal: &PrincipalId, until: Timestamp) {
         self.registry.extend(principal, until);

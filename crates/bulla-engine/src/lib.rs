@@ -26,6 +26,8 @@ mod hosted;
 mod registry;
 mod relay;
 mod scouts;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -48,13 +50,39 @@ pub use registry::LiveSession;
 #[derive(Debug, Default)]
 pub struct SystemClock(std::sync::atomic::AtomicU64);
 
+impl SystemClock {
+    /// The given time, or the latest that was told before, whichever is later.
+    fn at_least(&self, now: Timestamp) -> Timestamp {
+        let last = self.0.fetch_max(now.0, std::sync::atomic::Ordering::Relaxed);
+        Timestamp(now.0.max(last))
+    }
+}
+
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
-        let last = self.0.fetch_max(now, std::sync::atomic::Ordering::Relaxed);
-        Timestamp(now.max(last))
+        self.at_least(Timestamp(now))
     }
+}
+
+/// Raises the alarm when the task that holds it panics. The task dies alone; its tickets record
+/// *abandoned* as they drop.
+struct Alarm;
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            metrics::counter!("bulla_session_panics_total").increment(1);
+            tracing::error!("a session panicked and is over; please report what was logged above");
+        }
+    }
+}
+
+/// A session's task, from accept to close.
+async fn watched<T>(task: impl Future<Output = T>) -> T {
+    let _alarm = Alarm;
+    task.await
 }
 
 /// Everything the engine stands on.

@@ -55,7 +55,16 @@ struct Maps {
     sessions: HashMap<SessionId, Arc<Handle>>,
     /// By the first bytes of the cancel key; the rest is compared in constant time.
     keys: HashMap<[u8; 4], Vec<SessionId>>,
-    principals: HashMap<PrincipalId, Vec<SessionId>>,
+    principals: HashMap<PrincipalId, Identified>,
+}
+
+/// What the sessions of one principal share.
+#[derive(Default)]
+struct Identified {
+    sessions: usize,
+    /// How long the freshest credential lasts, in nanoseconds. A login of a principal with thousands
+    /// of sessions writes here, and wakes none of them.
+    until: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -63,15 +72,6 @@ pub struct Registry(RwLock<Maps>);
 
 fn key_head(key: &[u8]) -> Option<[u8; 4]> {
     key.get(..4)?.try_into().ok()
-}
-
-fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<SessionId>>, key: &K, id: SessionId) {
-    if let Some(ids) = map.get_mut(key) {
-        ids.retain(|other| *other != id);
-        if ids.is_empty() {
-            map.remove(key);
-        }
-    }
 }
 
 impl Registry {
@@ -82,9 +82,11 @@ impl Registry {
         if let Some(head) = handle.cancel_key.as_ref().and_then(|key| key_head(key)) {
             maps.keys.entry(head).or_default().push(handle.id);
         }
-        maps.principals.entry(handle.principal.clone()).or_default().push(handle.id);
+        let identified = maps.principals.entry(handle.principal.clone()).or_default();
+        identified.sessions += 1;
+        let until = identified.until.clone();
         maps.sessions.insert(handle.id, handle.clone());
-        Entered { registry: self.clone(), handle }
+        Entered { registry: self.clone(), handle, until }
     }
     pub fn len(&self) -> usize {
         self.0.read().sessions.len()
@@ -115,13 +117,11 @@ impl Registry {
             }
         }
     }
-    /// A fresh credential of `principal` lasts until `until`: so do its sessions.
+    /// A fresh credential of `principal` lasts until `until`: so do its sessions, which look when
+    /// their own time is up.
     pub fn extend(&self, principal: &PrincipalId, until: Timestamp) {
-        let maps = self.0.read();
-        for id in maps.principals.get(principal).into_iter().flatten() {
-            if let Some(handle) = maps.sessions.get(id) {
-                handle.tell(Tell::Extend(until));
-            }
+        if let Some(identified) = self.0.read().principals.get(principal) {
+            identified.until.fetch_max(until.0, Ordering::Relaxed);
         }
     }
     pub fn list(&self) -> Vec<LiveSession> {
@@ -151,6 +151,15 @@ impl Registry {
 pub struct Entered {
     registry: Arc<Registry>,
     pub handle: Arc<Handle>,
+    /// As [`Identified::until`].
+    pub until: Arc<AtomicU64>,
+}
+
+impl Entered {
+    /// How long the freshest credential of the session's principal lasts.
+    pub fn identified_until(&self) -> Timestamp {
+        Timestamp(self.until.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Entered {
@@ -161,6 +170,11 @@ impl Drop for Entered {
         if let Some(head) = key.and_then(|key| key_head(key)) {
             forget(&mut maps.keys, &head, id);
         }
-        forget(&mut maps.principals, &self.handle.principal, id);
+        if let Some(identified) = maps.principals.get_mut(&self.handle.principal) {
+            identified.sessions = identified.sessions.saturating_sub(1);
+            if identified.sessions == 0 {
+                maps.principals.remove(&self.handle.principal);
+            }
+        }
     }
 }

@@ -150,7 +150,11 @@ fn poll_read(
     let read = Pin::new(side).poll_read(cx, &mut buf);
     let n = buf.filled().len();
     match read {
-        Poll::Pending => Poll::Pending,
+        Poll::Pending => {
+            // A session that waits holds no memory for what may come.
+            *chunk = BytesMut::new();
+            Poll::Pending
+        }
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         Poll::Ready(Ok(())) => {
             into.extend_from_slice(chunk.get(..n).unwrap_or_default());
@@ -240,6 +244,11 @@ impl Relay {
         }
     }
 
+    #[cfg(test)]
+    pub fn identified_until(&self) -> Timestamp {
+        self.s.entered.identified_until()
+    }
+
     fn now(&self) -> Timestamp {
         self.engine.parts.clock.now()
     }
@@ -303,8 +312,9 @@ impl Relay {
         let mut out = Outputs::new();
         self.working |= !self.tickets.is_empty();
         self.s.wire.farewell(&refusal, &mut out);
-        self.take(out);
+        // First, since the machine has a word of its own for it.
         self.end(why, None);
+        self.take(out);
     }
 
     /// The record failed: nothing that waits for it may pass; the client is told without it.
@@ -452,7 +462,8 @@ impl Relay {
             moved |= self.poll_timer(cx);
             if let Some(ending) = &self.ending {
                 let flushed = self.downs.is_empty() && self.down.is_empty() && !self.flush_down;
-                if (flushed && self.up.is_empty())
+                // What a lost target did not take will never go.
+                if (flushed && (self.up.is_empty() || !self.target_open))
                     || Instant::now() >= ending.by
                     || !self.client_open
                 {
@@ -478,11 +489,6 @@ impl Relay {
             Tell::Drain => {
                 self.draining = true;
                 self.timer.as_mut().reset(Instant::now());
-            }
-            Tell::Extend(until) => {
-                if self.s.expiry == Expiry::Rebind {
-                    self.s.expires = self.s.expires.max(until).min(self.s.cap);
-                }
             }
             Tell::Cancel => self.cancel(),
         }
@@ -796,6 +802,10 @@ impl Relay {
             return false;
         }
         let now = self.now();
+        if self.s.expiry == Expiry::Rebind {
+            let until = self.s.entered.identified_until();
+            self.s.expires = self.s.expires.max(until).min(self.s.cap);
+        }
         // Asleep until the identity expires, unless something is to be watched until then.
         let left = Duration::from_millis(self.s.expires.ms_since(now).clamp(1_000, 3_600_000));
         let mut next = if self.draining { Duration::from_millis(100) } else { left };

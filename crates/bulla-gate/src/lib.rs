@@ -121,10 +121,10 @@ impl Gate {
                 grant: grant.as_ref(),
             })
         });
-        let pending = intent.map_err(|error| case.unrecorded(&error))?;
+        let pending = intent.map_err(|error| case.unrecorded(self, &error))?;
         let overlap = command.purity == Purity::Read || session.mode() == Mode::Bounded;
         if !overlap {
-            pending.await.map_err(|error| case.unrecorded(&error))?;
+            pending.await.map_err(|error| case.unrecorded(self, &error))?;
         }
         let ticket = Ticket::new(session.clone(), number, owe, self.clock.clone());
         Ok((Cleared { payload }, ticket))
@@ -226,8 +226,8 @@ impl Gate {
                 because,
             })
         });
-        let pending = held.map_err(|error| case.unrecorded(&error))?;
-        pending.await.map_err(|error| case.unrecorded(&error))?;
+        let pending = held.map_err(|error| case.unrecorded(self, &error))?;
+        pending.await.map_err(|error| case.unrecorded(self, &error))?;
         holding(Holding { ask: id.clone(), terms });
         // If this future is dropped, the ask must still get its last entry.
         let mut withdrawn = Withdrawn { gate: self, case, id: id.clone(), digest, armed: true };
@@ -256,7 +256,7 @@ impl Gate {
         };
         let grant = GrantRecord { by, reason, ..case.grant(self, id, digest, word) };
         let written = case.session.with(|journal| journal.grant(&grant));
-        written.map_err(|error| case.unrecorded(&error))?;
+        written.map_err(|error| case.unrecorded(self, &error))?;
         match kind {
             None => Ok(grant),
             Some(kind) => Err(case.refused(self, kind, because, Some(id), &|c| match kind {
@@ -359,7 +359,7 @@ impl Case<'_> {
     fn denied(&self, gate: &Gate, because: &Because, reason: &DenyReason) -> Box<Refusal> {
         let who = self.session.principal().id.subject();
         let message = reason.public(&self.command.verb(), &self.what(), who, because);
-        self.record(gate, RefusalKind::Denied, because, None, Some(reason), message)
+        self.record(gate, RefusalKind::Denied, Some(because), None, Some(reason), message)
     }
 
     fn refused(
@@ -371,7 +371,7 @@ impl Case<'_> {
         message: &dyn Fn(&str) -> String,
     ) -> Box<Refusal> {
         let message = message(&self.what());
-        self.record(gate, kind, because, ask, None, message)
+        self.record(gate, kind, Some(because), ask, None, message)
     }
 
     /// Every refusal has an entry. If even that cannot be written, the refusal stands all the same.
@@ -379,7 +379,7 @@ impl Case<'_> {
         &self,
         gate: &Gate,
         kind: RefusalKind,
-        because: &Because,
+        because: Option<&Because>,
         ask: Option<&Arc<str>>,
         reason: Option<&DenyReason>,
         message: String,
@@ -392,11 +392,12 @@ impl Case<'_> {
             kind: kind.as_str(),
             message: &message,
             reason,
-            because: Some(because),
+            because,
         });
         let hint = match kind {
             RefusalKind::HoldUnavailable => "get it approved before the transaction begins".into(),
             RefusalKind::HoldExpired | RefusalKind::Withdrawn => "run it again to ask again".into(),
+            RefusalKind::Recorder => "nothing was sent; tell the operators of the gateway".into(),
             _ => format!(
                 "ask the owner of `{0}` for a permit; see: bulla sessions show {1}",
                 self.session.resource().name,
@@ -405,16 +406,16 @@ impl Case<'_> {
         };
         Box::new(Refusal {
             event,
-            policies: because.policies.clone(),
-            bundle: Some(because.bundle),
+            policies: because.map_or_else(Vec::new, |because| because.policies.clone()),
+            bundle: because.map(|because| because.bundle),
             approval: ask.cloned(),
             ..Refusal::plain(kind, message, hint)
         })
     }
 
-    fn unrecorded(&self, error: &RecordError) -> Box<Refusal> {
+    /// The record failed, or is full. Of a full one a reserve is kept for this very entry.
+    fn unrecorded(&self, gate: &Gate, error: &RecordError) -> Box<Refusal> {
         let message = format!("refused: {}, and nothing passes unrecorded", error.public());
-        let hint = "nothing was sent; tell the operators of the gateway";
-        Box::new(Refusal::plain(RefusalKind::Recorder, message, hint))
+        self.record(gate, RefusalKind::Recorder, None, None, None, message)
     }
 }

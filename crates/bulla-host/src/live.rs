@@ -82,6 +82,7 @@ async fn follow(
     tell: watch::Sender<Standing>,
     clock: Arc<dyn Clock>,
     mut lease: Lease,
+    identified_until: Arc<AtomicU64>,
 ) {
     loop {
         // Looked at anew at least once an hour, since clocks are set.
@@ -89,6 +90,7 @@ async fn follow(
         let told = tokio::select! {
             told = inbox.recv() => told,
             () = tokio::time::sleep(Duration::from_millis(left)) => {
+                lease.extend(Timestamp(identified_until.load(Ordering::Relaxed)));
                 if clock.now() >= lease.end() {
                     tell.send_if_modified(|now| {
                         let goes_on = !matches!(now, Standing::Ended(..));
@@ -121,7 +123,6 @@ async fn follow(
                     open
                 });
             }
-            Some(Tell::Extend(until)) => lease.extend(until),
             // Every command of a hosted protocol has a stream of its own to stop.
             Some(Tell::Cancel) => {}
         }
@@ -132,9 +133,9 @@ impl Live {
     pub(crate) fn start(session: Session, parts: &Parts, presence: Presence) -> Arc<Self> {
         let clock = parts.clock.clone();
         let (tell, standing) = watch::channel(Standing::Open);
-        let Presence { counters, inbox, entered } = presence;
+        let Presence { counters, inbox, identified_until, entered } = presence;
         let lease = Lease::of(&session, clock.now(), parts.expiry_grace_ms);
-        tokio::spawn(follow(inbox, tell, clock.clone(), lease));
+        tokio::spawn(follow(inbox, tell, clock.clone(), lease, identified_until));
         Arc::new(Self {
             session,
             gate: parts.gate.clone(),

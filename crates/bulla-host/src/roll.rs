@@ -13,8 +13,6 @@ pub enum Tell {
     },
     Drain,
     Cancel,
-    /// A fresh credential of the same principal was seen; it lasts until then.
-    Extend(Timestamp),
 }
 
 /// What an operator sees of a live session.
@@ -40,6 +38,8 @@ pub struct Entrant {
 pub struct Presence {
     pub counters: Arc<Counters>,
     pub inbox: mpsc::UnboundedReceiver<Tell>,
+    /// How long the freshest credential of the principal lasts, in nanoseconds.
+    pub identified_until: Arc<AtomicU64>,
     /// Takes the session off the list when it is dropped.
     pub entered: Box<dyn Send + Sync>,
 }

@@ -8,7 +8,7 @@
 //! of the journal are removed once a published checkpoint covers all of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -46,9 +46,9 @@ use crate::{
 };
 
 /// Bytes of frames at which the archive is woken before its time.
-const FEED_BYTES_WAKE: usize = 8 << 20;
-/// Bytes that wait to be written; beyond it no more is taken in while the disk is full.
-const PENDING_BYTES_MAX: usize = 64 << 20;
+const FEED_BYTES_WAKE: usize = 4 << 20;
+/// Bytes taken in and not yet written, at which they are written before more is taken in.
+const PENDING_BYTES_MAX: usize = 4 << 20;
 /// New files above which the whole file system is synced at once instead of each of them.
 const SYNC_EACH_MAX: usize = 16;
 pub(crate) const CHECKPOINT_BYTES_MAX: u64 = 1 << 20;
@@ -794,6 +794,7 @@ impl ArchiveThread {
         let work = Work {
             archive,
             feed,
+            taken: VecDeque::new(),
             shared,
             journal: journal.to_path_buf(),
             origin: config.origin.clone(),
@@ -830,6 +831,8 @@ impl ArchiveThread {
 struct Work {
     archive: Archive,
     feed: Arc<Feed>,
+    /// Out of the feed, and not in the archive yet.
+    taken: VecDeque<Batch>,
     shared: Arc<Shared>,
     journal: PathBuf,
     origin: String,
@@ -858,13 +861,9 @@ impl Work {
         let mut beaten = 0;
         loop {
             let stop = self.feed.wait(tick);
-            if self.archive.pending_bytes < PENDING_BYTES_MAX || stop {
-                for batch in self.feed.take() {
-                    self.archive.batch(&self.journal, batch)?;
-                }
-            }
+            self.take_in()?;
             let late = Instant::now() >= tick;
-            if late || stop || self.archive.pending_bytes >= FEED_BYTES_WAKE {
+            if late || stop {
                 self.publish()?;
             }
             if stop {
@@ -884,6 +883,24 @@ impl Work {
             if fade.elapsed() >= FADE {
                 fade = Instant::now();
                 self.shared.gauge.latency.fade();
+            }
+        }
+    }
+
+    /// Takes in what waits, a bounded part at a time: frames that did not fit into memory are read
+    /// from the journal, and there may be gigabytes of them. While the disk is full the rest waits.
+    fn take_in(&mut self) -> Result<(), ArchiveError> {
+        loop {
+            if self.taken.is_empty() {
+                self.taken = self.feed.take().into();
+            }
+            let Some(batch) = self.taken.pop_front() else { return Ok(()) };
+            self.archive.batch(&self.journal, batch)?;
+            if self.archive.pending_bytes >= PENDING_BYTES_MAX {
+                self.publish()?;
+                if self.archive.pending_bytes > 0 {
+                    return Ok(());
+                }
             }
         }
     }

@@ -79,7 +79,7 @@ impl Default for LedgerConfig {
             evidence_keys: EvidenceKeys::default(),
             reserve_bytes: 4 << 20,
             backlog_bytes_max: 64 << 20,
-            archive_bytes_max: 10 << 20,
+            archive_bytes_max: 8 << 20,
             checkpoint_ms: 1_000,
             heartbeat_ms: 1_000,
             heartbeat_idle_ms: 10_000,

@@ -19,7 +19,10 @@ use parking_lot::Mutex;
 
 use crate::{
     archive::{read_file, scan_pack},
-    pack::{INDEX_RECORD_BYTES, Place, index_path, pack_path, parse_index_record, parse_pack_name},
+    pack::{
+        INDEX_RECORD_BYTES, OBJECT_HEAD_BYTES, Place, index_path, pack_path, parse_index_record,
+        parse_pack_name,
+    },
     vfs::{Access, Vfs, VfsFile},
 };
 
@@ -198,6 +201,48 @@ impl Objects {
             Some(place) => Ok(judge(object, scanned.read(place)?)),
             None => Ok(Found::Nothing),
         }
+    }
+}
+
+/// What a pack really holds.
+pub(crate) struct PackScan {
+    /// Hash of each object's bytes, the hash that its head claims, and where its head begins.
+    found: Vec<(Hash, Hash, u64)>,
+    /// Where it stops making sense: at its end, if all of it does.
+    end: u64,
+}
+
+impl PackScan {
+    /// The byte from which the object `hash` is not as it was, or where it should have been.
+    pub(crate) fn culprit(&self, hash: &Hash) -> u64 {
+        let differs = |(bytes, head, _): &&(Hash, Hash, u64)| bytes != head;
+        let own = |found: &&(Hash, Hash, u64)| found.0 == *hash || found.1 == *hash;
+        let altered = self.found.iter().filter(differs);
+        let place = altered.clone().find(own).or_else(|| altered.clone().next());
+        place.map_or(self.end, |(.., at)| *at)
+    }
+}
+
+impl Objects {
+    /// The pack that holds the objects of an entry, if it is there.
+    pub(crate) fn pack_of(&self, index: u64) -> Option<u64> {
+        let packs = self.list().ok()?;
+        packs.iter().rev().find(|first| **first <= index).copied()
+    }
+
+    /// Reads a whole pack.
+    pub(crate) fn examine(&self, first: u64) -> io::Result<PackScan> {
+        let file = self.vfs.open(&self.dir.join(pack_path(first)), Access::Read)?;
+        let len = file.size()?;
+        let (places, end) = scan_pack(&*file, len)?;
+        let mut found = Vec::with_capacity(places.len());
+        for place in places {
+            let mut bytes = vec![0; place.len as usize];
+            file.pread(&mut bytes, place.offset)?;
+            let at = place.offset.saturating_sub(OBJECT_HEAD_BYTES as u64);
+            found.push((Hash::of(&bytes), place.hash, at));
+        }
+        Ok(PackScan { found, end })
     }
 }
 

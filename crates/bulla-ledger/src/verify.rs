@@ -14,15 +14,16 @@ use std::{
 use bulla_tlog::{
     note::Vkey,
     verify::{
-        self, BundleInput, BundleResult, Options, Progress, Report, Verifier, VerifyError,
-        verify_bundle,
+        self, BundleInput, BundleResult, Finding, Options, Progress, Report, Verdict, Verifier,
+        VerifyError, What, verify_bundle,
     },
 };
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
     archive::{TILE_FILE_BYTES_MAX, read_file},
-    objects::Objects,
+    objects::{Objects, PackScan},
+    pack::pack_path,
     vfs::{RealVfs, Vfs},
 };
 
@@ -138,7 +139,43 @@ pub(crate) fn verify_on(
         window.move_to(u64::MAX);
         fed
     })?;
-    verifier.finish(&archive)
+    let mut report = verifier.finish(&archive)?;
+    let mut culprits = Culprits { objects: &objects, packs: BTreeMap::new() };
+    let first = match &mut report.verdict {
+        Verdict::Tampered { first } | Verdict::Gap { first } => Some(first),
+        Verdict::Complete => None,
+    };
+    for finding in report.findings.iter_mut().chain(first) {
+        culprits.name(finding);
+    }
+    Ok(report)
+}
+
+/// Names the pack behind each object that is not as it was recorded. Reads only packs that some
+/// finding leads to, each once.
+struct Culprits<'a> {
+    objects: &'a Objects,
+    packs: BTreeMap<u64, Option<PackScan>>,
+}
+
+impl Culprits<'_> {
+    fn name(&mut self, finding: &mut Finding) {
+        let (What::ObjectAltered(hash) | What::ObjectMissing(hash) | What::ObjectUnreadable(hash)) =
+            finding.what
+        else {
+            return;
+        };
+        let Some(index) = finding.index else { return };
+        // All objects of one entry stand in one pack, named for the first entry that has some.
+        let pack = self.objects.pack_of(index);
+        let Some(first) = pack else {
+            finding.object = Some((pack_path(index), None));
+            return;
+        };
+        let scan = self.packs.entry(first).or_insert_with(|| self.objects.examine(first).ok());
+        let offset = scan.as_ref().map(|scan| scan.culprit(&hash));
+        finding.object = Some((pack_path(first), offset));
+    }
 }
 
 /// Bundles that may be worked on.

@@ -209,8 +209,27 @@ impl Running {
     }
 }
 
+/// Every session takes two files. What a shell gives by default (1024) is far too few, and the
+/// system's own limit is there to be used.
+fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid `rlimit` that outlives both calls; the first fills it, the second
+    // only reads it.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        let error = std::io::Error::last_os_error();
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// Runs until a signal says stop.
 pub async fn run(path: PathBuf) -> Result<()> {
+    raise_file_limit();
     let signals = Signals::take().context("listen for signals")?;
     let config = load(&path)?;
     let protocols = registry::protocols(&config)?;

@@ -383,6 +383,20 @@ impl SimVfs {
         })))
     }
 
+    /// Every file under `dir`, as the running process sees it.
+    pub fn files(&self, dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let disk = self.0.lock();
+        let mut out = vec![];
+        for (path, found) in disk.dirs.iter().filter(|(path, _)| path.starts_with(dir)) {
+            for (name, node) in &found.seen {
+                if let Name::File(node) = node {
+                    out.push((path.join(name), disk.nodes[*node].seen.clone()));
+                }
+            }
+        }
+        out
+    }
+
     /// Changes bytes behind everybody's back, durably.
     pub fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let mut disk = self.0.lock();

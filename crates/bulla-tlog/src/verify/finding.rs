@@ -202,11 +202,14 @@ pub struct Finding {
     pub path: Option<String>,
     /// Byte in that file.
     pub offset: Option<u64>,
+    /// For an object: the file where it stands or should stand, and the byte in it. Filled in by
+    /// whoever knows how objects are kept.
+    pub object: Option<(String, Option<u64>)>,
 }
 
 impl Finding {
     pub(crate) fn new(what: What) -> Self {
-        Self { what, index: None, session: None, path: None, offset: None }
+        Self { what, index: None, session: None, path: None, offset: None, object: None }
     }
     pub(crate) fn at(mut self, index: u64) -> Self {
         self.index = Some(index);
@@ -246,7 +249,12 @@ impl fmt::Display for Finding {
         if !parts.is_empty() {
             write!(f, "{}: ", parts.join(", "))?;
         }
-        self.what.fmt(f)
+        self.what.fmt(f)?;
+        match &self.object {
+            None => Ok(()),
+            Some((path, None)) => write!(f, ", in `{path}`"),
+            Some((path, Some(offset))) => write!(f, ", in `{path}`, byte {offset}"),
+        }
     }
 }
 
