@@ -18,8 +18,11 @@
 //! | [`mint`] | tokens, good and hostile |
 //! | [`gateway`] | the gateway under test and its configuration |
 //! | [`client`] | `psql`, `pgbench`, Python and Node as clients |
+//! | [`raw`] | a client of bare bytes |
+//! | [`arena`] | where attacks are tried, with the gateway and past it |
 //! | [`neighbours`] | what the gateway is measured beside: PgBouncer and a bare TLS relay |
 
+pub mod arena;
 pub mod ca;
 pub mod client;
 pub mod gateway;
@@ -29,6 +32,7 @@ pub mod neighbours;
 pub mod place;
 pub mod postgres;
 pub mod proc;
+pub mod raw;
 
 /// Chooses the cryptography for this process, once, as the gateway does for its own.
 pub fn crypto() {
