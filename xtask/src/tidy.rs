@@ -74,6 +74,7 @@ const NAMING_EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("bulla-sql", "", "PostgreSQL's dialect is what it reads"),
     ("bulla", "registry.rs", "the one place that names concrete crates"),
     ("bulla-e2e", "", "tests"),
+    ("bulla-fuzz", "", "names each reader that it fuzzes"),
     ("xtask", "", "installs the servers that tests need"),
 ];
 
