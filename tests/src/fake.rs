@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::place::Port;
 use crate::postgres::Postgres;
-use crate::raw::{Door, Keep, query};
+use crate::tap::{Door, Keep, query};
 
 /// Bytes of one row's cell in a large answer.
 const CELL_BYTES: usize = 1_000;
@@ -56,7 +56,7 @@ pub fn learn(server: &Postgres) -> Result<Arc<HashMap<String, Vec<u8>>>> {
     let dial = server.dial("bulla_plain", "plain secret");
     let mut answers = HashMap::new();
     let asked = [SETUP, SESSION.0, FINGERPRINT].into_iter().chain(QUERIES).chain([SESSION.1]);
-    crate::raw::runtime().block_on(async {
+    crate::tap::runtime().block_on(async {
         let mut raw = Door::new(&dial)?.enter(Keep::All).await?;
         for text in asked {
             raw.received.clear();

@@ -21,9 +21,12 @@
 //! | [`http`] | HTTP targets, nginx, and a client that sends any bytes |
 //! | [`fake`] | a target that holds thousands of sessions, and can hang |
 //! | [`load`] | what the gateway holds, measured |
-//! | [`raw`] | a client that keeps every byte, and thousands of it |
+//! | [`tap`] | a client that keeps every byte, and thousands of it |
+//! | [`raw`] | a client of bare bytes |
+//! | [`arena`] | where attacks are tried, with the gateway and past it |
 //! | [`neighbours`] | what the gateway is measured beside: PgBouncer and a bare TLS relay |
 
+pub mod arena;
 pub mod ca;
 pub mod client;
 pub mod fake;
@@ -37,6 +40,7 @@ pub mod place;
 pub mod postgres;
 pub mod proc;
 pub mod raw;
+pub mod tap;
 
 /// Chooses the cryptography for this process, once, as the gateway does for its own.
 pub fn crypto() {

@@ -17,7 +17,7 @@ use crate::fake::{self, Fake, Manner, rows_of};
 use crate::gateway::{Gateway, ResourceSpec, Spec};
 use crate::issuer::Issuer;
 use crate::postgres::Postgres;
-use crate::raw::{self, Door, Keep, Raw};
+use crate::tap::{self, Door, Keep, Raw};
 
 /// Logins at once while many sessions are opened.
 const OPENING_MAX: usize = 24;
@@ -120,7 +120,7 @@ pub fn quantile(times: &mut [Duration], q: f64) -> Duration {
 }
 
 fn block<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    raw::runtime().block_on(future)
+    tap::runtime().block_on(future)
 }
 
 /// What opening many sessions cost.
@@ -309,7 +309,7 @@ pub fn large(bed: &Bed, bytes: i64) -> Result<Large> {
     block(async {
         let mut raw = bed.door.enter(Keep::Nothing).await?;
         raw.query("SELECT name FROM customers").await?;
-        let ask = |bytes| raw::query(&rows_of(bytes));
+        let ask = |bytes| tap::query(&rows_of(bytes));
         let (at_rest, _) = bed.memory_kib()?;
         raw.send(&ask(WARM_BYTES)?).await?;
         raw.drain().await?;

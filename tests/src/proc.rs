@@ -191,6 +191,13 @@ impl Proc {
         log
     }
 
+    /// What it wrote on standard error behind so many bytes, and how many there are now.
+    pub fn errors_from(&self, from: usize) -> (String, usize) {
+        let state = self.shared.lock();
+        let rest = state.stderr.get(from..).unwrap_or_default();
+        (String::from_utf8_lossy(rest).into_owned(), state.stderr.len())
+    }
+
     /// The last lines that it wrote, for messages.
     pub fn tail(&self) -> String {
         Tail(&self.log()).to_string()

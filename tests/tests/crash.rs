@@ -19,7 +19,7 @@ use bulla_e2e::issuer::Issuer;
 use bulla_e2e::place::TempDir;
 use bulla_e2e::postgres::{Options, Postgres};
 use bulla_e2e::proc::{Proc, Signal, capture};
-use bulla_e2e::raw::{self, Door, Keep, Raw};
+use bulla_e2e::tap::{self, Door, Keep, Raw};
 use bulla_ledger::{Reader, ReaderConfig, log_vkey, verify_dir};
 use bulla_tlog::entry::Kind;
 use bulla_tlog::verify::Verdict;
@@ -62,7 +62,7 @@ impl World {
         format!("{}{}", done.out(), done.err())
     }
     fn client(&self) -> Raw {
-        raw::runtime().block_on(self.door.enter(Keep::All)).unwrap()
+        tap::runtime().block_on(self.door.enter(Keep::All)).unwrap()
     }
     /// Sees what the gateway sees, mounts of its own included, and copies it out.
     fn copy(&self) -> TempDir {
@@ -166,7 +166,7 @@ fn verified(data: &Path) {
 
 /// One life of the gateway under load. Returns what the clients saw.
 fn live(world: &World, round: u64, dice: &mut Dice) -> Vec<Seen> {
-    let runtime = raw::runtime();
+    let runtime = tap::runtime();
     let clients: Vec<_> =
         (0..3).map(|n| runtime.spawn(work(world.door.clone(), Dice(round * 8 + n + 1)))).collect();
     let dial = world.gateway.dial(&world.token);
@@ -257,7 +257,7 @@ fn a_hundred_kills_lose_nothing_that_was_delivered() {
 /// Runs SQL until it is refused or the session ends: how that was said, whether the session goes
 /// on, and how often it ran before.
 fn until_refused(world: &World, client: &mut Raw, sql: &str) -> (Option<String>, bool, u64) {
-    raw::runtime().block_on(async {
+    tap::runtime().block_on(async {
         for done in 0..20_000 {
             match client.query(sql).await {
                 Ok((None, _)) => {}
@@ -390,7 +390,7 @@ fn a_disk_gone_read_only_stops_the_ledger_for_good() {
         spec
     });
     let (mut reader, mut writer) = (world.client(), world.client());
-    let runtime = raw::runtime();
+    let runtime = tap::runtime();
     let before = "INSERT INTO orders (id, customer_id, item, quantity) VALUES (98, 7, 'x', 1)";
     assert_eq!(runtime.block_on(writer.query(before)).unwrap().0, None);
     // The file system gives up, as it does after an error of the device: files stay open, and
@@ -433,7 +433,7 @@ fn a_disk_gone_read_only_stops_the_ledger_for_good() {
 #[test]
 fn payloads_never_become_entries() {
     let mut world = World::start(|spec| spec);
-    let runtime = raw::runtime();
+    let runtime = tap::runtime();
     let mut client = world.client();
     runtime.block_on(client.query("CREATE TABLE blobs (line text)")).unwrap();
     let data = world.gateway.data_dir();
@@ -455,7 +455,7 @@ fn payloads_never_become_entries() {
     let escapes = b"\x1b[2J\x1b[1;1Hall is well\x1b]0;owned\x07\x08\x08\r\x9b31m".to_vec();
     let before = reader.len();
     for payload in [&frames, &note, &entries, &escapes] {
-        let mut copy = raw::query("COPY blobs FROM STDIN").unwrap();
+        let mut copy = tap::query("COPY blobs FROM STDIN").unwrap();
         for piece in payload.chunks(8_000) {
             copy.push(b'd');
             copy.extend_from_slice(&u32::try_from(piece.len() + 4).unwrap().to_be_bytes());

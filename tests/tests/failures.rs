@@ -9,7 +9,7 @@ use bulla_e2e::gateway::{Gateway, Spec, cli_in};
 use bulla_e2e::issuer::Issuer;
 use bulla_e2e::postgres::Postgres;
 use bulla_e2e::proc::Signal;
-use bulla_e2e::raw::{self, Door, Keep, Message, Raw, query};
+use bulla_e2e::tap::{self, Door, Keep, Message, Raw, query};
 use bulla_ledger::{Reader, ReaderConfig};
 use bulla_tlog::entry::Kind;
 
@@ -46,7 +46,7 @@ impl World {
     }
 
     fn client(&self) -> Raw {
-        raw::runtime().block_on(self.door.enter(Keep::All)).unwrap()
+        tap::runtime().block_on(self.door.enter(Keep::All)).unwrap()
     }
 
     /// Status words of all entries of a kind, and the log verified.
@@ -62,12 +62,12 @@ impl World {
 }
 
 fn run(client: &mut Raw, sql: &str) -> Option<Message> {
-    raw::runtime().block_on(client.query(sql)).unwrap().0
+    tap::runtime().block_on(client.query(sql)).unwrap().0
 }
 
 /// What a session says when it ends by itself.
 fn last_words(client: &mut Raw) -> String {
-    raw::runtime().block_on(async {
+    tap::runtime().block_on(async {
         loop {
             match client.message().await {
                 Ok(message) if message.kind == b'E' => {
@@ -86,7 +86,7 @@ fn a_hold_that_cannot_be_met_is_refused() {
     let world = World::start("[limits]\napprovals_max = 1\n", &[]);
     let (mut waits, mut refused) = (world.client(), world.client());
     let delete = query("DELETE FROM customers WHERE id = 7").unwrap();
-    let runtime = raw::runtime();
+    let runtime = tap::runtime();
     runtime.block_on(waits.send(&delete)).unwrap();
     let notice = runtime.block_on(waits.message()).unwrap();
     assert_eq!(notice.kind, b'N');
@@ -107,7 +107,7 @@ fn a_lost_target_is_said_and_recorded_and_never_retried() {
     let world = World::start("", &[]);
     let mut client = world.client();
     let insert = "INSERT INTO orders SELECT 70, 7, 'once', 1 FROM pg_sleep(60)";
-    raw::runtime().block_on(client.send(&query(insert).unwrap())).unwrap();
+    tap::runtime().block_on(client.send(&query(insert).unwrap())).unwrap();
     let until = std::time::Instant::now() + Duration::from_secs(20);
     while !world.server.log().contains("'once'") {
         assert!(std::time::Instant::now() < until, "the statement never ran");
@@ -116,7 +116,7 @@ fn a_lost_target_is_said_and_recorded_and_never_retried() {
     world.server.proc().signal(Signal::Kill).unwrap();
     let words = last_words(&mut client);
     assert!(words.starts_with("FATAL 08006: lost `orders`"), "{words}");
-    let turned_away = raw::runtime().block_on(world.door.enter(Keep::All));
+    let turned_away = tap::runtime().block_on(world.door.enter(Keep::All));
     let words = format!("{:#}", turned_away.unwrap_err());
     assert!(words.contains("could not reach `orders`"), "{words}");
     assert!(!words.contains("127.0.0.1") && !words.contains("localhost"), "{words}");
@@ -135,13 +135,13 @@ fn a_drain_ends_sessions_at_safe_points() {
     let insert = "INSERT INTO orders (id, customer_id, item, quantity) VALUES (80, 7, 'x', 1)";
     assert_eq!(run(&mut writes, insert), None);
     let sleep = query("SELECT pg_sleep(60)").unwrap();
-    raw::runtime().block_on(works.send(&sleep)).unwrap();
+    tap::runtime().block_on(works.send(&sleep)).unwrap();
     world.gateway.proc().signal(Signal::Terminate).unwrap();
     // At rest: ended at once, in words that make pools connect again.
     let words = last_words(&mut idle);
     assert!(words.starts_with("FATAL 57P01: the gateway is stopping"), "{words}");
     // Nobody new.
-    assert!(raw::runtime().block_on(world.door.enter(Keep::All)).is_err());
+    assert!(tap::runtime().block_on(world.door.enter(Keep::All)).is_err());
     // In a transaction: ended when that is over, with the work kept.
     assert_eq!(run(&mut writes, "COMMIT"), None);
     let words = last_words(&mut writes);

@@ -69,7 +69,7 @@ fn budgets_and_deadlines_hold() {
     let address = bed.address();
     let dial = |source| {
         let socket = load::dial_from(source, address);
-        bulla_e2e::raw::runtime().block_on(socket).unwrap()
+        bulla_e2e::tap::runtime().block_on(socket).unwrap()
     };
     // One source takes its share and no more; others are let in all the same.
     let greedy: Vec<_> = (0..20).map(|_| dial([127, 0, 0, 2])).collect();

@@ -1,8 +1,6 @@
 //! `test`, `demo`, `bench`, `load`, `sim`, `kill` and `fuzz`: what is run, in which order.
 
-use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -142,45 +140,18 @@ fn become_bin(profile: &str, name: &str, args: &[String]) -> Result<ExitCode> {
     Err(error).with_context(|| format!("run {}", program.display()))
 }
 
-/// Runs each fuzz target for its share of the minutes.
+/// Runs each fuzz target for its share of the minutes, on the compiler that builds the product.
 ///
 /// # Errors
-/// There is no cargo-fuzz or nightly compiler, no target, or a target found something.
+/// There is no such target, or a target found something.
 pub fn fuzz(minutes: u64, only: Option<&str>) -> Result<()> {
-    ensure!(
-        places::succeeds("cargo", &["+nightly", "fuzz", "--version"]),
-        "fuzzing needs a nightly compiler and cargo-fuzz: rustup toolchain install nightly && \
-         cargo install --locked cargo-fuzz"
-    );
+    ensure!(minutes > 0, "no minutes to fuzz in");
     setup::setup(Scope::Build)?;
-    let mut targets = Vec::new();
-    for crate_dir in folders(&places::root().join("crates"))? {
-        let home = crate_dir.join("fuzz");
-        for file in folders(&home.join("fuzz_targets")).unwrap_or_default() {
-            if let Some(name) = file.file_stem() {
-                targets.push((home.clone(), name.to_string_lossy().into_owned()));
-            }
-        }
-    }
-    targets.retain(|(_, name)| only.is_none_or(|only| name.contains(only)));
-    ensure!(!targets.is_empty(), "no fuzz target {}", only.unwrap_or("in crates/*/fuzz"));
-    let seconds = (minutes * 60) / u64::try_from(targets.len())?;
-    ensure!(seconds > 0, "{minutes} minutes are too few for {} targets", targets.len());
-    for (home, name) in &targets {
-        let mut command = Command::new("cargo");
-        command.arg("+nightly").args(["fuzz", "run", "--fuzz-dir"]).arg(home).arg(name);
-        command.args(["--", &format!("-max_total_time={seconds}"), "-rss_limit_mb=4096"]);
-        command.current_dir(home).env("CARGO_TARGET_DIR", places::target().join("fuzz"));
-        step(&format!("fuzz {name}, {seconds} s"), &mut command)?;
-    }
-    Ok(())
-}
-
-fn folders(home: &PathBuf) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(home).with_context(|| format!("list {}", home.display()))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    Ok(paths)
+    let seconds = (minutes * 60).to_string();
+    let mut driver = cargo("run");
+    driver.args(["-q", "-p", "bulla-fuzz", "--", "--seconds", &seconds]);
+    driver.args(only.into_iter().flat_map(|only| ["--target", only]));
+    step("fuzz", &mut driver)
 }
 
 fn nextest() -> bool {

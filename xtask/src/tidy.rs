@@ -76,6 +76,7 @@ const NAMING_EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("bulla", "registry/http.rs", "what a protocol adds to the configuration"),
     ("bulla-e2e", "", "tests"),
     ("bulla-sim", "", "simulates one protocol's clients and targets"),
+    ("bulla-fuzz", "", "names each reader that it fuzzes"),
     ("xtask", "", "installs the servers that tests need"),
 ];
 

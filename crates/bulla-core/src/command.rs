@@ -166,6 +166,12 @@ pub struct Command {
     pub action: ActionName,
     pub effects: Effects,
     pub touches: Touches,
+    /// What it does to the resource as a whole and no touch says: each needs a permit of its own,
+    /// so that nothing hides behind what a command does besides.
+    pub also: Vec<ActionName>,
+    /// What its touches reach in turn, such as the tables that a view reads. The name that was
+    /// used is what needs a permit; these only must not be forbidden.
+    pub beneath: Vec<Touch>,
     pub purity: Purity,
     /// The command as a person should read it: the exact statement text.
     pub shown: Arc<str>,

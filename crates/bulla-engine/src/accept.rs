@@ -261,8 +261,8 @@ impl Door<'_> {
             let step = match greeting.input(&mut self.input, tls) {
                 Ok(step) => step,
                 Err(Violation { why, answer }) => {
-                    goodbye(conn, &answer).await;
                     self.turned_away("violation", &why, None, None, None);
+                    goodbye(conn, &answer).await;
                     return Ok(None);
                 }
             };
@@ -305,14 +305,16 @@ impl Door<'_> {
                     return Ok(Some((conn, hello)));
                 }
                 Step::Cancel(key) => {
-                    self.engine.registry.cancel(&key);
+                    if !self.engine.registry.cancel(&key) {
+                        self.turned_away("cancel", "an unknown key", None, None, None);
+                    }
                     // libpq waits for the end, and calls one without TLS's own goodbye a failure.
                     goodbye(conn, b"").await;
                     return Ok(None);
                 }
                 Step::Bye { answer, why } => {
-                    goodbye(conn, &answer).await;
                     self.turned_away("refused", why, None, None, None);
+                    goodbye(conn, &answer).await;
                     return Ok(None);
                 }
             }

@@ -102,11 +102,12 @@ impl Registry {
         }
         found.is_some()
     }
-    /// Tells the session whose cancel key this is. Says nothing about whether there is one.
-    pub fn cancel(&self, key: &[u8]) {
+    /// Tells the session whose cancel key this is; whether there is one. Whoever asks hears neither.
+    pub fn cancel(&self, key: &[u8]) -> bool {
         if !(CANCEL_KEY_BYTES_MIN..=CANCEL_KEY_BYTES).contains(&key.len()) {
-            return;
+            return false;
         }
+        let mut found = false;
         let maps = self.0.read();
         let ids = key_head(key).and_then(|head| maps.keys.get(&head));
         for handle in ids.into_iter().flatten().filter_map(|id| maps.sessions.get(id)) {
@@ -114,8 +115,10 @@ impl Registry {
             let Some(own) = own else { continue };
             if aws_lc_rs::constant_time::verify_slices_are_equal(own, key).is_ok() {
                 handle.tell(Tell::Cancel);
+                found = true;
             }
         }
+        found
     }
     /// A fresh credential of `principal` lasts until `until`: so do its sessions, which look when
     /// their own time is up.

@@ -568,6 +568,8 @@ mod tests {
                     touch("f", Columns::NotApplicable),
                 ],
             },
+            also: vec![],
+            beneath: vec![],
             purity: Purity::Effect,
             shown: "select f(a) from b".into(),
             parameters: Arc::new([

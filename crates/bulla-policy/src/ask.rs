@@ -376,12 +376,14 @@ impl Asks {
         let mut list = Vec::new();
         let own = action_of(command.action.as_str())?;
         let seen = command.touches.seen();
-        if seen.len() > TOUCHES_MAX {
+        if seen.len() + command.beneath.len() > TOUCHES_MAX {
             return Err(Malformed::Touches);
         }
         // Touches side by side often have the same columns, or none.
         let mut last: Option<(&Columns, Context)> = None;
-        for touch in seen {
+        let touched = seen.iter().map(|touch| (touch, Needs::Permit));
+        let beneath = command.beneath.iter().map(|touch| (touch, Needs::NoForbid));
+        for (touch, needs) in touched.chain(beneath) {
             let action = action_of(touch.action.as_str())?;
             let (resource, member) = build.touch(&within, protocol, touch)?;
             let what = shown(resource.id().unescaped());
@@ -391,7 +393,7 @@ impl Asks {
             };
             last = Some((&touch.columns, context.clone()));
             build.action(action);
-            list.push(Ask { action, resource, member, needs: Needs::Permit, what, context });
+            list.push(Ask { action, resource, member, needs, what, context });
         }
         let mut itself = |action: usize, needs: Needs| {
             let columns = if unknown { None } else { Some(&Columns::NotApplicable) };
@@ -413,7 +415,14 @@ impl Asks {
         // What its touches do not say about it: a command whose own action none of them names.
         let named = seen.iter().any(|touch| touch.action == command.action);
         let asked = unknown && own == protocol.unknown;
-        if seen.is_empty() && !unknown {
+        let also = command.also.iter().map(|name| action_of(name.as_str()));
+        let also = also.collect::<Result<Vec<_>, _>>()?;
+        for action in also.iter().filter(|action| !(unknown && **action == protocol.unknown)) {
+            itself(*action, Needs::Permit)?;
+        }
+        if also.contains(&own) {
+            // Asked already, and more strictly.
+        } else if seen.is_empty() && !unknown {
             itself(own, Needs::Permit)?;
         } else if !named && !asked {
             itself(own, Needs::NoForbid)?;

@@ -28,8 +28,10 @@ pub const BECAUSE_MAX: usize = 64;
 /// - the command's own action on the resource, when it touches nothing;
 /// - `<protocol>:unknown` on the resource, when its reading is in doubt (its touches are unknown or
 ///   its effects say so). What was seen of it is asked all the same;
-/// - the command's own action on the resource, when no touch names that action. This one needs no
-///   permit, but a forbid, a failing policy or a hold counts.
+/// - every action of [`bulla_core::Command::also`], on the resource;
+/// - the command's own action on the resource, when no touch names that action, and everything that
+///   lies beneath its touches ([`bulla_core::Command::beneath`]). These need no permit, but a
+///   forbid, a failing policy or a hold counts.
 ///
 /// Every question must be answered with a permit, and none with a forbid. A policy that cannot be
 /// evaluated denies, whether it permits or forbids. If **any** permit that applies carries `@hold`,

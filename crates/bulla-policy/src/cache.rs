@@ -42,6 +42,8 @@ struct Key {
     effects: Effects,
     unknown: bool,
     touches: Vec<Touch>,
+    also: Vec<ActionName>,
+    beneath: Vec<Touch>,
     facts: BTreeMap<&'static str, Fact>,
     approved: bool,
 }
@@ -113,6 +115,8 @@ fn hash(request: &Request<'_>) -> u64 {
     command.action.hash(&mut hasher);
     command.effects.hash(&mut hasher);
     command.touches.seen().hash(&mut hasher);
+    command.also.hash(&mut hasher);
+    command.beneath.hash(&mut hasher);
     command.facts.hash(&mut hasher);
     hasher.finish()
 }
@@ -129,7 +133,8 @@ fn weight(request: &Request<'_>) -> usize {
             }
             + 64
     });
-    let touches = request.command.touches.seen().iter().map(|touch| {
+    let touches = request.command.touches.seen().iter().chain(&request.command.beneath);
+    let touches = touches.map(|touch| {
         touch.path.len()
             + touch.action.as_str().len()
             + match &touch.columns {
@@ -173,6 +178,8 @@ impl Key {
             effects: command.effects,
             unknown: matches!(command.touches, Touches::Unknown { .. }),
             touches: command.touches.seen().to_vec(),
+            also: command.also.clone(),
+            beneath: command.beneath.clone(),
             facts: command.facts.clone(),
             approved,
         }
@@ -208,6 +215,8 @@ impl Key {
             action,
             effects,
             touches,
+            also,
+            beneath,
             purity: _,
             shown: _,
             parameters: _,
@@ -232,6 +241,8 @@ impl Key {
             && self.resource == *name
             && self.protocol == *protocol
             && self.touches == *seen
+            && self.also == *also
+            && self.beneath == *beneath
             && self.facts == *facts
             && self.groups == *groups
             && self.resource_groups == *resource_groups
@@ -253,7 +264,7 @@ mod tests {
         let key = Key::of(&base.request());
         assert!(key.answers(&base.request()));
         type Change = fn(&mut Case);
-        let changes: [Change; 19] = [
+        let changes: [Change; 21] = [
             |case| case.principal.id = PrincipalId::new("corp", "billing/api").unwrap(),
             |case| case.principal.kind = PrincipalKind::Human,
             |case| case.principal.groups.push("x".into()),
@@ -280,6 +291,8 @@ mod tests {
                 case.command.touches = Touches::Known(vec![touch]);
             },
             |case| case.command.touches = Touches::Known(vec![]),
+            |case| case.command.also.push(action_name("postgres:update")),
+            |case| case.command.beneath.push(touch("postgres:select public.payments(id)")),
             |case| {
                 case.command.facts.insert("in_transaction", Fact::Flag(true));
             },

@@ -598,3 +598,37 @@ fn a_command_may_touch_many_things_but_not_any_number() {
     let too_many = many(bulla_policy::TOUCHES_MAX + 1, good);
     check(&bundle, &api(), "orders", &too_many, "deny error");
 }
+
+#[test]
+fn what_a_command_does_besides_needs_a_permit_of_its_own() {
+    let reads = "@id(\"reads\") permit (principal, action == Bulla::Action::\"postgres:select\", \
+                 resource in Bulla::Resource::\"orders\");\n";
+    let locks = "@id(\"begins\") permit (principal, action == Bulla::Action::\"postgres:begin\", \
+                 resource == Bulla::Resource::\"orders\");\n";
+    let mut hidden = select();
+    hidden.also.push(action_name("postgres:begin"));
+    check(&load(reads), &api(), "orders", &select(), "allow reads");
+    check(&load(reads), &api(), "orders", &hidden, "deny nopermit orders");
+    check(&load(&format!("{reads}{locks}")), &api(), "orders", &hidden, "allow reads begins");
+    let forbids = format!(
+        "{BLANKET}@id(\"no\") forbid (principal, action == Bulla::Action::\"postgres:begin\", \
+         resource);"
+    );
+    check(&load(&forbids), &api(), "orders", &hidden, "deny forbidden orders no");
+}
+
+#[test]
+fn what_lies_beneath_a_touch_must_not_be_forbidden() {
+    let view = "@id(\"view\") permit (principal, action == Bulla::Action::\"postgres:select\", \
+                resource == Bulla::Table::\"orders.public.payments\");\n";
+    let mut through = select();
+    through.beneath.push(support::touch("postgres:select hr.salaries(amount)"));
+    check(&load(view), &api(), "orders", &through, "allow view");
+    let forbids = format!(
+        "{view}@id(\"no\") forbid (principal, action, \
+         resource == Bulla::Table::\"orders.hr.salaries\");"
+    );
+    let expect = "deny forbidden orders.hr.salaries no";
+    check(&load(&forbids), &api(), "orders", &through, expect);
+    check(&load(&forbids), &api(), "orders", &select(), "allow view");
+}

@@ -232,6 +232,43 @@ fn every_command_is_as_the_descriptor_says() {
     assert!(reading::action("unknown").is_some_and(|action| declared(&action)));
 }
 
+/// Nothing hides behind what a text touches besides.
+#[test]
+fn what_no_touch_says_needs_a_permit_of_its_own() {
+    let postgres = Postgres::over(shared());
+    let block: Block = std::sync::Arc::new(|wait| wait());
+    for (text, want) in [
+        ("select id from orders", &[][..]),
+        ("select id from orders; select id from customers", &[]),
+        ("select id from orders; do $$ begin end $$", &["do"]),
+        ("do $$ begin end $$; select id from orders", &["do"]),
+        ("select id from orders; notify x", &["notify"]),
+        ("select id from orders; listen x", &["listen"]),
+        ("select id from orders; create role x superuser", &["role"]),
+        ("select id from orders; create extension x", &["server"]),
+        ("select id from orders; create schema x", &["ddl"]),
+        ("select id from orders; checkpoint", &["maintenance"]),
+        ("begin; insert into orders values (1); commit", &["transaction"]),
+        ("copy orders to stdout", &[]),
+        ("copy orders to '/tmp/x'", &["server"]),
+        ("copy orders to program 'cat'", &["server"]),
+        ("copy orders from program 'cat'", &["server"]),
+        ("copy (select 1) to program 'cat'", &["copy_out", "server"]),
+        ("select rolpassword from pg_authid", &["server"]),
+        ("select most_common_vals from pg_stats", &["server"]),
+        ("select pg_read_file('x')", &[]),
+        ("create rule r as on insert to orders do also delete from audit", &["call"]),
+        ("create publication p for table orders", &["replication"]),
+        ("explain analyze delete from orders", &[]),
+        ("set role postgres", &[]),
+    ] {
+        let command = postgres.read(&place(), text, &block);
+        let command = command.unwrap_or_else(|why| panic!("{text}: {why}"));
+        let also = command.also.iter().filter_map(|a| a.as_str().strip_prefix("postgres:"));
+        assert_eq!(also.collect::<Vec<_>>(), want, "{text}");
+    }
+}
+
 #[test]
 fn every_kind_and_access_has_an_action() {
     let kinds = [

@@ -7,8 +7,8 @@ use bulla_core::{
     Touches,
 };
 use bulla_sql::{
-    Effects as SqlEffects, Facts, Kind, ReadError,
-    facts::{Access, Columns as SqlColumns, FunctionClass, Resolved, Tx, Via},
+    Effects as SqlEffects, Facts, Kind, ReadError, Statement,
+    facts::{Access, Columns as SqlColumns, FunctionClass, RelationUse, Resolved, Tx, Via},
     settings::{SettingAction, SettingRule},
 };
 
@@ -87,6 +87,14 @@ pub fn access(access: Access) -> &'static str {
     }
 }
 
+fn columns(columns: &SqlColumns) -> Columns {
+    match columns {
+        SqlColumns::Known(names) => Columns::Known(names.iter().cloned().collect()),
+        SqlColumns::All => Columns::All,
+        SqlColumns::Unknown => Columns::Unknown,
+    }
+}
+
 /// A name as part of a path: quoted where a dot or a quote could make two paths one.
 fn quoted(name: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
@@ -136,37 +144,113 @@ fn harmless_control(facts: &Facts) -> bool {
         })
 }
 
+/// Kinds that do nothing but what their touches say. Any other kind needs a permit of its own,
+/// whatever else stands in the same text.
+fn is_told_by_touches(kind: Kind) -> bool {
+    match kind {
+        Kind::Select
+        | Kind::Insert
+        | Kind::Update
+        | Kind::Delete
+        | Kind::Merge
+        | Kind::Truncate
+        | Kind::CopyIn
+        | Kind::CopyOut
+        | Kind::Explain { .. }
+        | Kind::Set
+        | Kind::Show
+        | Kind::Prepare
+        | Kind::Execute
+        | Kind::Deallocate
+        | Kind::Declare
+        | Kind::Fetch
+        | Kind::Close
+        | Kind::Lock => true,
+        Kind::Ddl
+        | Kind::Grant
+        | Kind::Discard
+        | Kind::Transaction
+        | Kind::Listen
+        | Kind::Notify
+        | Kind::Do
+        | Kind::Call
+        | Kind::Maintenance
+        | Kind::Server
+        | Kind::Role
+        | Kind::Replication
+        | Kind::Unknown => false,
+    }
+}
+
 struct Collect {
     touches: Vec<Touch>,
+    /// What a view reads, and the rows of children.
+    beneath: Vec<Touch>,
+    also: Vec<ActionName>,
     unknown: Option<String>,
+    /// Verbs that the statement at hand touches by.
+    verbs: Vec<&'static str>,
 }
 
 impl Collect {
     fn doubt(&mut self, why: impl Into<String>) {
         self.unknown.get_or_insert_with(|| why.into());
     }
-    fn touch(&mut self, verb: &str, kind: &'static str, path: Arc<str>, columns: Columns) {
+    fn touch(&mut self, verb: &'static str, kind: &'static str, path: Arc<str>, columns: Columns) {
         let Some(action) = action(verb) else { return self.doubt("an action without a name") };
+        self.verbs.push(verb);
         let touch = Touch { action, kind, path, columns };
         if !self.touches.contains(&touch) {
             self.touches.push(touch);
         }
     }
-    fn add(&mut self, facts: &Facts) {
+    /// The text names the view or the parent, and that is what is permitted.
+    fn below(&mut self, relation: &RelationUse) {
+        let Resolved::Known(known) = &relation.resolved else { return };
+        let Some(action) = action(access(relation.access)) else { return };
+        let (path, columns) = (path(&known.schema, &known.name), columns(&relation.columns));
+        let touch = Touch { action, kind: "table", path, columns };
+        if !self.beneath.contains(&touch) {
+            self.beneath.push(touch);
+        }
+    }
+    fn also(&mut self, verb: &str) {
+        let Some(action) = action(verb) else { return self.doubt("an action without a name") };
+        if !self.also.contains(&action) {
+            self.also.push(action);
+        }
+    }
+    /// What the statement at hand does that none of its touches says.
+    fn untold(&mut self, statement: &Statement, runs_by_name: bool) {
+        let verbs = std::mem::take(&mut self.verbs);
+        let own = statement.kind.as_str();
+        let told = match verbs.as_slice() {
+            [] => runs_by_name && matches!(statement.kind, Kind::Execute | Kind::Fetch),
+            _ => is_told_by_touches(statement.kind),
+        };
+        if !told && !verbs.contains(&own) {
+            self.also(own);
+        }
+        let says = |any: &[&str]| any.iter().any(|verb| *verb == own || verbs.contains(verb));
+        let server = statement.effects.contains(SqlEffects::SERVER);
+        if server && !says(&["server", "call_dangerous", "role", "replication"]) {
+            self.also("server");
+        }
+        let opaque = statement.effects.contains(SqlEffects::OPAQUE);
+        if opaque && !says(&["call", "call_dangerous", "do"]) {
+            self.also("call");
+        }
+    }
+    fn add(&mut self, facts: &Facts, runs_by_name: bool) {
         for statement in &facts.statements {
             if let Some(why) = statement.unknown.first() {
                 self.doubt(why.clone());
             }
             for relation in &statement.relations {
-                // The text names the view or the parent, and that is what is permitted.
                 if matches!(relation.via, Some(Via::View(_) | Via::Parent(_))) {
+                    self.below(relation);
                     continue;
                 }
-                let columns = match &relation.columns {
-                    SqlColumns::Known(names) => Columns::Known(names.iter().cloned().collect()),
-                    SqlColumns::All => Columns::All,
-                    SqlColumns::Unknown => Columns::Unknown,
-                };
                 let at = match &relation.resolved {
                     Resolved::Known(known) => path(&known.schema, &known.name),
                     Resolved::Temp => path("pg_temp", &relation.name),
@@ -181,7 +265,7 @@ impl Collect {
                         path(schema, &relation.name)
                     }
                 };
-                self.touch(access(relation.access), "table", at, columns);
+                self.touch(access(relation.access), "table", at, columns(&relation.columns));
             }
             for function in &statement.functions {
                 let schema = function.schema.as_deref().unwrap_or("?");
@@ -205,6 +289,7 @@ impl Collect {
                 let verb = if setting.is_allowed() { "set" } else { "set_privileged" };
                 self.touch(verb, "setting", quoted(name).into(), Columns::NotApplicable);
             }
+            self.untold(statement, runs_by_name);
         }
     }
 }
@@ -217,12 +302,18 @@ pub fn command(seen: Seen<'_>) -> Option<Command> {
         Some((first, rest)) if rest.iter().all(|kind| kind == first) => first,
         Some(_) => "batch",
     };
-    let mut collect = Collect { touches: Vec::new(), unknown: seen.missing };
+    let mut collect = Collect {
+        touches: Vec::new(),
+        beneath: Vec::new(),
+        also: Vec::new(),
+        unknown: seen.missing,
+        verbs: Vec::new(),
+    };
     let mut all = SqlEffects::NONE;
-    collect.add(seen.facts);
+    collect.add(seen.facts, !seen.deferred.is_empty());
     all |= seen.facts.effects();
     for facts in seen.deferred {
-        collect.add(facts);
+        collect.add(facts, false);
         all |= facts.effects();
     }
     let unknown = all.contains(SqlEffects::UNKNOWN);
@@ -266,6 +357,8 @@ pub fn command(seen: Seen<'_>) -> Option<Command> {
         action: action(verb)?,
         effects,
         touches,
+        also: collect.also,
+        beneath: collect.beneath,
         purity,
         shown: seen.shown,
         parameters: seen.parameters,

@@ -65,7 +65,7 @@ fn sessions(args: &Args) -> Result<bool> {
     let found = format!("{} /s, p99 {:?}", times.len() / 10, quantile(&mut times, 0.99));
     met &= row(&format!("{} busy sessions beside them", args.busy), found, "none fails", true);
     let mut after = opened.sessions;
-    let alive = bulla_e2e::raw::runtime().block_on(async {
+    let alive = bulla_e2e::tap::runtime().block_on(async {
         let mut alive = 0;
         for session in &mut after {
             alive += usize::from(session.query("SELECT name FROM customers").await.is_ok());

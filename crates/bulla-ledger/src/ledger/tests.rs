@@ -83,6 +83,8 @@ fn command() -> Command {
         action: ActionName::new("postgres:select").unwrap(),
         effects: Effects::READ,
         touches: Touches::Known(vec![]),
+        also: vec![],
+        beneath: vec![],
         purity: Purity::Read,
         shown: "select 1".into(),
         parameters: Arc::new([]),

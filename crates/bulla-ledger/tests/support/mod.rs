@@ -92,6 +92,8 @@ pub fn command(text: &str) -> Command {
         action: ActionName::new("postgres:select").unwrap(),
         effects: Effects::READ,
         touches: Touches::Known(vec![]),
+        also: vec![],
+        beneath: vec![],
         purity: Purity::Read,
         shown: text.into(),
         parameters: Arc::new([]),

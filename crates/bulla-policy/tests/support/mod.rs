@@ -193,6 +193,8 @@ pub fn command(action: &str, touches: &[&str]) -> Command {
         action: action_name(action),
         effects: Effects::READ,
         touches: Touches::Known(touches.iter().map(|text| touch(text)).collect()),
+        also: vec![],
+        beneath: vec![],
         purity: Purity::Effect,
         shown: "SELECT 1".into(),
         parameters: Arc::from([]),

@@ -15,13 +15,26 @@ use crate::view::Body;
 /// `pg_type.oid` of `json`.
 const JSON_OID: u32 = 114;
 
-/// Views of the server that read files of the server.
-const FILE_VIEWS: [&str; 5] = [
-    "pg_available_extension_versions",
-    "pg_available_extensions",
+/// The server's own relations that hold its files' content, its secrets, or rows and statements of
+/// others: large objects, samples of every table's values, what other sessions run.
+const SERVER_RELATIONS: [&str; 17] = [
+    "pg_authid",
+    "pg_config",
     "pg_file_settings",
     "pg_hba_file_rules",
     "pg_ident_file_mappings",
+    "pg_largeobject",
+    "pg_shadow",
+    "pg_stat_activity",
+    "pg_statistic",
+    "pg_statistic_ext_data",
+    "pg_stats",
+    "pg_stats_ext",
+    "pg_stats_ext_exprs",
+    "pg_user_mapping",
+    "pg_user_mappings",
+    "user_mapping_options",
+    "user_mappings",
 ];
 
 impl<'a> Reader<'a> {
@@ -107,7 +120,7 @@ impl<'a> Reader<'a> {
             self.effect(Effects::OPAQUE);
         }
         if relation.is_system() {
-            if FILE_VIEWS.contains(&&*relation.name) {
+            if SERVER_RELATIONS.contains(&&*relation.name) {
                 self.effect(Effects::SERVER);
             }
             if !access.reads() && &*relation.schema == "pg_catalog" && access != Access::Lock {

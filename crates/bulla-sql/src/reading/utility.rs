@@ -434,6 +434,10 @@ impl<'a> Reader<'a> {
                 if let Some(var) = &rule.relation {
                     self.one(var, Access::Alter);
                 }
+                // They run later, inside of statements that do not show them.
+                if !rule.actions.is_empty() {
+                    self.effect(Effects::OPAQUE);
+                }
                 "CREATE RULE"
             }
             NodeEnum::CreatePolicyStmt(policy) => {
@@ -582,8 +586,14 @@ impl<'a> Reader<'a> {
             NodeEnum::CreateOpClassStmt(_) => "CREATE OPERATOR CLASS",
             NodeEnum::CreateOpFamilyStmt(_) => "CREATE OPERATOR FAMILY",
             NodeEnum::CreateTransformStmt(_) => "CREATE TRANSFORM",
-            NodeEnum::CreateEventTrigStmt(_) => "CREATE EVENT TRIGGER",
-            NodeEnum::AlterEventTrigStmt(_) => "ALTER EVENT TRIGGER",
+            NodeEnum::CreateEventTrigStmt(_) => {
+                self.effect(SERVER);
+                "CREATE EVENT TRIGGER"
+            }
+            NodeEnum::AlterEventTrigStmt(_) => {
+                self.effect(SERVER);
+                "ALTER EVENT TRIGGER"
+            }
             _ => {
                 self.unknown("a statement of an unknown kind");
                 return Ok((Kind::Unknown, ""));
