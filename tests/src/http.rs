@@ -224,6 +224,7 @@ impl World {
             policies: vec![("api.cedar".to_owned(), policy.to_owned())],
             first: String::new(),
             last,
+            mounts: None,
         };
         let gateway = Gateway::start(&authority, spec)?;
         Ok(Self { gateway, issuer, authority, dir, port })

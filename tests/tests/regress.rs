@@ -93,7 +93,7 @@ fn every_difference_is_explained() {
 
 fn home() -> PathBuf {
     let home = places::regression().filter(|home| home.join("sql").is_dir());
-    home.expect("no regression scripts; install them: cargo xtask setup")
+    home.unwrap_or_else(|| panic!("no regression scripts; install them: cargo xtask setup"))
 }
 
 /// The schedule's scripts in its order, without what was not asked for.

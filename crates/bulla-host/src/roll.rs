@@ -8,9 +8,7 @@ use tokio::sync::{mpsc, watch};
 /// What a session can be told from outside its tasks.
 #[derive(Debug, Clone)]
 pub enum Tell {
-    Kill {
-        by: Arc<str>,
-    },
+    Kill { by: Arc<str> },
     Drain,
     Cancel,
 }
