@@ -83,17 +83,23 @@ fn pg8000() {
     row("pg8000", |side| python(&side.dial, "pg8000_.py"));
 }
 
+fn sqlalchemy(client: &str, driver: &str) {
+    row(client, |side| python(&side.dial.clone().env("BULLA_DRIVER", driver), "sqlalchemy_.py"));
+}
+
 #[test]
-fn sqlalchemy() {
-    for (client, driver) in [
-        ("SQLAlchemy on psycopg 3", "psycopg"),
-        ("SQLAlchemy on psycopg2", "psycopg2"),
-        ("SQLAlchemy on pg8000", "pg8000"),
-    ] {
-        row(client, |side| {
-            python(&side.dial.clone().env("BULLA_DRIVER", driver), "sqlalchemy_.py")
-        });
-    }
+fn sqlalchemy_on_psycopg3() {
+    sqlalchemy("SQLAlchemy on psycopg 3", "psycopg");
+}
+
+#[test]
+fn sqlalchemy_on_psycopg2() {
+    sqlalchemy("SQLAlchemy on psycopg2", "psycopg2");
+}
+
+#[test]
+fn sqlalchemy_on_pg8000() {
+    sqlalchemy("SQLAlchemy on pg8000", "pg8000");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! `BULLA_UPDATE=1 cargo xtask test regress` counts anew; `BULLA_REGRESS=all` runs the scripts of
 //! [`LONG`] too; any other value is a list of scripts to run alone.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "regress/differences.rs"]
 mod differences;
@@ -42,6 +42,7 @@ const LONG: &[&str] = &[
     "alter_table",
     "collate.icu.utf8",
     "create_table",
+    "create_view",
     "domain",
     "event_trigger",
     "fast_default",
@@ -66,6 +67,7 @@ const LONG: &[&str] = &[
     "tablespace",
     "triggers",
     "updatable_views",
+    "update",
 ];
 
 /// Where the second half begins, and what of the first half it needs.

@@ -210,13 +210,31 @@ fn with_file<T>(change: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
 fn document(rows: &BTreeMap<String, String>) -> String {
     let mut text = HEAD.to_owned();
     for (reason, words) in REASONS {
-        let _ = write!(text, "\n**{reason}.** {words}\n");
+        let _ = write!(text, "\n{}\n", filled(&format!("**{reason}.** {words}")));
     }
     let names: Vec<&str> = REASONS.iter().map(|(name, _)| *name).collect();
     let _ =
         write!(text, "\n| Script | {} |\n|{}\n", names.join(" | "), "---|".repeat(names.len() + 1));
     for row in rows.values() {
         let _ = writeln!(text, "{row}");
+    }
+    text
+}
+
+/// Words in lines of at most a hundred characters.
+fn filled(words: &str) -> String {
+    let (mut text, mut column) = (String::new(), 0);
+    for word in words.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + length < 100 {
+            text.push(' ');
+            column += 1;
+        } else if column > 0 {
+            text.push('\n');
+            column = 0;
+        }
+        text.push_str(word);
+        column += length;
     }
     text
 }
