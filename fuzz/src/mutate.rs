@@ -36,7 +36,7 @@ impl Random {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -46,7 +46,7 @@ impl Random {
 
     /// Below `limit`; 0 for 0.
     pub fn below(&mut self, limit: usize) -> usize {
-        if limit == 0 { 0 } else { usize::try_from(self.next() % limit as u64).unwrap_or(0) }
+        if limit == 0 { 0 } else { usize::try_from(self.draw() % limit as u64).unwrap_or(0) }
     }
 }
 
@@ -71,7 +71,7 @@ fn edit(random: &mut Random, bytes: &mut Vec<u8>, seeds: &[Vec<u8>]) {
         }
         1 => {
             if let Some(byte) = bytes.get_mut(at) {
-                *byte = random.next() as u8;
+                *byte = random.draw() as u8;
             }
         }
         2 => drop(bytes.drain(at..end)),

@@ -375,7 +375,8 @@ fn image(dir: &TempDir) -> String {
     );
     mkfs.args(["-q", "-F", "-m", "0"]).arg(&image);
     let made = capture(mkfs, None, Duration::from_secs(30));
-    made.expect("install e2fsprogs: apt-get install e2fsprogs").success().unwrap();
+    let made = made.unwrap_or_else(|e| panic!("{e}; apt-get install e2fsprogs"));
+    made.success().unwrap();
     format!("mkdir -p data; mount -o loop,errors=remount-ro {} data", image.display())
 }
 
@@ -500,5 +501,5 @@ fn payloads_never_become_entries() {
 fn client_session(reader: &Reader, received: &[u8]) -> String {
     let mut sessions = reader.sessions().map(|found| found.unwrap().1);
     let found = sessions.find(|id| delivered(reader, *id).starts_with(received));
-    found.expect("the session is recorded").to_string()
+    found.unwrap_or_else(|| panic!("the session is not recorded")).to_string()
 }

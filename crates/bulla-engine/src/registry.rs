@@ -74,6 +74,15 @@ fn key_head(key: &[u8]) -> Option<[u8; 4]> {
     key.get(..4)?.try_into().ok()
 }
 
+fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<SessionId>>, key: &K, id: SessionId) {
+    if let Some(ids) = map.get_mut(key) {
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
 impl Registry {
     /// Registers until the guard drops.
     pub fn enter(self: &Arc<Self>, handle: Handle) -> Entered {

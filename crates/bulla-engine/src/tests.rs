@@ -189,6 +189,8 @@ impl Wire for Touchy {
             action: ActionName::new("touchy:byte").unwrap(),
             effects: Effects::WRITE,
             touches: Touches::Known(vec![]),
+            also: vec![],
+            beneath: vec![],
             purity: Purity::Effect,
             shown: "byte".into(),
             parameters: Arc::new([]),
@@ -297,7 +299,7 @@ fn session(engine: &Arc<Engine>, n: u8) -> (Relay, DuplexStream, DuplexStream, K
         opened: now,
         source: "test".into(),
         counters: Arc::new(Counters::default()),
-        cancel_key: [n; CANCEL_KEY_BYTES],
+        cancel_key: Some([n; CANCEL_KEY_BYTES]),
         tell,
     });
     let (client, near) = duplex(1 << 10);
@@ -315,6 +317,7 @@ fn session(engine: &Arc<Engine>, n: u8) -> (Relay, DuplexStream, DuplexStream, K
         welcome,
         inbox,
         entered,
+        lease: None,
         expires: cap,
         cap,
         expiry: Expiry::LoginOnly,
