@@ -1,6 +1,7 @@
 //! The loop of one live session: one task over both sides, no hand-over per message.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     future::Future,
     io::{self, IoSlice},
@@ -31,13 +32,16 @@ use crate::{
     registry::{Entered, Tell},
 };
 
-/// Read at most this much at once.
+/// Read about this much before it is looked at, if it is there: what is read together is recorded,
+/// released and written together.
 const READ_BYTES: usize = 64 * 1024;
 /// Unprocessed client bytes beyond which the client is not read.
 const CLIENT_BUFFER_MAX: usize = 256 * 1024;
 /// Bytes on their way to a side (waiting for the record, or for its socket) beyond which the other
 /// side is not read.
 const WINDOW_BYTES: usize = 1024 * 1024;
+/// Runs of bytes that one write takes.
+const RUNS_MAX: usize = 32;
 /// How long last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Longest wait for fresh knowledge of the target.
@@ -112,27 +116,36 @@ pub struct Relay {
     draining: bool,
     ending: Option<Ending>,
     failed: Option<RecordError>,
-    chunk: BytesMut,
 }
 
+thread_local! {
+    /// Where bytes arrive, so that a session that waits holds no memory for them.
+    static ARRIVALS: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// Reads what is there. `Ready(0)` is the end of the stream.
 fn poll_read(
     side: &mut dyn Stream,
     cx: &mut Context<'_>,
     into: &mut BytesMut,
-    chunk: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
-    chunk.resize(READ_BYTES, 0);
-    let mut buf = ReadBuf::new(chunk);
-    let read = Pin::new(side).poll_read(cx, &mut buf);
-    let n = buf.filled().len();
-    match read {
-        Poll::Pending => Poll::Pending,
-        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        Poll::Ready(Ok(())) => {
-            into.extend_from_slice(chunk.get(..n).unwrap_or_default());
-            Poll::Ready(Ok(n))
+    ARRIVALS.with_borrow_mut(|arrivals| {
+        let mut total = 0;
+        while total < READ_BYTES {
+            let mut buf = ReadBuf::new(arrivals);
+            match Pin::new(&mut *side).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    into.extend_from_slice(buf.filled());
+                    total += buf.filled().len();
+                }
+                // What came before is looked at first; the end and the error come again.
+                _ if total > 0 => break,
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(result) => return Poll::Ready(result.map(|()| 0)),
+            }
         }
-    }
+        Poll::Ready(Ok(total))
+    })
 }
 
 /// Writes what is there; `Ready` when something was written or flushed.
@@ -141,8 +154,13 @@ macro_rules! poll_write {
         let mut moved = false;
         let mut failed = None;
         while !$queue.is_empty() {
-            let slices: Vec<IoSlice<'_>> = $queue.runs().take(32).map(IoSlice::new).collect();
-            match Pin::new(&mut *$side).poll_write_vectored($cx, &slices) {
+            let (mut slices, mut count) = ([IoSlice::new(&[]); RUNS_MAX], 0);
+            for (slice, run) in slices.iter_mut().zip($queue.runs()) {
+                *slice = IoSlice::new(run);
+                count += 1;
+            }
+            let slices = slices.get(..count).unwrap_or_default();
+            match Pin::new(&mut *$side).poll_write_vectored($cx, slices) {
                 Poll::Ready(Ok(0)) => failed = Some(io::Error::from(io::ErrorKind::WriteZero)),
                 Poll::Ready(Ok(n)) => {
                     $queue.advance(n);
@@ -193,7 +211,6 @@ impl Relay {
             draining: false,
             ending: None,
             failed: None,
-            chunk: BytesMut::new(),
         };
         if let Some(welcome) = relay.take_welcome() {
             relay.push_down(welcome);
@@ -561,7 +578,7 @@ impl Relay {
             || self.ups.len() >= 256;
         // Even while a command waits the client is watched, so that its leaving withdraws it.
         if !full {
-            let read = poll_read(&mut *self.client, cx, &mut self.s.from_client, &mut self.chunk);
+            let read = poll_read(&mut *self.client, cx, &mut self.s.from_client);
             match read {
                 Poll::Pending => {}
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => {
@@ -604,9 +621,7 @@ impl Relay {
         if !self.target_open || self.ending.is_some() || self.window() >= WINDOW_BYTES {
             return false;
         }
-        let read = poll_read(&mut *self.s.target, cx, &mut self.s.from_target, &mut self.chunk);
-        let n = match read {
-            Poll::Pending if self.s.from_target.is_empty() => return false,
+        let n = match poll_read(&mut *self.s.target, cx, &mut self.s.from_target) {
             Poll::Pending => return false,
             Poll::Ready(Ok(n)) => n,
             Poll::Ready(Err(_)) => 0,

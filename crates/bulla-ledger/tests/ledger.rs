@@ -53,10 +53,11 @@ fn every_byte_comes_back() {
         number += 1;
         let (asked, answered) = (noise(number, len), noise(number + 50, len));
         let text: String = "select '".chars().chain(std::iter::repeat_n('x', len)).collect();
-        intent(&mut *journal, number, &text, &asked);
+        // Waited for: a busy disk may not set room aside as fast as this asks for it.
+        wait_durable(intent(&mut *journal, number, &text, &asked)).unwrap();
         to_target.extend_from_slice(&asked);
         for piece in answered.chunks(700_000) {
-            evidence(&mut *journal, number, Flow::ToClient, piece, None);
+            wait_durable(evidence(&mut *journal, number, Flow::ToClient, piece, None)).unwrap();
         }
         to_client.extend_from_slice(&answered);
         evidence(&mut *journal, number, Flow::ToTarget, b"more", None);

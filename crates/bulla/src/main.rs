@@ -62,8 +62,11 @@ fn print(text: &str) -> io::Result<()> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("start the runtime")
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // A worker that has found all its sessions' work wakes the record's thread once for all of it.
+    builder.on_thread_start(bulla_ledger::gather_wake_ups);
+    builder.on_thread_park(bulla_ledger::wake_committer);
+    builder.enable_all().build().context("start the runtime")
 }
 
 /// Configuration, policies and the files behind the identities: all that can be told offline.
