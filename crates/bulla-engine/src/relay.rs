@@ -46,6 +46,8 @@ const RUNS_MAX: usize = 32;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Longest wait for fresh knowledge of the target.
 const RELEARN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the record is left alone that cannot take more for now.
+const RETRY: Duration = Duration::from_millis(2);
 /// Turns of the loop before other tasks get theirs.
 const TURNS_MAX: usize = 64;
 
@@ -106,6 +108,10 @@ pub struct Relay {
     downs_bytes: usize,
     down: Downstream,
     relearning: Option<(oneshot::Receiver<bool>, Instant)>,
+    /// What the machine wants, as far as it is not carried out yet.
+    wanted: VecDeque<Output>,
+    /// Set while the record cannot take more: then nothing is read and nothing is carried out.
+    retry: Option<Pin<Box<Sleep>>>,
     timer: Pin<Box<Sleep>>,
     /// The machine may make progress on the client bytes that are there.
     client_ready: bool,
@@ -135,6 +141,10 @@ fn poll_read(
             let mut buf = ReadBuf::new(arrivals);
             match Pin::new(&mut *side).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    if total > 0 {
+                        // There is more: once for all of it, not twice as much each time.
+                        into.reserve(READ_BYTES + buf.filled().len() - total);
+                    }
                     into.extend_from_slice(buf.filled());
                     total += buf.filled().len();
                 }
@@ -187,6 +197,20 @@ macro_rules! poll_write {
     }};
 }
 
+/// What is wanted again when the record could not take it: bytes on their way, which are shared.
+fn again(output: &Output) -> Option<Output> {
+    match output {
+        Output::Reply { number, bytes, done } => {
+            Some(Output::Reply { number: *number, bytes: bytes.clone(), done: done.clone() })
+        }
+        Output::More { number, bytes } => {
+            Some(Output::More { number: *number, bytes: bytes.clone() })
+        }
+        Output::ToClient(bytes) => Some(Output::ToClient(bytes.clone())),
+        _ => None,
+    }
+}
+
 impl Relay {
     pub fn new<S: Stream + 'static>(engine: Arc<Engine>, client: S, start: Start) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::from_secs(1)));
@@ -202,6 +226,8 @@ impl Relay {
             downs_bytes: 0,
             down: Downstream::default(),
             relearning: None,
+            wanted: VecDeque::new(),
+            retry: None,
             timer,
             client_ready: true,
             client_open: true,
@@ -304,6 +330,8 @@ impl Relay {
         self.downs.clear();
         self.downs_bytes = 0;
         self.ups.clear();
+        self.wanted.clear();
+        self.retry = None;
         let refusal = Refusal::plain(
             RefusalKind::Recorder,
             "the response could not be recorded, so it was stopped",
@@ -334,14 +362,42 @@ impl Relay {
 
     /// Carries out what the machine wants.
     fn take(&mut self, outputs: Outputs) {
-        for output in outputs {
+        self.wanted.extend(outputs);
+        if self.retry.is_none() {
+            self.carry_out();
+        }
+    }
+
+    /// Goes on in order, until the record cannot take more for now: then everything waits, and the
+    /// disk's pace becomes that of the session.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.wanted.pop_front() {
             if self.failed.is_some() {
+                self.wanted.clear();
                 return;
             }
-            if let Err(error) = self.take_one(output) {
-                self.fail(&error);
+            let again = again(&output);
+            match (self.take_one(output), again) {
+                (Ok(()), _) => {}
+                (Err(RecordError::Backlog), Some(output)) => {
+                    metrics::counter!("bulla_record_waits_total").increment(1);
+                    self.wanted.push_front(output);
+                    self.retry = Some(Box::pin(tokio::time::sleep(RETRY)));
+                    return;
+                }
+                (Err(error), _) => self.fail(&error),
             }
         }
+    }
+
+    fn poll_retry(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(retry) = &mut self.retry else { return false };
+        if retry.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.retry = None;
+        self.carry_out();
+        true
     }
 
     fn take_one(&mut self, output: Output) -> Result<(), RecordError> {
@@ -366,7 +422,8 @@ impl Relay {
                 self.s.entered.handle.counters.denied.fetch_add(1, Ordering::Relaxed);
                 let mut out = Outputs::new();
                 self.s.wire.refused(number, &refusal, &mut out);
-                self.take(out);
+                // Before whatever else was wanted.
+                out.into_iter().rev().for_each(|output| self.wanted.push_front(output));
             }
             Output::More { number, bytes } => {
                 if let Some(ticket) = self.ticket(number) {
@@ -430,8 +487,13 @@ impl Relay {
             moved |= self.poll_up(cx);
             moved |= self.poll_down(cx);
             moved |= self.poll_timer(cx);
+            // Last, so that what was set in this turn is waited for.
+            moved |= self.poll_retry(cx);
             if let Some(ending) = &self.ending {
-                let flushed = self.downs.is_empty() && self.down.is_empty() && !self.flush_down;
+                let flushed = self.wanted.is_empty()
+                    && self.downs.is_empty()
+                    && self.down.is_empty()
+                    && !self.flush_down;
                 if (flushed && self.up.is_empty())
                     || Instant::now() >= ending.by
                     || !self.client_open
@@ -572,7 +634,8 @@ impl Relay {
             return false;
         }
         let mut moved = false;
-        let full = self.s.from_client.len() >= CLIENT_BUFFER_MAX
+        let full = self.retry.is_some()
+            || self.s.from_client.len() >= CLIENT_BUFFER_MAX
             || self.window() >= WINDOW_BYTES
             || self.up.waiting_bytes() >= WINDOW_BYTES
             || self.ups.len() >= 256;
@@ -593,6 +656,7 @@ impl Relay {
             }
         }
         let may = self.client_ready
+            && self.retry.is_none()
             && self.judging.is_none()
             && self.relearning.is_none()
             && self.s.wire.takes_client();
@@ -618,7 +682,8 @@ impl Relay {
     }
 
     fn poll_target(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.target_open || self.ending.is_some() || self.window() >= WINDOW_BYTES {
+        let full = self.retry.is_some() || self.window() >= WINDOW_BYTES;
+        if !self.target_open || self.ending.is_some() || full {
             return false;
         }
         let n = match poll_read(&mut *self.s.target, cx, &mut self.s.from_target) {

@@ -170,9 +170,11 @@ impl Ticket {
         bytes: Bytes,
         outcome: Option<Outcome>,
     ) -> Result<Pending, RecordError> {
-        self.finished |= outcome.is_some();
+        let ends = outcome.is_some();
         let record = EvidenceRecord { at, number: self.number, flow, bytes, outcome };
-        self.session.with(|journal| journal.evidence(record))
+        let pending = self.session.with(|journal| journal.evidence(record))?;
+        self.finished |= ends;
+        Ok(pending)
     }
     /// Further input of a streaming command: durable before it goes on, whatever the mode.
     pub fn more(&mut self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {

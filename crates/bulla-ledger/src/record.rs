@@ -371,20 +371,29 @@ fn with_room(plaintext: &[u8]) -> Vec<u8> {
     body
 }
 
+/// A compressor and where it writes. Its tables are large and reused; sessions are many, threads
+/// are few. What it wrote is copied out, so that an object holds no more memory than its bytes.
+struct Press {
+    compressor: zstd::bulk::Compressor<'static>,
+    out: Vec<u8>,
+}
+
 thread_local! {
-    /// A compressor's tables are large and reused; sessions are many, threads are few.
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> =
-        RefCell::new(zstd::bulk::Compressor::new(1).ok());
+    static PRESS: RefCell<Option<Press>> = RefCell::new(
+        zstd::bulk::Compressor::new(1)
+            .ok()
+            .map(|compressor| Press { compressor, out: vec![0; OBJECT_BYTES_MAX] }),
+    );
 }
 
 /// None if it does not become smaller by an eighth.
 fn compress(plaintext: &[u8]) -> Option<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|compressor| {
+    PRESS.with_borrow_mut(|press| {
+        let Press { compressor, out } = press.as_mut()?;
         let limit = plaintext.len() - plaintext.len() / 8;
-        let mut out = vec![0; limit];
-        let len = compressor.as_mut()?.compress_to_buffer(plaintext, &mut out).ok()?;
-        out.truncate(len);
-        Some(out)
+        let out = out.get_mut(..limit)?;
+        let len = compressor.compress_to_buffer(plaintext, out).ok()?;
+        out.get(..len).map(with_room)
     })
 }
 
