@@ -1,10 +1,8 @@
 //! The loop of one live session: one task over both sides, no hand-over per message.
 
 use std::{
-    cell::RefCell,
     collections::VecDeque,
     future::Future,
-    io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -22,7 +20,6 @@ use bulla_wire::{HoldNotice, Output, Outputs, Place, Protocol, TargetHello, Wire
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
-    io::ReadBuf,
     sync::{mpsc, oneshot},
     time::{Instant, Sleep},
 };
@@ -30,18 +27,14 @@ use tokio::{
 use crate::{
     Engine, Stream,
     registry::{Entered, Tell},
+    side::{poll_read, poll_write},
 };
 
-/// Read about this much before it is looked at, if it is there: what is read together is recorded,
-/// released and written together.
-const READ_BYTES: usize = 64 * 1024;
 /// Unprocessed client bytes beyond which the client is not read.
 const CLIENT_BUFFER_MAX: usize = 256 * 1024;
 /// Bytes on their way to a side (waiting for the record, or for its socket) beyond which the other
 /// side is not read.
 const WINDOW_BYTES: usize = 1024 * 1024;
-/// Runs of bytes that one write takes.
-const RUNS_MAX: usize = 32;
 /// How long last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Longest wait for fresh knowledge of the target.
@@ -122,79 +115,6 @@ pub struct Relay {
     draining: bool,
     ending: Option<Ending>,
     failed: Option<RecordError>,
-}
-
-thread_local! {
-    /// Where bytes arrive, so that a session that waits holds no memory for them.
-    static ARRIVALS: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
-}
-
-/// Reads what is there. `Ready(0)` is the end of the stream.
-fn poll_read(
-    side: &mut dyn Stream,
-    cx: &mut Context<'_>,
-    into: &mut BytesMut,
-) -> Poll<io::Result<usize>> {
-    ARRIVALS.with_borrow_mut(|arrivals| {
-        let mut total = 0;
-        while total < READ_BYTES {
-            let mut buf = ReadBuf::new(arrivals);
-            match Pin::new(&mut *side).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    if total > 0 {
-                        // There is more: once for all of it, not twice as much each time.
-                        into.reserve(READ_BYTES + buf.filled().len() - total);
-                    }
-                    into.extend_from_slice(buf.filled());
-                    total += buf.filled().len();
-                }
-                // What came before is looked at first; the end and the error come again.
-                _ if total > 0 => break,
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(result) => return Poll::Ready(result.map(|()| 0)),
-            }
-        }
-        Poll::Ready(Ok(total))
-    })
-}
-
-/// Writes what is there; `Ready` when something was written or flushed.
-macro_rules! poll_write {
-    ($side:expr, $queue:expr, $flush:expr, $cx:expr) => {{
-        let mut moved = false;
-        let mut failed = None;
-        while !$queue.is_empty() {
-            let (mut slices, mut count) = ([IoSlice::new(&[]); RUNS_MAX], 0);
-            for (slice, run) in slices.iter_mut().zip($queue.runs()) {
-                *slice = IoSlice::new(run);
-                count += 1;
-            }
-            let slices = slices.get(..count).unwrap_or_default();
-            match Pin::new(&mut *$side).poll_write_vectored($cx, slices) {
-                Poll::Ready(Ok(0)) => failed = Some(io::Error::from(io::ErrorKind::WriteZero)),
-                Poll::Ready(Ok(n)) => {
-                    $queue.advance(n);
-                    $flush = true;
-                    moved = true;
-                    continue;
-                }
-                Poll::Ready(Err(error)) => failed = Some(error),
-                Poll::Pending => {}
-            }
-            break;
-        }
-        if failed.is_none() && $flush {
-            match Pin::new(&mut *$side).poll_flush($cx) {
-                Poll::Ready(Ok(())) => $flush = false,
-                Poll::Ready(Err(error)) => failed = Some(error),
-                Poll::Pending => {}
-            }
-        }
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(moved),
-        }
-    }};
 }
 
 /// What is wanted again when the record could not take it: bytes on their way, which are shared.
@@ -738,8 +658,7 @@ impl Relay {
             moved = true;
         }
         if self.target_open && (!self.up.is_empty() || self.flush_up) {
-            let wrote = poll_write!(self.s.target, self.up, self.flush_up, cx);
-            match wrote {
+            match poll_write(&mut *self.s.target, cx, &mut self.up, &mut self.flush_up) {
                 Ok(wrote) => moved |= wrote,
                 Err(_) => {
                     self.lose_target("the connection was closed");
@@ -769,8 +688,7 @@ impl Relay {
             }
         }
         if self.client_open && (!self.down.is_empty() || self.flush_down) {
-            let wrote = poll_write!(self.client, self.down, self.flush_down, cx);
-            match wrote {
+            match poll_write(&mut *self.client, cx, &mut self.down, &mut self.flush_down) {
                 Ok(wrote) => moved |= wrote,
                 Err(_) => {
                     self.client_open = false;
