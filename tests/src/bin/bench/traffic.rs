@@ -238,7 +238,9 @@ impl Bed {
         let failed = number("number of failed transactions: ").unwrap_or_default();
         ensure!(failed == 0.0, "{failed} transactions failed");
         let each = if workload.is_bulk() { self.bulk_megabytes } else { 1.0 };
-        let rate = number("tps = ").context("a rate")? * each;
+        let rate = number("tps = ").with_context(|| {
+            format!("{} s were not enough to connect {clients} clients: --seconds N", args.seconds)
+        })? * each;
         let p50_us = latency(log.path())?;
         Ok(Sample { rate, operations: done * each, cpu_us: None, p50_us, flush_us: None })
     }
