@@ -15,7 +15,7 @@ cargo xtask <command>
   test [--filter X]    formatting, lints, tidy and every test; with --filter only tests named so
        [-p CRATE]      only the tests of a crate
        [-- ARGS]       further arguments for the test runner
-  bench [ARGS]         measures the gateway beside what people use instead
+  bench [--quick]      measures the gateway beside what people use instead; --help says more
   load [ARGS]          measures what the gateway holds: sessions, silent sockets, large answers
   sim [--seeds N]      simulates N seeds (200) from S (1); --trace prints every step
       [--from S]

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `accept` | listeners, budgets, greeting, identity, opening |
 //! | `relay` | the loop of one live session |
+//! | `side` | reading and writing one side of it |
 //! | `connect` | the `Connector` port and the direct connector |
 //! | `scouts` | keeping what readings need to know fresh |
 //! | `hosted` | listeners and targets of protocols whose wire a library owns |
@@ -28,6 +29,7 @@ mod relay;
 mod scouts;
 #[cfg(test)]
 mod tests;
+mod side;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
