@@ -2,7 +2,7 @@
 //!
 //! `BULLA_KILLS` says how many times; `cargo xtask kill --rounds N` sets it.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;

@@ -661,6 +661,8 @@ impl Journal for SessionJournal {
         writer.finish();
         let claim = match (&record.outcome, bulk.is_empty()) {
             (Some(_), true) => Claim::Closing,
+            // The words of a refusal, which must reach the client for the session to go on.
+            (None, true) if record.flow == Flow::Gateway => Claim::Refusal,
             _ => Claim::Ordinary,
         };
         let ends = record.outcome.is_some();
