@@ -14,7 +14,7 @@ use bulla_sql::catalog::Row;
 use bulla_sql::{Analyzer, Catalog, Limits, SearchPath};
 use bulla_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
 use bulla_tlog::entry::Entry;
-use bulla_tlog::note::{SignedNote, Vkey};
+use bulla_tlog::note::{Note, Vkey};
 use bulla_tlog::proof::LogProof;
 use bulla_tlog::tile::{BundleId, TileId, decode_bundle, decode_tile};
 use bulla_wire::{
@@ -168,7 +168,7 @@ fn read(bytes: &[u8]) {
 fn note(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let _ = Vkey::parse(&text);
-    if let Ok(note) = SignedNote::parse(bytes) {
+    if let Ok(note) = Note::parse(bytes) {
         let _ = note.verify(&[]);
     }
 }
