@@ -24,7 +24,7 @@ use crate::raw::{Answer, Raw, Route};
 
 /// Everybody proves himself by a password in the clear (within TLS), so that one raw client can
 /// say the same to the server, to the relay and to the gateway.
-const HBA: &str = "local all all trust\nhost all all 127.0.0.1/32 password\n";
+const HBA: &str = "local all all trust\nhost all,replication all 127.0.0.1/32 password\n";
 
 /// What no attacker may ever see: salaries, and the numbers of customers.
 pub const SECRETS: &[&str] = &["5100.00", "6400.00"];
@@ -168,6 +168,8 @@ const FINGERPRINT: &str = "SELECT pg_catalog.md5(pg_catalog.concat_ws('|',
 pub struct Arena {
     pub server: Postgres,
     pub issuer: Issuer,
+    /// Who issues tokens to people, as `staff`: only they may approve.
+    pub people: Issuer,
     pub gateway: Gateway,
     relay: (TempDir, Port),
     admin: RefCell<Raw>,
@@ -205,7 +207,10 @@ impl Arena {
         let server = Postgres::with(&authority, &options)?;
         server.admin(DATABASE).psql(&[MORE])?.success()?;
         let mut spec = Spec::new(&server, &issuer).policy("arena.cedar", POLICY);
-        spec.issuers = vec![IssuerSpec::new("bed", &issuer)];
+        let people = Issuer::start()?;
+        let mut staff = IssuerSpec::new("staff", &people);
+        staff.more = "kind = \"human\"\n".to_owned();
+        spec.issuers = vec![IssuerSpec::new("bed", &issuer), staff];
         for resource in &mut spec.resources {
             resource.user = "postgres".to_owned();
             resource.password = Some(SUPERUSER_PASSWORD.to_owned());
@@ -218,6 +223,7 @@ impl Arena {
         Ok(Self {
             server,
             issuer,
+            people,
             gateway,
             relay,
             admin,
@@ -233,6 +239,14 @@ impl Arena {
     /// The issuer has no key.
     pub fn token(&self, group: &str, subject: &str) -> Result<String> {
         self.issuer.mint()?.subject(subject).claim("team", group).token()
+    }
+
+    /// A token for a person in `team:GROUP`.
+    ///
+    /// # Errors
+    /// The issuer has no key.
+    pub fn person(&self, group: &str, subject: &str) -> Result<String> {
+        self.people.mint()?.subject(subject).claim("team", group).token()
     }
 
     /// The way through the gateway.
@@ -274,8 +288,12 @@ impl Arena {
         self.ask(FINGERPRINT)
     }
 
-    /// How much the server has logged up to now.
+    /// How much the server has logged up to now, what earlier clients made it say included.
     pub fn logged(&self) -> usize {
+        let before = self.server.proc().errors_from(usize::MAX).1;
+        if let Err(error) = self.logged_since(before) {
+            self.fail("the server's log", error);
+        }
         self.server.proc().errors_from(usize::MAX).1
     }
 

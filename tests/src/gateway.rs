@@ -133,6 +133,14 @@ impl Spec {
         }
     }
 
+    /// Asks the target seldom whether its catalogue has changed, so that a test can tell the
+    /// connections of clients from those of the gateway itself.
+    #[must_use]
+    pub fn looks_seldom(mut self) -> Self {
+        self.last.push_str("[limits]\ncatalogue = \"10m\"\n");
+        self
+    }
+
     /// Adds a policy file.
     #[must_use]
     pub fn policy(mut self, file: &str, text: &str) -> Self {

@@ -16,11 +16,12 @@ mod names_of_both;
 
 use anyhow::Result;
 use bulla_e2e::arena::Arena;
+use bulla_e2e::gateway::Spec;
 
 /// One test, so that one server and one gateway serve all rows.
 #[test]
 fn bytes_hide_nothing() -> Result<()> {
-    let arena = Arena::start()?;
+    let arena = Arena::with(Spec::looks_seldom)?;
     frames::broken(&arena);
     frames::out_of_turn(&arena);
     frames::kept_in_order(&arena);

@@ -609,7 +609,7 @@ fn what_a_command_does_besides_needs_a_permit_of_its_own() {
     hidden.also.push(action_name("postgres:begin"));
     check(&load(reads), &api(), "orders", &select(), "allow reads");
     check(&load(reads), &api(), "orders", &hidden, "deny nopermit orders");
-    check(&load(&format!("{reads}{locks}")), &api(), "orders", &hidden, "allow reads begins");
+    check(&load(&format!("{reads}{locks}")), &api(), "orders", &hidden, "allow reads,begins");
     let forbids = format!(
         "{BLANKET}@id(\"no\") forbid (principal, action == Bulla::Action::\"postgres:begin\", \
          resource);"

@@ -247,7 +247,7 @@ fn what_no_touch_says_needs_a_permit_of_its_own() {
         ("select id from orders; create role x superuser", &["role"]),
         ("select id from orders; create extension x", &["server"]),
         ("select id from orders; create schema x", &["ddl"]),
-        ("select id from orders; checkpoint", &["maintenance"]),
+        ("select id from orders; checkpoint", &["maintenance", "server"]),
         ("begin; insert into orders values (1); commit", &["transaction"]),
         ("copy orders to stdout", &[]),
         ("copy orders to '/tmp/x'", &["server"]),

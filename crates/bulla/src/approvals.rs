@@ -20,7 +20,7 @@ pub fn run(config: &Config, command: &Approvals, json: bool) -> Result<()> {
     };
     let answer = admin::call(&config.socket(), &request)?;
     if json {
-        return Ok(print(&answer.to_string())?);
+        return Ok(print(&crate::say::json(&answer))?);
     }
     let words = match (command, &answer) {
         (Approvals::Ls, Value::Array(rows)) if rows.is_empty() => "nothing waits".to_owned(),

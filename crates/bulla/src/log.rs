@@ -261,7 +261,7 @@ pub fn show(config: &Config, from: Option<u64>, limit: u64, json: bool) -> Resul
         rows.push(entry_json(&stored?));
     }
     if json {
-        return Ok(print(&Value::Array(rows).to_string())?);
+        return Ok(print(&say::json(&Value::Array(rows)))?);
     }
     let columns = [
         ("entry", "ENTRY"),

@@ -21,6 +21,23 @@ pub fn safe(text: &str) -> String {
     out
 }
 
+/// JSON of the same value, safe for a terminal as well: what would reorder or hide text, and
+/// controls beyond ASCII, stand as `\u` escapes, which is all the same to a parser.
+pub fn json(value: &serde_json::Value) -> String {
+    let text = value.to_string();
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || hides(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// As [`safe`], on one line.
 pub fn line(text: &str) -> String {
     safe(text).replace('\n', "\\n").replace('\t', "\\t")

@@ -61,7 +61,7 @@ pub fn run(config: &Config, command: &Sessions, json: bool) -> Result<()> {
             };
             let rows = list(config, &wanted, *limit)?;
             if json {
-                return Ok(print(&Value::Array(rows).to_string())?);
+                return Ok(print(&say::json(&Value::Array(rows)))?);
             }
             let columns = [
                 ("session", "SESSION"),
@@ -458,7 +458,7 @@ fn show(
         bail!("session {id} has no command {number}");
     }
     if json {
-        print(&Value::Array(all).to_string())?;
+        print(&say::json(&Value::Array(all)))?;
     }
     Ok(())
 }

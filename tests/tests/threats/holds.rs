@@ -17,7 +17,11 @@ fn waits(session: &mut Raw) -> Result<String> {
 
 /// Answers as a person of the group, with a token of his own.
 fn answer(arena: &Arena, what: &str, id: &str, who: &str, group: &str) -> Result<i32> {
-    let token = arena.token(group, who)?;
+    let token = arena.person(group, who)?;
+    answer_as(arena, what, id, &token)
+}
+
+fn answer_as(arena: &Arena, what: &str, id: &str, token: &str) -> Result<i32> {
     let file = arena.gateway.dir().write("approver.token", token)?;
     let file = file.to_string_lossy().into_owned();
     let done = arena.gateway.cli(&["approvals", what, id, "--token-file", &file])?;
@@ -222,11 +226,14 @@ fn other_command(arena: &Arena) -> Result<()> {
 }
 
 fn own_approval(arena: &Arena) -> Result<()> {
-    let mut session = arena.through("held", "alice")?.open()?;
+    let alice = arena.person("held", "alice")?;
+    let mut session = arena.through("held", "alice")?.password(&alice).open()?;
     session.send(&query(&delete(7001)))?;
     let id = waits(&mut session)?;
     ensure!(answer(arena, "approve", &id, "alice", "dba")? != 0, "approved her own");
     ensure!(answer(arena, "approve", &id, "mallory", "app")? != 0, "approved without the group");
+    let service = arena.token("dba", "billing")?;
+    ensure!(answer_as(arena, "approve", &id, &service)? != 0, "approved by a service");
     for wrong in ["", "0000-00", "../../etc", "7F3K-2Q", &id.to_lowercase().replace('-', "")] {
         let code = answer(arena, "approve", wrong, "mallory", "app")?;
         ensure!(code != 0, "approved `{wrong}`");

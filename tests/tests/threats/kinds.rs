@@ -255,7 +255,6 @@ pub const FAMILIES: &[Family] = &[
         (Runs, "CREATE TEXT SEARCH CONFIGURATION c (COPY = simple)"),
         (Reaches, "SECURITY LABEL ON TABLE customers IS NULL"),
         (Runs, "COMMENT ON TABLE customers IS 'x'"),
-        (Reaches, "PREPARE TRANSACTION 'x'"),
         (Reaches, "COMMIT PREPARED 'x'"),
         (Reaches, "ROLLBACK PREPARED 'x'"),
     ] },

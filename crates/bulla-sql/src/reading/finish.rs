@@ -17,7 +17,7 @@ const JSON_OID: u32 = 114;
 
 /// The server's own relations that hold its files' content, its secrets, or rows and statements of
 /// others: large objects, samples of every table's values, what other sessions run.
-const SERVER_RELATIONS: [&str; 17] = [
+const SERVER_RELATIONS: [&str; 16] = [
     "pg_authid",
     "pg_config",
     "pg_file_settings",
@@ -32,7 +32,6 @@ const SERVER_RELATIONS: [&str; 17] = [
     "pg_stats_ext",
     "pg_stats_ext_exprs",
     "pg_user_mapping",
-    "pg_user_mappings",
     "user_mapping_options",
     "user_mappings",
 ];
