@@ -418,13 +418,14 @@ mod tests {
         assert_eq!(pending.peek(), Some(Ok(receipt)));
     }
 
+    impl Hurry for Count {
+        fn hurry(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     #[test]
     fn only_who_waits_hurries_and_only_once() {
-        impl Hurry for Count {
-            fn hurry(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
         let hurried = Arc::new(Count(AtomicUsize::new(0)));
         let mut cx = Context::from_waker(Waker::noop());
         let (completer, pending) = pending_unhurried(hurried.clone());

@@ -27,9 +27,9 @@ mod hosted;
 mod registry;
 mod relay;
 mod scouts;
+mod side;
 #[cfg(test)]
 mod tests;
-mod side;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -243,8 +243,10 @@ fn client_hello(version: [u8; 2]) -> Vec<u8> {
     [&[0x16, 3, 1][..], &length, &hello].concat()
 }
 
+type Row = (&'static str, fn(&Arena) -> Result<()>);
+
 pub fn encryption(arena: &Arena) {
-    let rows: [(&str, fn(&Arena) -> Result<()>); 6] = [
+    let rows: [Row; 6] = [
         ("W7 words stuffed behind SSLRequest", stuffed),
         ("W7 GSSENCRequest", gss),
         ("W7 plaintext", plaintext),
