@@ -19,10 +19,12 @@
 //! | `decision` | the answer of policy and what it obliges |
 //! | `refusal` | a command that will not be sent |
 //! | `runs` | bytes that wait for a socket |
+//! | `ahead` | how far a `bounded` session may be ahead of its record |
 //! | `descriptor` | what a protocol tells policy about itself |
 //! | `record` | the [`Recorder`] and [`Journal`] ports, [`Pending`] durability |
 //! | `ports` | identity, directory, approvals, policies, clock |
 
+mod ahead;
 mod command;
 mod decision;
 mod descriptor;
@@ -33,6 +35,7 @@ mod record;
 mod refusal;
 mod runs;
 
+pub use ahead::*;
 pub use command::*;
 pub use decision::*;
 pub use descriptor::*;

@@ -28,7 +28,7 @@ use bulla_core::{
 use bytes::Bytes;
 
 pub use flow::{Downstream, Release, Released, ToClient, ToTarget, Upstream};
-pub use session::{AHEAD_BYTES_MAX, AHEAD_MS_MAX, Session, Ticket};
+pub use session::{Session, Ticket};
 
 /// Leave to send `T` to this session's target, once. No `Clone`, no public constructor.
 #[derive(Debug)]
