@@ -21,8 +21,10 @@
 //! | `runs` | bytes that wait for a socket |
 //! | `descriptor` | what a protocol tells policy about itself |
 //! | `record` | the [`Recorder`] and [`Journal`] ports, [`Pending`] durability |
+//! | `ahead` | how far a `bounded` session may be ahead of its record |
 //! | `ports` | identity, directory, approvals, policies, clock |
 
+mod ahead;
 mod command;
 mod decision;
 mod descriptor;
@@ -33,6 +35,7 @@ mod record;
 mod refusal;
 mod runs;
 
+pub use ahead::*;
 pub use command::*;
 pub use decision::*;
 pub use descriptor::*;

@@ -3,7 +3,8 @@
 //! A [`Recorder`] opens one [`Journal`] per session. Appending never blocks: it returns a
 //! [`Pending`], which resolves once the bytes are on stable storage, or to an error that ends the
 //! traffic. Within one journal, durability follows the order of the calls: when a later append is
-//! durable, so is every earlier one.
+//! durable, so is every earlier one. An append that nobody waits for may stay behind for as long as
+//! its recorder says; the first to wait hurries it on, and everything before it.
 
 use std::{
     future::Future,
@@ -57,10 +58,27 @@ pub struct Receipt {
     pub leaf: Digest,
 }
 
-#[derive(Debug)]
+/// Hurries on what was appended: somebody waits for it now.
+pub trait Hurry: Send + Sync {
+    fn hurry(self: Arc<Self>);
+}
+
 enum PendingState {
-    Waiting(Option<Waker>),
+    Waiting {
+        waker: Option<Waker>,
+        /// Taken by the first who waits.
+        hurry: Option<Arc<dyn Hurry>>,
+    },
     Done(Result<Receipt, RecordError>),
+}
+
+impl std::fmt::Debug for PendingState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Waiting { .. } => f.write_str("Waiting"),
+            Self::Done(result) => f.debug_tuple("Done").field(result).finish(),
+        }
+    }
 }
 
 fn lock(state: &Mutex<PendingState>) -> MutexGuard<'_, PendingState> {
@@ -78,7 +96,16 @@ pub struct Completer(Option<Arc<Mutex<PendingState>>>);
 
 /// A connected pair.
 pub fn pending() -> (Completer, Pending) {
-    let state = Arc::new(Mutex::new(PendingState::Waiting(None)));
+    connected(None)
+}
+
+/// A connected pair; the first who has to wait calls `hurry`.
+pub fn pending_unhurried(hurry: Arc<dyn Hurry>) -> (Completer, Pending) {
+    connected(Some(hurry))
+}
+
+fn connected(hurry: Option<Arc<dyn Hurry>>) -> (Completer, Pending) {
+    let state = Arc::new(Mutex::new(PendingState::Waiting { waker: None, hurry }));
     (Completer(Some(state.clone())), Pending(state))
 }
 
@@ -87,23 +114,28 @@ impl Pending {
     pub fn done(result: Result<Receipt, RecordError>) -> Self {
         Self(Arc::new(Mutex::new(PendingState::Done(result))))
     }
-    /// The result, if it is there. Does not register for a wake-up.
+    /// The result, if it is there. Does not register for a wake-up, and hurries nothing.
     pub fn peek(&self) -> Option<Result<Receipt, RecordError>> {
         match &*lock(&self.0) {
-            PendingState::Waiting(_) => None,
+            PendingState::Waiting { .. } => None,
             PendingState::Done(result) => Some(result.clone()),
         }
     }
     pub fn poll_durable(&self, cx: &mut Context<'_>) -> Poll<Result<Receipt, RecordError>> {
-        match &mut *lock(&self.0) {
-            PendingState::Done(result) => Poll::Ready(result.clone()),
-            PendingState::Waiting(waker) => {
+        let hurry = match &mut *lock(&self.0) {
+            PendingState::Done(result) => return Poll::Ready(result.clone()),
+            PendingState::Waiting { waker, hurry } => {
                 if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
                     *waker = Some(cx.waker().clone());
                 }
-                Poll::Pending
+                hurry.take()
             }
+        };
+        // Without the lock, which the recorder's own thread takes to complete it.
+        if let Some(hurry) = hurry {
+            hurry.hurry();
         }
+        Poll::Pending
     }
 }
 
@@ -121,7 +153,7 @@ impl Completer {
     fn finish(&mut self, result: Result<Receipt, RecordError>) {
         let Some(state) = self.0.take() else { return };
         let old = std::mem::replace(&mut *lock(&state), PendingState::Done(result));
-        if let PendingState::Waiting(Some(waker)) = old {
+        if let PendingState::Waiting { waker: Some(waker), .. } = old {
             waker.wake();
         }
     }
@@ -377,6 +409,29 @@ mod tests {
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
         assert_eq!(pending.poll_durable(&mut cx), Poll::Ready(Ok(receipt)));
         assert_eq!(pending.peek(), Some(Ok(receipt)));
+    }
+
+    impl Hurry for Count {
+        fn hurry(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn only_who_waits_hurries_and_only_once() {
+        let hurried = Arc::new(Count(AtomicUsize::new(0)));
+        let mut cx = Context::from_waker(Waker::noop());
+        let (completer, pending) = pending_unhurried(hurried.clone());
+        assert!(pending.peek().is_none());
+        assert_eq!(hurried.0.load(Ordering::SeqCst), 0);
+        assert!(pending.poll_durable(&mut cx).is_pending());
+        assert!(pending.poll_durable(&mut cx).is_pending());
+        assert_eq!(hurried.0.load(Ordering::SeqCst), 1);
+        completer.complete(Err(RecordError::Full));
+        let (completer, pending) = pending_unhurried(hurried.clone());
+        completer.complete(Err(RecordError::Full));
+        assert!(pending.poll_durable(&mut cx).is_ready());
+        assert_eq!(hurried.0.load(Ordering::SeqCst), 1);
     }
 
     #[test]

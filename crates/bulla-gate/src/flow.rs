@@ -21,7 +21,7 @@ pub struct ToTarget;
 #[derive(Debug)]
 pub struct Release<D> {
     bytes: Bytes,
-    /// None in `bounded` mode: release does not wait.
+    /// None in `bounded` mode, while the session is not too far ahead of its record.
     pending: Option<Pending>,
     direction: PhantomData<D>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bulla_core::{
-    CloseRecord, EventId, EvidenceRecord, Flow, Journal, Mode, Obligations, Origin, Outcome,
+    Ahead, CloseRecord, EventId, EvidenceRecord, Flow, Journal, Mode, Obligations, Origin, Outcome,
     Pending, Principal, RecordError, RefusalRecord, Resource, SessionId, Status, Timestamp,
 };
 use bytes::Bytes;
@@ -19,6 +19,7 @@ struct Inner {
     origin: Origin,
     honours: &'static [&'static str],
     journal: Mutex<Box<dyn Journal>>,
+    ahead: Mutex<Ahead>,
 }
 
 /// One principal on one resource, opened by a decision and recorded. Cheap to clone.
@@ -37,7 +38,8 @@ impl Session {
         journal: Box<dyn Journal>,
     ) -> Self {
         let journal = Mutex::new(journal);
-        Self(Arc::new(Inner { id, principal, resource, part, origin, honours, journal }))
+        let ahead = Mutex::default();
+        Self(Arc::new(Inner { id, principal, resource, part, origin, honours, journal, ahead }))
     }
     pub fn id(&self) -> SessionId {
         self.0.id
@@ -83,19 +85,22 @@ impl Session {
         let record =
             EvidenceRecord { at: now, number: 0, flow, bytes: bytes.clone(), outcome: None };
         let pending = self.with(|journal| journal.evidence(record))?;
-        Ok(self.release(bytes, pending))
+        Ok(self.release(bytes, pending, now))
     }
     pub fn close(&self, record: &CloseRecord) -> Result<Pending, RecordError> {
         self.with(|journal| journal.close(record))
     }
-    fn release<D>(&self, bytes: Bytes, pending: Pending) -> Release<D> {
+    fn release<D>(&self, bytes: Bytes, pending: Pending, now: Timestamp) -> Release<D> {
         let wait = match self.0.resource.mode {
             Mode::Strict => Some(pending),
-            Mode::Bounded => None,
+            Mode::Bounded => self.0.ahead.lock().wait(bytes.len(), pending, now),
         };
         Release::new(bytes, wait)
     }
 }
+
+/// An append, and when it was made.
+type Appended = Result<(Pending, Timestamp), RecordError>;
 
 /// The in-flight half of a command: every response comes back through it. Dropped unfinished it
 /// records *abandoned*.
@@ -122,20 +127,16 @@ impl Ticket {
     pub fn owe(&self) -> &Obligations {
         &self.owe
     }
-    fn append(
-        &mut self,
-        flow: Flow,
-        bytes: Bytes,
-        outcome: Option<Outcome>,
-    ) -> Result<Pending, RecordError> {
-        self.finished |= outcome.is_some();
-        let record =
-            EvidenceRecord { at: self.clock.now(), number: self.number, flow, bytes, outcome };
-        self.session.with(|journal| journal.evidence(record))
+    fn append(&mut self, flow: Flow, bytes: Bytes, outcome: Option<Outcome>) -> Appended {
+        let (at, ends) = (self.clock.now(), outcome.is_some());
+        let record = EvidenceRecord { at, number: self.number, flow, bytes, outcome };
+        let pending = self.session.with(|journal| journal.evidence(record))?;
+        self.finished |= ends;
+        Ok((pending, at))
     }
     /// Further input of a streaming command: durable before it goes on, whatever the mode.
     pub fn more(&mut self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {
-        let pending = self.append(Flow::ToTarget, bytes.clone(), None)?;
+        let (pending, _) = self.append(Flow::ToTarget, bytes.clone(), None)?;
         Ok(Release::new(bytes, Some(pending)))
     }
     /// A piece of the response; with the last, how the command ended.
@@ -144,12 +145,12 @@ impl Ticket {
         bytes: Bytes,
         done: Option<Outcome>,
     ) -> Result<Release<ToClient>, RecordError> {
-        let pending = self.append(Flow::ToClient, bytes.clone(), done)?;
-        Ok(self.session.release(bytes, pending))
+        let (pending, now) = self.append(Flow::ToClient, bytes.clone(), done)?;
+        Ok(self.session.release(bytes, pending, now))
     }
     /// The command ended without further bytes.
     pub fn finish(mut self, outcome: Outcome) -> Result<Pending, RecordError> {
-        self.append(Flow::ToClient, Bytes::new(), Some(outcome))
+        self.append(Flow::ToClient, Bytes::new(), Some(outcome)).map(|(pending, _)| pending)
     }
 }
 

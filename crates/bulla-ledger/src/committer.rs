@@ -1,35 +1,42 @@
 //! The one thread that makes appends durable: it takes all that is waiting, writes it in one frame,
-//! and completes all of it at once. It never waits for more to come.
+//! and completes all of it at once.
+//!
+//! It never waits for more to come when somebody waits for what is there. What nobody waits for (the
+//! intent of a plain read, which its response follows; anything in `bounded` mode) stays for up to
+//! [`UNHURRIED_MAX`], so that it costs neither a wake-up nor a flush of its own.
 //!
 //! An append decides whether it may start before anything of it exists ([`Gauge::admit`]): once
 //! admitted it has its place on disk, and only a failing disk can keep it from becoming durable.
 //! After such a failure nothing is ever written again.
 
 use std::{
+    cell::RefCell,
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-        mpsc::{Receiver, Sender, TryRecvError, channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use bulla_core::{Completer, Digest, Receipt, RecordError};
-use parking_lot::Mutex;
+use bulla_core::{Completer, Digest, Hurry, Receipt, RecordError};
+use parking_lot::{Condvar, Mutex};
 
 use crate::{
     archive::Feed,
     config::RealTime,
-    journal::{
-        frame::{FRAME_BYTES_FULL, Payload},
-        segment::Room,
-        writer::Writer,
-    },
+    journal::{frame::Payload, segment::Room, writer::Writer},
 };
 
 /// Real-time priority of the committer: above ordinary work, below the kernel's own threads.
 const PRIORITY: i32 = 10;
+/// Longest time that a busy thread keeps a wake-up to itself.
+const OWED_MAX: Duration = Duration::from_micros(150);
+/// As much as this does not wait for somebody to wait for it.
+const UNHURRIED_BYTES_MAX: usize = 256 << 10;
+/// Longest time that an append stays unwritten because nobody waits for it.
+pub(crate) const UNHURRIED_MAX: Duration = Duration::from_millis(2);
 
 /// One append on its way to the disk.
 pub(crate) struct Item {
@@ -38,11 +45,6 @@ pub(crate) struct Item {
     pub done: Option<Completer>,
     /// What it has taken of the room.
     pub room: u64,
-}
-
-enum Message {
-    Append(Box<Item>),
-    Stop,
 }
 
 /// How much of the reserve an append may use when the disk is full.
@@ -190,29 +192,177 @@ impl Gauge {
     }
 }
 
-/// Where appends go.
-#[derive(Clone)]
-pub(crate) struct Queue {
-    sender: Sender<Message>,
+/// What the committer does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Writes, and looks again before it rests.
+    Works,
+    /// Rests, and looks again by itself within [`UNHURRIED_MAX`].
+    Dozes,
+    /// Rests until it is woken.
+    Sleeps,
+    /// Is no more: nothing can be appended.
+    Ended,
+}
+
+/// What waits to be written.
+struct Waiting {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// Somebody waits for it, or it is much.
+    hurried: bool,
+    stop: bool,
+    state: State,
+}
+
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
     gauge: Arc<Gauge>,
 }
 
+/// Where appends go.
+#[derive(Clone)]
+pub(crate) struct Queue(Arc<Shared>);
+
 impl Queue {
-    /// Hands one admitted item over. Items of one caller keep their order.
-    pub(crate) fn push(&self, item: Item) -> Result<(), RecordError> {
-        let room = item.room;
-        self.sender.send(Message::Append(Box::new(item))).map_err(|_| {
-            self.gauge.release(room);
-            RecordError::Stopped(
-                self.gauge.error().unwrap_or_else(|| "the ledger is closed".into()),
-            )
-        })
+    fn new(gauge: Arc<Gauge>) -> Self {
+        let (items, state) = (VecDeque::new(), State::Works);
+        let waiting = Waiting { items, bytes: 0, hurried: false, stop: false, state };
+        Self(Arc::new(Shared { waiting: Mutex::new(waiting), changed: Condvar::new(), gauge }))
     }
 
-    /// What was pushed before is still written.
-    pub(crate) fn stop(&self) {
-        let _ = self.sender.send(Message::Stop);
+    /// What an append is completed through: who waits for it hurries the committer.
+    pub(crate) fn pending(&self) -> (Completer, bulla_core::Pending) {
+        bulla_core::pending_unhurried(self.0.clone())
     }
+
+    /// Hands one admitted item over. Items of one caller keep their order.
+    pub(crate) fn push(&self, item: Item) -> Result<(), RecordError> {
+        self.push_and(item, false)
+    }
+
+    /// The same, and nothing is taken behind it.
+    pub(crate) fn push_last(&self, item: Item) -> Result<(), RecordError> {
+        self.push_and(item, true)
+    }
+
+    fn push_and(&self, item: Item, stop: bool) -> Result<(), RecordError> {
+        let bytes = item.payload.body_bytes();
+        let mut waiting = self.0.waiting.lock();
+        if waiting.state == State::Ended || waiting.stop {
+            drop(waiting);
+            self.0.gauge.release(item.room);
+            let why = self.0.gauge.error().unwrap_or_else(|| "the ledger is closed".into());
+            return Err(RecordError::Stopped(why));
+        }
+        waiting.items.push_back(item);
+        waiting.bytes += bytes;
+        waiting.stop = stop;
+        let much = waiting.bytes >= UNHURRIED_BYTES_MAX && !waiting.hurried;
+        waiting.hurried |= much;
+        let now = much || stop;
+        let wake = waiting.state == State::Sleeps || (now && waiting.state == State::Dozes);
+        if wake {
+            waiting.state = State::Works;
+        }
+        drop(waiting);
+        // Without the lock: the committer would be awake before it could have it.
+        if wake {
+            self.0.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// What was pushed before is still written, nothing behind it.
+    pub(crate) fn stop(&self) {
+        self.0.waiting.lock().stop = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Hurry for Shared {
+    fn hurry(self: Arc<Self>) {
+        {
+            let mut waiting = self.waiting.lock();
+            waiting.hurried = true;
+            if !matches!(waiting.state, State::Dozes | State::Sleeps) {
+                return;
+            }
+        }
+        if let Some(shared) = defer(self) {
+            shared.wake();
+        }
+    }
+}
+
+impl Shared {
+    /// Wakes the committer if it rests and somebody waits.
+    fn wake(&self) {
+        let wake = {
+            let mut waiting = self.waiting.lock();
+            let rests = matches!(waiting.state, State::Dozes | State::Sleeps);
+            let wake = rests && waiting.hurried;
+            if wake {
+                waiting.state = State::Works;
+            }
+            wake
+        };
+        // Without the lock: the committer would be awake before it could have it.
+        if wake {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// A wake-up that a thread still owes.
+struct Owed {
+    to: Arc<Shared>,
+    since: Instant,
+}
+
+/// Whether this thread owes wake-ups, or makes them at once.
+enum Manner {
+    AtOnce,
+    Owing(Option<Owed>),
+}
+
+thread_local! {
+    static MANNER: RefCell<Manner> = const { RefCell::new(Manner::AtOnce) };
+}
+
+/// From now on this thread, which drives many sessions, wakes the committer once for all that it
+/// has found to do: at [`wake_committer`], which it MUST call before it rests, or when an append
+/// has waited for [`OWED_MAX`]. If it does not come to either, the committer looks by itself within
+/// [`UNHURRIED_MAX`].
+pub fn gather_wake_ups() {
+    MANNER.with_borrow_mut(|manner| *manner = Manner::Owing(None));
+}
+
+/// Makes the wake-up that this thread owes.
+pub fn wake_committer() {
+    let owed = MANNER.with_borrow_mut(|manner| match manner {
+        Manner::Owing(owed) => owed.take(),
+        Manner::AtOnce => None,
+    });
+    if let Some(owed) = owed {
+        owed.to.wake();
+    }
+}
+
+/// Keeps a wake-up for later, or gives back whom to wake now.
+fn defer(shared: Arc<Shared>) -> Option<Arc<Shared>> {
+    MANNER.with_borrow_mut(|manner| match manner {
+        Manner::AtOnce => Some(shared),
+        Manner::Owing(Some(owed)) if Arc::ptr_eq(&owed.to, &shared) => {
+            let due = owed.since.elapsed() > OWED_MAX;
+            due.then(|| std::mem::replace(manner, Manner::Owing(None))).map(|_| shared)
+        }
+        // Another ledger's is not lost.
+        Manner::Owing(owed) => {
+            owed.replace(Owed { to: shared, since: Instant::now() }).map(|o| o.to)
+        }
+    })
 }
 
 /// The committer's thread.
@@ -227,14 +377,14 @@ impl Committer {
         feed: Arc<Feed>,
         real_time: RealTime,
     ) -> std::io::Result<(Self, Queue)> {
-        let (sender, receiver) = channel();
-        let queue = Queue { sender, gauge: gauge.clone() };
+        let queue = Queue::new(gauge);
+        let shared = queue.0.clone();
         let thread =
             std::thread::Builder::new().name("bulla-committer".into()).spawn(move || {
                 if real_time == RealTime::Try {
-                    gauge.real_time.store(ask_for_real_time(), Ordering::Relaxed);
+                    shared.gauge.real_time.store(ask_for_real_time(), Ordering::Relaxed);
                 }
-                Loop { writer, gauge, feed, receiver }.run();
+                Loop { writer, feed, shared }.run();
             })?;
         Ok((Self { thread: Some(thread) }, queue))
     }
@@ -249,27 +399,33 @@ impl Committer {
 
 struct Loop {
     writer: Writer,
-    gauge: Arc<Gauge>,
     feed: Arc<Feed>,
-    receiver: Receiver<Message>,
+    shared: Arc<Shared>,
+}
+
+/// Whatever ends the thread, what waits is told so, and nothing more is taken.
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let items = {
+            let mut waiting = self.shared.waiting.lock();
+            waiting.state = State::Ended;
+            std::mem::take(&mut waiting.items)
+        };
+        let error = self.shared.gauge.error();
+        let why = error.unwrap_or_else(|| "the committer has ended".into());
+        for item in items {
+            if let Some(completer) = item.done {
+                completer.complete(Err(RecordError::Stopped(why.clone())));
+            }
+        }
+    }
 }
 
 impl Loop {
     fn run(mut self) {
-        let mut batch: Vec<Item> = vec![];
+        let mut batch: VecDeque<Item> = VecDeque::new();
         loop {
-            let mut stop = !self.wait(&mut batch);
-            let mut body: usize = batch.iter().map(|item| item.payload.body_bytes()).sum();
-            while !stop && body < FRAME_BYTES_FULL {
-                match self.receiver.try_recv() {
-                    Ok(Message::Append(item)) => {
-                        body += item.payload.body_bytes();
-                        batch.push(*item);
-                    }
-                    Ok(Message::Stop) | Err(TryRecvError::Disconnected) => stop = true,
-                    Err(TryRecvError::Empty) => break,
-                }
-            }
+            let stop = self.wait(&mut batch);
             while !batch.is_empty() {
                 if let Err(why) = self.commit(&mut batch) {
                     return self.fail(batch, why);
@@ -280,36 +436,53 @@ impl Loop {
                 }
             }
             if stop {
-                return self.gauge.stop("the ledger is closed".into());
+                return self.shared.gauge.stop("the ledger is closed".into());
             }
         }
     }
 
-    /// Sleeps until there is something to write. False to stop.
-    fn wait(&self, batch: &mut Vec<Item>) -> bool {
-        if !batch.is_empty() {
-            return true;
-        }
-        match self.receiver.recv() {
-            Ok(Message::Append(item)) => {
-                batch.push(*item);
-                true
+    /// Takes all that waits, once there is something that must be written. True to stop after it.
+    fn wait(&self, batch: &mut VecDeque<Item>) -> bool {
+        let mut waiting = self.shared.waiting.lock();
+        let mut rested = false;
+        loop {
+            let ready = waiting.hurried || rested || !batch.is_empty();
+            if waiting.stop || (ready && !(waiting.items.is_empty() && batch.is_empty())) {
+                break;
             }
-            Ok(Message::Stop) | Err(_) => false,
+            waiting.hurried = false;
+            if waiting.items.is_empty() && rested {
+                waiting.state = State::Sleeps;
+                self.shared.changed.wait(&mut waiting);
+                // What woke it may stay for a while like everything else.
+                rested = false;
+            } else {
+                waiting.state = State::Dozes;
+                rested = self.shared.changed.wait_for(&mut waiting, UNHURRIED_MAX).timed_out();
+            }
         }
+        waiting.state = State::Works;
+        waiting.hurried = false;
+        waiting.bytes = 0;
+        if batch.is_empty() {
+            std::mem::swap(batch, &mut waiting.items);
+        } else {
+            batch.append(&mut waiting.items);
+        }
+        waiting.stop
     }
 
     /// Writes what fits into one frame and completes it.
-    fn commit(&mut self, batch: &mut Vec<Item>) -> Result<(), Arc<str>> {
+    fn commit(&mut self, batch: &mut VecDeque<Item>) -> Result<(), Arc<str>> {
         let count = self.writer.fitting(payloads(batch));
         let start = Instant::now();
         let written = self.writer.write(payloads(batch).take(count))?;
-        self.gauge.latency.add(start.elapsed().as_micros() as u64);
-        self.gauge.entries.store(written.index + count as u64, Ordering::Release);
+        self.shared.gauge.latency.add(start.elapsed().as_micros() as u64);
+        self.shared.gauge.entries.store(written.index + count as u64, Ordering::Release);
         let mut done = Vec::with_capacity(count);
         for (item, index) in batch.drain(..count).zip(written.index..) {
             let Item { payload, done: completer, room } = item;
-            self.gauge.release(room);
+            self.shared.gauge.release(room);
             if let Some(completer) = completer {
                 completer.complete(Ok(Receipt { index, leaf: Digest(payload.leaf.0) }));
             }
@@ -320,24 +493,20 @@ impl Loop {
     }
 
     /// The disk has failed. Nothing that waits is told that it is durable.
-    fn fail(self, batch: Vec<Item>, why: Arc<str>) {
+    fn fail(self, batch: VecDeque<Item>, why: Arc<str>) {
         tracing::error!(%why, "the record has stopped: nothing passes until a restart");
-        self.gauge.stop(why.clone());
+        self.shared.gauge.stop(why.clone());
         let refuse = |item: Item| {
             if let Some(completer) = item.done {
                 completer.complete(Err(RecordError::Stopped(why.clone())));
             }
         };
         batch.into_iter().for_each(refuse);
-        while let Ok(message) = self.receiver.try_recv() {
-            if let Message::Append(item) = message {
-                refuse(*item);
-            }
-        }
+        // What is still in the queue is refused when this is dropped.
     }
 }
 
-fn payloads(batch: &[Item]) -> impl Iterator<Item = &Payload> + Clone {
+fn payloads(batch: &VecDeque<Item>) -> impl Iterator<Item = &Payload> + Clone {
     batch.iter().map(|item| &item.payload)
 }
 

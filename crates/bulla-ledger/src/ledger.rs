@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 
 use crate::{
     archive::{Archive, ArchiveError, ArchiveThread, Feed},
-    committer::{Claim, Committer, Gauge},
+    committer::{Claim, Committer, Gauge, wake_committer},
     config::LedgerConfig,
     journal::{
         recover::{RecoverError, Recovered, Torn, recover},
@@ -89,7 +89,10 @@ pub fn wait_durable(mut pending: Pending) -> Result<Receipt, RecordError> {
     loop {
         match Future::poll(std::pin::Pin::new(&mut pending), &mut context) {
             Poll::Ready(result) => return result,
-            Poll::Pending => std::thread::park(),
+            Poll::Pending => {
+                wake_committer();
+                std::thread::park();
+            }
         }
     }
 }
@@ -353,7 +356,7 @@ impl Ledger {
         }
         let mut close = self.shared.entry(Kind::Close, now());
         close.status = Some("drained".into());
-        self.shared.append_plain(&close).map(Some)
+        self.shared.append_last(&close).map(Some)
     }
 
     fn open_gateway_session(&self, at: Timestamp) -> Result<SessionJournal, RecordError> {

@@ -59,6 +59,7 @@ mod verify;
 pub mod vfs;
 
 pub use archive::ArchiveError;
+pub use committer::{gather_wake_ups, wake_committer};
 pub use config::*;
 pub use detail::*;
 pub use journal::recover::RecoverError;

@@ -18,7 +18,7 @@ use std::{
 use bulla_core::{
     AdminRecord, Because, BootId, CloseRecord, Command, DenyReason, EvidenceRecord, Flow,
     GrantRecord, HoldRecord, IntentRecord, Journal, Mode, OpenRecord, Outcome, Pending,
-    RecordError, RefusalRecord, SessionId, Timestamp, TurnedAwayRecord, pending,
+    RecordError, RefusalRecord, SessionId, Timestamp, TurnedAwayRecord,
 };
 use bulla_tlog::{
     Hash,
@@ -72,12 +72,24 @@ impl Shared {
 
     /// Appends one entry of the gateway's own, without a session and without a private part.
     pub(crate) fn append_plain(&self, entry: &Entry) -> Result<Pending, RecordError> {
+        let (item, pending) = self.plain(entry)?;
+        self.queue.push(item)?;
+        Ok(pending)
+    }
+
+    /// The same, as the last entry of the run: what comes after it is refused.
+    pub(crate) fn append_last(&self, entry: &Entry) -> Result<Pending, RecordError> {
+        let (item, pending) = self.plain(entry)?;
+        self.queue.push_last(item)?;
+        Ok(pending)
+    }
+
+    fn plain(&self, entry: &Entry) -> Result<(Item, Pending), RecordError> {
         let payload = Payload::new(entry.encode().map_err(|_| RecordError::Bug("plain entry"))?);
         let room = payload.frame_bytes() as u64;
         self.gauge.admit(room, Claim::Closing)?;
-        let (completer, pending) = pending();
-        self.queue.push(Item { payload, done: Some(completer), room })?;
-        Ok(pending)
+        let (completer, pending) = self.queue.pending();
+        Ok((Item { payload, done: Some(completer), room }, pending))
     }
 
     pub(crate) fn stopped(&self) -> Option<Arc<str>> {
@@ -236,7 +248,7 @@ impl Chain {
         let rooms: Vec<u64> = loads.iter().enumerate().map(room).collect();
         let total: u64 = rooms.iter().sum();
         shared.gauge.admit(total, claim)?;
-        let (completer, pending) = pending();
+        let (completer, pending) = shared.queue.pending();
         let mut completer = Some(completer);
         let (mode, cmd) = (entry.mode, entry.cmd);
         let mut entry = Some(entry);
@@ -359,20 +371,29 @@ fn with_room(plaintext: &[u8]) -> Vec<u8> {
     body
 }
 
+/// A compressor and where it writes. Its tables are large and reused; sessions are many, threads
+/// are few. What it wrote is copied out, so that an object holds no more memory than its bytes.
+struct Press {
+    compressor: zstd::bulk::Compressor<'static>,
+    out: Vec<u8>,
+}
+
 thread_local! {
-    /// A compressor's tables are large and reused; sessions are many, threads are few.
-    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> =
-        RefCell::new(zstd::bulk::Compressor::new(1).ok());
+    static PRESS: RefCell<Option<Press>> = RefCell::new(
+        zstd::bulk::Compressor::new(1)
+            .ok()
+            .map(|compressor| Press { compressor, out: vec![0; OBJECT_BYTES_MAX] }),
+    );
 }
 
 /// None if it does not become smaller by an eighth.
 fn compress(plaintext: &[u8]) -> Option<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|compressor| {
+    PRESS.with_borrow_mut(|press| {
+        let Press { compressor, out } = press.as_mut()?;
         let limit = plaintext.len() - plaintext.len() / 8;
-        let mut out = vec![0; limit];
-        let len = compressor.as_mut()?.compress_to_buffer(plaintext, &mut out).ok()?;
-        out.truncate(len);
-        Some(out)
+        let out = out.get_mut(..limit)?;
+        let len = compressor.compress_to_buffer(plaintext, out).ok()?;
+        out.get(..len).map(with_room)
     })
 }
 

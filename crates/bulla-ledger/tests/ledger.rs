@@ -53,10 +53,11 @@ fn every_byte_comes_back() {
         number += 1;
         let (asked, answered) = (noise(number, len), noise(number + 50, len));
         let text: String = "select '".chars().chain(std::iter::repeat_n('x', len)).collect();
-        intent(&mut *journal, number, &text, &asked);
+        // Waited for: a busy disk may not set room aside as fast as this asks for it.
+        wait_durable(intent(&mut *journal, number, &text, &asked)).unwrap();
         to_target.extend_from_slice(&asked);
         for piece in answered.chunks(700_000) {
-            evidence(&mut *journal, number, Flow::ToClient, piece, None);
+            wait_durable(evidence(&mut *journal, number, Flow::ToClient, piece, None)).unwrap();
         }
         to_client.extend_from_slice(&answered);
         evidence(&mut *journal, number, Flow::ToTarget, b"more", None);
@@ -322,4 +323,53 @@ fn limits_refuse_and_leave_no_trace() {
     wait_durable(close(&mut *journal)).unwrap();
     ledger.shutdown().unwrap();
     assert_eq!(verify(ledger.dir()).verdict, Verdict::Complete);
+}
+
+/// The intent of a plain read waits for its response; without one it is written soon all the same.
+#[test]
+fn what_nobody_waits_for_is_written_as_well() {
+    let dir = TempDir::new("unhurried");
+    let ledger = Ledger::open(config(&dir)).unwrap();
+    let (mut journal, opened) = ledger.open(&open_record(1)).unwrap();
+    wait_durable(opened).unwrap();
+    for number in 1..=20 {
+        let pending = intent(&mut *journal, number, "select 1", b"Q select 1");
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        // Looking hurries nothing.
+        while pending.peek().is_none() {
+            assert!(std::time::Instant::now() < until, "intent {number} was never written");
+            std::thread::yield_now();
+        }
+    }
+    wait_durable(close(&mut *journal)).unwrap();
+}
+
+/// A thread that gathers wake-ups owes them: made, or not made, nothing waits for ever.
+#[test]
+fn a_wake_up_that_is_owed_is_made() {
+    let dir = TempDir::new("owed");
+    let ledger = Ledger::open(config(&dir)).unwrap();
+    std::thread::scope(|scope| {
+        for (n, makes) in [(1, true), (2, false)] {
+            let ledger = &ledger;
+            scope.spawn(move || {
+                gather_wake_ups();
+                let (mut journal, opened) = ledger.open(&open_record(n)).unwrap();
+                wait_durable(opened).unwrap();
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                for number in 1..=50 {
+                    let pending = intent(&mut *journal, number, "select 1", b"Q select 1");
+                    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+                    while pending.poll_durable(&mut context).is_pending() {
+                        assert!(std::time::Instant::now() < until, "intent {number} never came");
+                        if makes {
+                            wake_committer();
+                        }
+                        std::thread::yield_now();
+                    }
+                }
+                wait_durable(close(&mut *journal)).unwrap();
+            });
+        }
+    });
 }
