@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `accept` | listeners, budgets, greeting, identity, opening |
 //! | `relay` | the loop of one live session |
+//! | `side` | reading and writing one side of it |
 //! | `connect` | the `Connector` port and the direct connector |
 //! | `scouts` | keeping what readings need to know fresh |
 //! | `desk` | asks that wait for a person |
@@ -24,6 +25,7 @@ mod desk;
 mod registry;
 mod relay;
 mod scouts;
+mod side;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     future::Future,
-    io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -21,7 +20,6 @@ use bulla_wire::{HoldNotice, Output, Outputs, Place, Protocol, TargetHello, Wire
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
-    io::ReadBuf,
     sync::{mpsc, oneshot},
     time::{Instant, Sleep},
 };
@@ -29,10 +27,9 @@ use tokio::{
 use crate::{
     Engine, Stream,
     registry::{Entered, Tell},
+    side::{poll_read, poll_write},
 };
 
-/// Read at most this much at once.
-const READ_BYTES: usize = 64 * 1024;
 /// Unprocessed client bytes beyond which the client is not read.
 const CLIENT_BUFFER_MAX: usize = 256 * 1024;
 /// Bytes on their way to a side (waiting for the record, or for its socket) beyond which the other
@@ -42,6 +39,8 @@ const WINDOW_BYTES: usize = 1024 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Longest wait for fresh knowledge of the target.
 const RELEARN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the record is left alone that cannot take more for now.
+const RETRY: Duration = Duration::from_millis(2);
 /// Turns of the loop before other tasks get theirs.
 const TURNS_MAX: usize = 64;
 
@@ -102,6 +101,10 @@ pub struct Relay {
     downs_bytes: usize,
     down: Downstream,
     relearning: Option<(oneshot::Receiver<bool>, Instant)>,
+    /// What the machine wants, as far as it is not carried out yet.
+    wanted: VecDeque<Output>,
+    /// Set while the record cannot take more: then nothing is read and nothing is carried out.
+    retry: Option<Pin<Box<Sleep>>>,
     timer: Pin<Box<Sleep>>,
     /// The machine may make progress on the client bytes that are there.
     client_ready: bool,
@@ -112,61 +115,20 @@ pub struct Relay {
     draining: bool,
     ending: Option<Ending>,
     failed: Option<RecordError>,
-    chunk: BytesMut,
 }
 
-fn poll_read(
-    side: &mut dyn Stream,
-    cx: &mut Context<'_>,
-    into: &mut BytesMut,
-    chunk: &mut BytesMut,
-) -> Poll<io::Result<usize>> {
-    chunk.resize(READ_BYTES, 0);
-    let mut buf = ReadBuf::new(chunk);
-    let read = Pin::new(side).poll_read(cx, &mut buf);
-    let n = buf.filled().len();
-    match read {
-        Poll::Pending => Poll::Pending,
-        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        Poll::Ready(Ok(())) => {
-            into.extend_from_slice(chunk.get(..n).unwrap_or_default());
-            Poll::Ready(Ok(n))
+/// What is wanted again when the record could not take it: bytes on their way, which are shared.
+fn again(output: &Output) -> Option<Output> {
+    match output {
+        Output::Reply { number, bytes, done } => {
+            Some(Output::Reply { number: *number, bytes: bytes.clone(), done: done.clone() })
         }
+        Output::More { number, bytes } => {
+            Some(Output::More { number: *number, bytes: bytes.clone() })
+        }
+        Output::ToClient(bytes) => Some(Output::ToClient(bytes.clone())),
+        _ => None,
     }
-}
-
-/// Writes what is there; `Ready` when something was written or flushed.
-macro_rules! poll_write {
-    ($side:expr, $queue:expr, $flush:expr, $cx:expr) => {{
-        let mut moved = false;
-        let mut failed = None;
-        while !$queue.is_empty() {
-            let slices: Vec<IoSlice<'_>> = $queue.runs().take(32).map(IoSlice::new).collect();
-            match Pin::new(&mut *$side).poll_write_vectored($cx, &slices) {
-                Poll::Ready(Ok(0)) => failed = Some(io::Error::from(io::ErrorKind::WriteZero)),
-                Poll::Ready(Ok(n)) => {
-                    $queue.advance(n);
-                    $flush = true;
-                    moved = true;
-                    continue;
-                }
-                Poll::Ready(Err(error)) => failed = Some(error),
-                Poll::Pending => {}
-            }
-            break;
-        }
-        if failed.is_none() && $flush {
-            match Pin::new(&mut *$side).poll_flush($cx) {
-                Poll::Ready(Ok(())) => $flush = false,
-                Poll::Ready(Err(error)) => failed = Some(error),
-                Poll::Pending => {}
-            }
-        }
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(moved),
-        }
-    }};
 }
 
 impl Relay {
@@ -184,6 +146,8 @@ impl Relay {
             downs_bytes: 0,
             down: Downstream::default(),
             relearning: None,
+            wanted: VecDeque::new(),
+            retry: None,
             timer,
             client_ready: true,
             client_open: true,
@@ -193,7 +157,6 @@ impl Relay {
             draining: false,
             ending: None,
             failed: None,
-            chunk: BytesMut::new(),
         };
         if let Some(welcome) = relay.take_welcome() {
             relay.push_down(welcome);
@@ -287,6 +250,8 @@ impl Relay {
         self.downs.clear();
         self.downs_bytes = 0;
         self.ups.clear();
+        self.wanted.clear();
+        self.retry = None;
         let refusal = Refusal::plain(
             RefusalKind::Recorder,
             "the response could not be recorded, so it was stopped",
@@ -317,14 +282,42 @@ impl Relay {
 
     /// Carries out what the machine wants.
     fn take(&mut self, outputs: Outputs) {
-        for output in outputs {
+        self.wanted.extend(outputs);
+        if self.retry.is_none() {
+            self.carry_out();
+        }
+    }
+
+    /// Goes on in order, until the record cannot take more for now: then everything waits, and the
+    /// disk's pace becomes that of the session.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.wanted.pop_front() {
             if self.failed.is_some() {
+                self.wanted.clear();
                 return;
             }
-            if let Err(error) = self.take_one(output) {
-                self.fail(&error);
+            let again = again(&output);
+            match (self.take_one(output), again) {
+                (Ok(()), _) => {}
+                (Err(RecordError::Backlog), Some(output)) => {
+                    metrics::counter!("bulla_record_waits_total").increment(1);
+                    self.wanted.push_front(output);
+                    self.retry = Some(Box::pin(tokio::time::sleep(RETRY)));
+                    return;
+                }
+                (Err(error), _) => self.fail(&error),
             }
         }
+    }
+
+    fn poll_retry(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(retry) = &mut self.retry else { return false };
+        if retry.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.retry = None;
+        self.carry_out();
+        true
     }
 
     fn take_one(&mut self, output: Output) -> Result<(), RecordError> {
@@ -349,7 +342,8 @@ impl Relay {
                 self.s.entered.handle.counters.denied.fetch_add(1, Ordering::Relaxed);
                 let mut out = Outputs::new();
                 self.s.wire.refused(number, &refusal, &mut out);
-                self.take(out);
+                // Before whatever else was wanted.
+                out.into_iter().rev().for_each(|output| self.wanted.push_front(output));
             }
             Output::More { number, bytes } => {
                 if let Some(ticket) = self.ticket(number) {
@@ -413,8 +407,13 @@ impl Relay {
             moved |= self.poll_up(cx);
             moved |= self.poll_down(cx);
             moved |= self.poll_timer(cx);
+            // Last, so that what was set in this turn is waited for.
+            moved |= self.poll_retry(cx);
             if let Some(ending) = &self.ending {
-                let flushed = self.downs.is_empty() && self.down.is_empty() && !self.flush_down;
+                let flushed = self.wanted.is_empty()
+                    && self.downs.is_empty()
+                    && self.down.is_empty()
+                    && !self.flush_down;
                 if (flushed && self.up.is_empty())
                     || Instant::now() >= ending.by
                     || !self.client_open
@@ -555,13 +554,14 @@ impl Relay {
             return false;
         }
         let mut moved = false;
-        let full = self.s.from_client.len() >= CLIENT_BUFFER_MAX
+        let full = self.retry.is_some()
+            || self.s.from_client.len() >= CLIENT_BUFFER_MAX
             || self.window() >= WINDOW_BYTES
             || self.up.waiting_bytes() >= WINDOW_BYTES
             || self.ups.len() >= 256;
         // Even while a command waits the client is watched, so that its leaving withdraws it.
         if !full {
-            let read = poll_read(&mut *self.client, cx, &mut self.s.from_client, &mut self.chunk);
+            let read = poll_read(&mut *self.client, cx, &mut self.s.from_client);
             match read {
                 Poll::Pending => {}
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => {
@@ -576,6 +576,7 @@ impl Relay {
             }
         }
         let may = self.client_ready
+            && self.retry.is_none()
             && self.judging.is_none()
             && self.relearning.is_none()
             && self.s.wire.takes_client();
@@ -601,12 +602,11 @@ impl Relay {
     }
 
     fn poll_target(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.target_open || self.ending.is_some() || self.window() >= WINDOW_BYTES {
+        let full = self.retry.is_some() || self.window() >= WINDOW_BYTES;
+        if !self.target_open || self.ending.is_some() || full {
             return false;
         }
-        let read = poll_read(&mut *self.s.target, cx, &mut self.s.from_target, &mut self.chunk);
-        let n = match read {
-            Poll::Pending if self.s.from_target.is_empty() => return false,
+        let n = match poll_read(&mut *self.s.target, cx, &mut self.s.from_target) {
             Poll::Pending => return false,
             Poll::Ready(Ok(n)) => n,
             Poll::Ready(Err(_)) => 0,
@@ -658,8 +658,7 @@ impl Relay {
             moved = true;
         }
         if self.target_open && (!self.up.is_empty() || self.flush_up) {
-            let wrote = poll_write!(self.s.target, self.up, self.flush_up, cx);
-            match wrote {
+            match poll_write(&mut *self.s.target, cx, &mut self.up, &mut self.flush_up) {
                 Ok(wrote) => moved |= wrote,
                 Err(_) => {
                     self.lose_target("the connection was closed");
@@ -689,8 +688,7 @@ impl Relay {
             }
         }
         if self.client_open && (!self.down.is_empty() || self.flush_down) {
-            let wrote = poll_write!(self.client, self.down, self.flush_down, cx);
-            match wrote {
+            match poll_write(&mut *self.client, cx, &mut self.down, &mut self.flush_down) {
                 Ok(wrote) => moved |= wrote,
                 Err(_) => {
                     self.client_open = false;
