@@ -15,7 +15,7 @@ cargo xtask <command>
   test [--filter X]    formatting, lints, tidy and every test; with --filter only tests named so
        [-p CRATE]      only the tests of a crate
        [-- ARGS]       further arguments for the test runner
-  bench [ARGS]         measures the gateway beside what people use instead
+  bench [--quick]      measures the gateway beside what people use instead; --help says more
   tidy                 checks the arrows between crates
   fuzz --minutes N     fuzzes every target, sharing the minutes
        [--target X]    only targets named so

@@ -95,6 +95,10 @@ pub fn bench(args: &[String]) -> Result<ExitCode> {
     setup::setup(Scope::Bench)?;
     let build = ["--profile", "fast", "-p", "bulla", "-p", "bulla-e2e", "--bins"];
     step("build", cargo("build").args(build))?;
+    // What single steps cost, each crate measures in an example of its own.
+    let costs =
+        ["--profile", "fast", "-p", "bulla-ledger", "-p", "bulla-policy", "-p", "bulla-sql"];
+    step("build the examples", cargo("build").args(costs).arg("--examples"))?;
     become_bin("fast", "bulla-bench", args)
 }
 

@@ -1,6 +1,8 @@
 //! Prints what reading costs: cached and uncached statements, and the worst texts that the limits
-//! admit. Not a test: numbers depend on the machine. `cargo run -p bulla-sql --example bench`
-//! (add `--profile fast` for what a release does).
+//! admit. Not a test: numbers depend on the machine.
+//!
+//! `cargo run --profile fast -p bulla-sql --example sql-cost`; with `--json`, as the benchmark calls
+//! it, only the first two, as JSON.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -48,14 +50,19 @@ fn main() -> std::io::Result<()> {
     for _ in 0..rounds {
         let _ = black_box(read(black_box(sql)));
     }
-    println!("cached      {:>9.3} us", start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds));
-
+    let cached = start.elapsed() / rounds;
     let texts: Vec<String> = (0..5_000).map(|n| format!("{sql} OFFSET {n}")).collect();
     let start = Instant::now();
     for text in &texts {
         let _ = black_box(read(text));
     }
-    println!("uncached    {:>9.3} us", start.elapsed().as_secs_f64() * 1e6 / 5_000.0);
+    let uncached = start.elapsed() / 5_000;
+    if std::env::args().any(|arg| arg == "--json") {
+        let (cached, uncached) = (cached.as_nanos(), uncached.as_nanos());
+        println!("{{\"cached_ns\": {cached}, \"uncached_ns\": {uncached}}}");
+        return Ok(());
+    }
+    println!("cached   {cached:>9.1?}\nuncached {uncached:>9.1?}");
 
     let n = |text: &str, n: usize| text.repeat(n);
     let worst = [

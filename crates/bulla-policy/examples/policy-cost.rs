@@ -1,4 +1,5 @@
-//! What a decision costs: `cargo run -p bulla-policy --profile fast --example bench`.
+//! What a decision costs: `cargo run --profile fast -p bulla-policy --example policy-cost`; with
+//! `--json`, as the benchmark calls it, only that under 1,000 policies, as JSON.
 //!
 //! A bundle of N policies, one group and one table each, two conditions and an address range, and
 //! one forbid for all; the command is permitted by one of them.
@@ -6,7 +7,11 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::{fmt::Write as _, hint::black_box, time::Instant};
+use std::{
+    fmt::Write as _,
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use bulla_core::{Attribute, Policies};
 use support::{command, load, origin, request, resource, shown, who, with};
@@ -58,35 +63,57 @@ fn many_touches() {
     }
 }
 
-fn main() {
-    many_touches();
+/// How long one decision takes.
+struct Cost {
+    load: Duration,
+    uncached: Duration,
+    cached: Duration,
+    shown: String,
+}
+
+fn cost(count: usize, shape: &str) -> Cost {
     let mut principal = who("k8s|billing/api", &["team:t7", "team:x", "all"]);
     principal = with(principal, "env", Attribute::Text("prod".into()));
     let (resource, origin) = (resource("orders"), origin("10.1.2.3"));
     let command = command("postgres:select", &["postgres:select public.t7(id,state)"]);
     let request = request(&principal, &resource, &origin, &command);
+    let text = policies(count, shape);
+    let start = Instant::now();
+    let bundle = load(&text);
+    let load = start.elapsed();
+    let rounds = if shape == "sliced" { 2_000 } else { 50 };
+    let start = Instant::now();
+    for _ in 0..rounds {
+        black_box(bundle.decide_uncached(black_box(&request)));
+    }
+    let uncached = start.elapsed() / rounds;
+    black_box(bundle.decide(&request));
+    let start = Instant::now();
+    for _ in 0..100_000 {
+        black_box(bundle.decide(black_box(&request)));
+    }
+    let cached = start.elapsed() / 100_000;
+    Cost { load, uncached, cached, shown: shown(&bundle.decide(&request)) }
+}
+
+fn main() {
+    if std::env::args().any(|arg| arg == "--json") {
+        let (sliced, worst) = (cost(1_000, "sliced"), cost(1_000, "worst"));
+        println!(
+            "{{\"cached_ns\": {}, \"uncached_ns\": {}, \"worst_ns\": {}}}",
+            sliced.cached.as_nanos(),
+            sliced.uncached.as_nanos(),
+            worst.uncached.as_nanos()
+        );
+        return;
+    }
+    many_touches();
     for shape in ["sliced", "worst"] {
         for count in [10, 100, 1_000, 5_000] {
-            let text = policies(count, shape);
-            let start = Instant::now();
-            let bundle = load(&text);
-            let loaded = start.elapsed();
-            let rounds = if shape == "sliced" { 2_000 } else { 50 };
-            let start = Instant::now();
-            for _ in 0..rounds {
-                black_box(bundle.decide_uncached(black_box(&request)));
-            }
-            let uncached = start.elapsed() / rounds;
-            black_box(bundle.decide(&request));
-            let start = Instant::now();
-            for _ in 0..100_000 {
-                black_box(bundle.decide(black_box(&request)));
-            }
-            let cached = start.elapsed() / 100_000;
+            let Cost { load, uncached, cached, shown } = cost(count, shape);
             println!(
-                "{shape:7} {count:5} policies: load {loaded:>9.1?}  uncached {uncached:>9.1?}  \
-                 cached {cached:>7.0?}  {}",
-                shown(&bundle.decide(&request))
+                "{shape:7} {count:5} policies: load {load:>9.1?}  uncached {uncached:>9.1?}  \
+                 cached {cached:>7.0?}  {shown}"
             );
         }
     }
