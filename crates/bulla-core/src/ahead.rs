@@ -44,10 +44,10 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Completer, Digest, Receipt, RecordError, pending};
+    use crate::{Digest, Receipt, RecordError, pending};
 
     /// Whether a release of so many bytes must wait, at so many milliseconds.
-    fn check(ahead: &mut Ahead, bytes: usize, ms: u64, waits: bool) -> Completer {
+    fn check(ahead: &mut Ahead, bytes: usize, ms: u64, waits: bool) -> crate::Completer {
         let (completer, pending) = pending();
         let now = Timestamp::from_secs(1).plus_ms(ms);
         assert_eq!(ahead.wait(bytes, pending, now).is_some(), waits, "{bytes} bytes at {ms} ms");

@@ -37,9 +37,9 @@ impl Session {
         honours: &'static [&'static str],
         journal: Box<dyn Journal>,
     ) -> Self {
-        let (journal, ahead) = (Mutex::new(journal), Mutex::default());
-        let inner = Inner { id, principal, resource, part, origin, honours, journal, ahead };
-        Self(Arc::new(inner))
+        let journal = Mutex::new(journal);
+        let ahead = Mutex::default();
+        Self(Arc::new(Inner { id, principal, resource, part, origin, honours, journal, ahead }))
     }
     pub fn id(&self) -> SessionId {
         self.0.id
@@ -99,6 +99,9 @@ impl Session {
     }
 }
 
+/// An append, and when it was made.
+type Appended = Result<(Pending, Timestamp), RecordError>;
+
 /// The in-flight half of a command: every response comes back through it. Dropped unfinished it
 /// records *abandoned*.
 pub struct Ticket {
@@ -124,23 +127,16 @@ impl Ticket {
     pub fn owe(&self) -> &Obligations {
         &self.owe
     }
-    fn append(
-        &mut self,
-        at: Timestamp,
-        flow: Flow,
-        bytes: Bytes,
-        outcome: Option<Outcome>,
-    ) -> Result<Pending, RecordError> {
-        let ends = outcome.is_some();
+    fn append(&mut self, flow: Flow, bytes: Bytes, outcome: Option<Outcome>) -> Appended {
+        let (at, ends) = (self.clock.now(), outcome.is_some());
         let record = EvidenceRecord { at, number: self.number, flow, bytes, outcome };
         let pending = self.session.with(|journal| journal.evidence(record))?;
         self.finished |= ends;
-        Ok(pending)
+        Ok((pending, at))
     }
     /// Further input of a streaming command: durable before it goes on, whatever the mode.
     pub fn more(&mut self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {
-        let now = self.clock.now();
-        let pending = self.append(now, Flow::ToTarget, bytes.clone(), None)?;
+        let (pending, _) = self.append(Flow::ToTarget, bytes.clone(), None)?;
         Ok(Release::new(bytes, Some(pending)))
     }
     /// A piece of the response; with the last, how the command ended.
@@ -149,13 +145,12 @@ impl Ticket {
         bytes: Bytes,
         done: Option<Outcome>,
     ) -> Result<Release<ToClient>, RecordError> {
-        let now = self.clock.now();
-        let pending = self.append(now, Flow::ToClient, bytes.clone(), done)?;
+        let (pending, now) = self.append(Flow::ToClient, bytes.clone(), done)?;
         Ok(self.session.release(bytes, pending, now))
     }
     /// The command ended without further bytes.
     pub fn finish(mut self, outcome: Outcome) -> Result<Pending, RecordError> {
-        self.append(self.clock.now(), Flow::ToClient, Bytes::new(), Some(outcome))
+        self.append(Flow::ToClient, Bytes::new(), Some(outcome)).map(|(pending, _)| pending)
     }
 }
 
@@ -164,7 +159,7 @@ impl Drop for Ticket {
         if !self.finished {
             let outcome = Outcome { status: Status::Abandoned, tag: None, rows: 0 };
             // If even this cannot be written, the missing outcome says the same.
-            let _ = self.append(self.clock.now(), Flow::ToClient, Bytes::new(), Some(outcome));
+            let _ = self.append(Flow::ToClient, Bytes::new(), Some(outcome));
         }
     }
 }
