@@ -129,6 +129,19 @@ fn a_refusal_says_what_which_rule_what_next_and_is_on_record() {
     has(&forbidden, &["403", "no-secrets", "is forbidden"]);
     let outside = world.curl("/other", &["--http2"]).unwrap().out();
     has(&outside, &["403", "no policy permits it"]);
+    // Whoever sends a body along hears the answer all the same, on either version, however it is
+    // framed and whatever the refusal is for.
+    let body = world.dir.write("body", vec![b'x'; 200_000]).unwrap().display().to_string();
+    let data = format!("@{body}");
+    for version in ["--http1.1", "--http2"] {
+        for _ in 0..15 {
+            let args = [version, "--data-binary", &data, "-H", "expect:", "-H", "x-a: b"];
+            has(&world.curl("/api/a", &args).unwrap().out(), &[" 403"]);
+            has(&world.bare_curl("/api/a", &args).unwrap().out(), &[" 401"]);
+            let twice = [&args[..], &["-H", "content-type: b", "-H", "content-type: c"]].concat();
+            has(&world.curl("/api/a", &twice).unwrap().out(), &[" 400"]);
+        }
+    }
     assert_eq!(target.got(), "", "what is refused sends nothing");
     // The event leads to the entry.
     let event = denied.split("\"event\":\"").nth(1).unwrap().split('"').next().unwrap();

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     answer::{Answer, Outgoing, Own},
     api::Api,
-    flow::{Collected, Flow, Framing, Needles, Passing, Terms, collect, ended},
+    flow::{Collected, Flow, Framing, Needles, Passing, Terms, collect, drain, ended},
     head::Head,
     hold::{self, Found, Hold, Judging},
     reading::{self, Need},
@@ -31,11 +31,13 @@ const SMALL_BYTES_MAX: u64 = 64 << 10;
 const COLLECT_IDLE: Duration = Duration::from_secs(30);
 
 /// What goes out as a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
     Nothing,
     /// The end of the canonical bytes.
     Whole(usize),
-    Stream(Incoming),
+    /// What the client still sends. It is not held here, so that a refusal does not drop it.
+    Stream,
 }
 
 /// A request in its one form: what is judged, recorded and sent.
@@ -89,25 +91,25 @@ impl Exchange {
         let need = reading::need(self.api(), &head, present);
         let whole = need == Need::Whole || (small && !self.grpc && !head.expects_continue);
         let max = if need == Need::Whole { self.api().judged_bytes_max } else { 64 << 10 };
-        let (plan, bytes) = if !present {
-            (Plan::Nothing, None)
+        let (plan, bytes, stream) = if !present {
+            (Plan::Nothing, None, None)
         } else if whole {
             match collect(body, max, COLLECT_IDLE).await {
-                Ok(bytes) => (Plan::Whole(bytes.len()), Some(bytes)),
+                Ok(bytes) => (Plan::Whole(bytes.len()), Some(bytes), None),
                 Err(why) => return self.uncollected(&head, why).await,
             }
         } else {
-            (Plan::Stream(body), None)
+            (Plan::Stream, None, Some(body))
         };
         let outbound = self.outbound(head, plan, bytes.as_ref());
-        self.judge(outbound, bytes, request).await
+        self.judge(outbound, bytes, stream, request).await
     }
 
     fn outbound(&self, mut head: Head, plan: Plan, body: Option<&Bytes>) -> Outbound {
         if let Some(body) = body {
             head.length = Some(body.len() as u64);
         }
-        let chunked = matches!(plan, Plan::Stream(_)) && head.length.is_none();
+        let chunked = plan == Plan::Stream && head.length.is_none();
         let mut canonical = head_bytes(&head, chunked);
         canonical.extend_from_slice(body.map(|body| &body[..]).unwrap_or_default());
         Outbound { head, canonical: canonical.into(), plan }
@@ -167,6 +169,7 @@ impl Exchange {
         self,
         outbound: Outbound,
         body: Option<Bytes>,
+        stream: Option<Incoming>,
         request: Option<hyper::upgrade::OnUpgrade>,
     ) -> Response<Outgoing> {
         let principal = self.live().session().principal().id.clone();
@@ -179,7 +182,9 @@ impl Exchange {
                 body.as_deref().unwrap_or_default(),
             ],
         );
-        let streams = matches!(outbound.plan, Plan::Stream(_)) || outbound.head.upgrade;
+        let streams = outbound.plan == Plan::Stream || outbound.head.upgrade;
+        // Who waits for leave to send a body has sent none.
+        let unwanted = !outbound.head.expects_continue;
         let respond_async = outbound.head.respond_async;
         if !streams {
             match self.conn.http.holds.find(&key, self.live().bundle()) {
@@ -187,7 +192,7 @@ impl Exchange {
                 Found::Waiting(hold) => return self.held(&hold, respond_async).await,
                 Found::Verdict(verdict) => {
                     return match *verdict {
-                        Ok((cleared, passage)) => self.forward(cleared, passage, None).await,
+                        Ok((cleared, passage)) => self.forward(cleared, passage, None, None).await,
                         Err(refusal) => self.say(Own::refusal(&refusal, None)).await,
                     };
                 }
@@ -203,7 +208,10 @@ impl Exchange {
         );
         let command = match read {
             Ok(command) => command,
-            Err(fault) => return self.refused(number, &canonical, fault).await,
+            Err(fault) => {
+                shed(stream, unwanted).await;
+                return self.refused(number, &canonical, fault).await;
+            }
         };
         let path = command.touches.seen().first().map(|touch| touch.path.clone());
         if outbound.head.upgrade && !path.is_some_and(|path| self.api().speaks_websocket(&path)) {
@@ -226,13 +234,17 @@ impl Exchange {
         match verdict.await {
             Some(Ok((cleared, passage))) => {
                 let upgrade = opened.zip(request);
-                self.forward(cleared, passage, upgrade).await
+                self.forward(cleared, passage, stream, upgrade).await
             }
-            Some(Err(refusal)) => self.say(Own::refusal(&refusal, None)).await,
+            Some(Err(refusal)) => {
+                shed(stream, unwanted).await;
+                self.say(Own::refusal(&refusal, None)).await
+            }
             None => {
                 let Some(holding) = told.lock().take().filter(|_| !streams) else {
                     // Nobody can approve a body that nobody has seen.
                     drop(judging);
+                    shed(stream, unwanted).await;
                     return self.unseen(number, &canonical).await;
                 };
                 let live = self.live().clone();
@@ -278,6 +290,7 @@ impl Exchange {
         self,
         cleared: Cleared<Outbound>,
         passage: Passage,
+        stream: Option<Incoming>,
         upgrade: Option<(bulla_core::Command, hyper::upgrade::OnUpgrade)>,
     ) -> Response<Outgoing> {
         let passing = Passing::new(passage);
@@ -287,10 +300,16 @@ impl Exchange {
         let length = if let Plan::Whole(length) = plan { length } else { 0 };
         let (done, finished) = tokio::sync::oneshot::channel();
         let mut done = Some(done);
-        let body: OutBody = match plan {
-            Plan::Nothing => Either::Left(Full::default()),
-            Plan::Whole(_) => Either::Left(Full::new(canonical.slice(canonical.len() - length..))),
-            Plan::Stream(source) => {
+        let body: OutBody = match (plan, stream) {
+            (Plan::Nothing, _) => Either::Left(Full::default()),
+            (Plan::Whole(_), _) => {
+                Either::Left(Full::new(canonical.slice(canonical.len() - length..)))
+            }
+            (Plan::Stream, None) => {
+                left.keep();
+                return self.failed(&passing, &Failed::Broken("the body is gone")).await;
+            }
+            (Plan::Stream, Some(source)) => {
                 let terms = Terms {
                     framing: head.length.map_or(Framing::Chunked, Framing::Length),
                     head: Bytes::new(),
@@ -474,6 +493,13 @@ pub enum Failed {
     TooMuch,
     #[error("{0}")]
     Broken(&'static str),
+}
+
+/// Reads on over a body that was refused, where that helps its sender.
+async fn shed(stream: Option<Incoming>, unwanted: bool) {
+    if let Some(body) = stream.filter(|_| unwanted) {
+        drain(body).await;
+    }
 }
 
 /// Ends a command as the client's loss when it is dropped.

@@ -28,6 +28,10 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Bytes that may wait for the disk before the source is not read any more.
 const WINDOW_BYTES: usize = 1 << 20;
 
+/// Most that is read of a body that nobody wants, and for how long.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
 /// Why a body stops early. Whoever reads it sees a broken message, never a short one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -534,6 +538,22 @@ pub async fn collect(mut body: Incoming, max: usize, idle: Duration) -> Result<B
             out.extend_from_slice(&data);
         }
     }
+}
+
+/// Reads on over a body that nobody wants, so that its sender hears the answer: many take a stream
+/// that is reset under their hands, or a connection, for a failure (RFC 9113 8.1).
+pub async fn drain(mut body: Incoming) {
+    let reading = async {
+        let mut left = DRAIN_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Who sends more, or slower, may miss the answer.
+    let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
 }
 
 /// Why a body was not collected.

@@ -25,6 +25,7 @@ use crate::{
     answer::{Outgoing, Own},
     api::Api,
     exchange::Exchange,
+    flow::drain,
     guard::{Deadlines, Guard, Watch},
     head::{Head, Presented, Scheme},
     target::Pool,
@@ -185,7 +186,12 @@ impl Conn {
         let (parts, body) = request.into_parts();
         let head = match Head::read(&parts, self.tls.server_name.as_deref()) {
             Ok(head) => head,
-            Err(fault) => return self.broken(fault),
+            Err(fault) => {
+                if !parts.headers.contains_key(header::EXPECT) {
+                    drain(body).await;
+                }
+                return self.broken(fault);
+            }
         };
         let response = self.clone().known_head(head, body, on_upgrade).await;
         // Whoever asked for an upgrade and did not get it goes on with HTTP.
@@ -203,41 +209,49 @@ impl Conn {
     ) -> Response<Outgoing> {
         let media = head.media_type().unwrap_or_default();
         let grpc = media == "application/grpc" || media.starts_with("application/grpc+");
-        let shape = |own: Own| if grpc { own.for_grpc() } else { own };
-        if let Some(own) = self.metadata(&head) {
-            return own.response();
+        match self.admit(&mut head).await {
+            Ok(seat) => {
+                let exchange = Exchange { conn: self.clone(), seat, grpc };
+                exchange.run(head, body, upgrade).await
+            }
+            Err(own) => {
+                if !head.expects_continue {
+                    drain(body).await;
+                }
+                let own = if grpc { own.for_grpc() } else { own };
+                own.response()
+            }
         }
-        let api = self.find(&head);
-        let principal = match self.identify(&mut head, api.as_ref()).await {
-            Ok(principal) => principal,
-            Err(own) => return shape(own).response(),
-        };
-        if let Some(own) = self.approval(&head, &principal) {
-            return own.response();
+    }
+
+    /// Who asks, and on which session; or what is answered without one.
+    async fn admit(&self, head: &mut Head) -> Result<Arc<Seat>, Own> {
+        if let Some(own) = self.metadata(head) {
+            return Err(own);
+        }
+        let api = self.find(head);
+        let principal = self.identify(head, api.as_ref()).await?;
+        if let Some(own) = self.approval(head, &principal) {
+            return Err(own);
         }
         let seat = match &api {
-            Some(api) => self.seat(&principal, api, &head).await,
+            Some(api) => self.seat(&principal, api, head).await,
             None => {
                 let (why, asked) = ("unknown_resource", head.host.as_str());
                 self.door.turn_away(&self.origin, why, "", Some(&principal), Some(asked), None);
                 Err(Rejection::Resource)
             }
         };
-        match seat {
-            Ok(seat) => {
-                let exchange = Exchange { conn: self.clone(), seat, grpc };
-                exchange.run(head, body, upgrade).await
-            }
-            Err(Rejection::Resource | Rejection::Credential) => {
+        seat.map_err(|rejection| match rejection {
+            Rejection::Resource | Rejection::Credential => {
                 let message = "there is no such resource, or you may not use it";
                 let hint = "check the address, or ask its owner for a permit";
-                shape(Own::problem(404, "unknown_resource", message, hint)).response()
+                Own::problem(404, "unknown_resource", message, hint)
             }
-            Err(Rejection::Unavailable(why)) => {
-                let own = Own::problem(503, "unavailable", why, "try again later").closing();
-                shape(own).response()
+            Rejection::Unavailable(why) => {
+                Own::problem(503, "unavailable", why, "try again later").closing()
             }
-        }
+        })
     }
 
     /// The API of a request: the longest prefix of the path among those of its host.
