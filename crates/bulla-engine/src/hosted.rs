@@ -60,7 +60,8 @@ impl Roll for EngineRoll {
             cancel_key: None,
             tell,
         });
-        let identified_until = entered.until.clone();
+        let (logins, since) = (entered.logins.clone(), entered.since);
+        let identified_until = Box::new(move || logins.until(since));
         let entered = Box::new(Entry { _entered: entered });
         Some(Presence { counters, inbox, identified_until, entered })
     }

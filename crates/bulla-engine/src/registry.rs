@@ -1,7 +1,7 @@
 //! Live sessions: list, kill, cancel by key, extend by a fresh credential.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +11,7 @@ use std::{
 use bulla_core::{PrincipalId, SessionId, Timestamp};
 pub use bulla_host::{Counters, Tell};
 use bulla_wire::CANCEL_KEY_BYTES;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Shortest cancel key that is looked at.
@@ -62,9 +62,47 @@ struct Maps {
 #[derive(Default)]
 struct Identified {
     sessions: usize,
-    /// How long the freshest credential lasts, in nanoseconds. A login of a principal with thousands
-    /// of sessions writes here, and wakes none of them.
-    until: Arc<AtomicU64>,
+    logins: Arc<Logins>,
+}
+
+/// Logins of one principal whose credentials are kept in mind: more are not needed, and the oldest
+/// are forgotten.
+const LOGINS_MAX: usize = 64;
+
+/// The latest logins of one principal. A login of a principal with thousands of sessions writes
+/// here, and wakes none of them.
+#[derive(Default)]
+pub struct Logins(Mutex<Latest>);
+
+#[derive(Default)]
+struct Latest {
+    count: u64,
+    /// Number and end of each that no later one outlasts, so ends fall from the front to the back.
+    ends: VecDeque<(u64, Timestamp)>,
+}
+
+impl Logins {
+    fn add(&self, until: Timestamp) {
+        let mut latest = self.0.lock();
+        latest.count += 1;
+        while latest.ends.back().is_some_and(|(_, end)| *end <= until) {
+            latest.ends.pop_back();
+        }
+        if latest.ends.len() >= LOGINS_MAX {
+            latest.ends.pop_front();
+        }
+        let number = latest.count;
+        latest.ends.push_back((number, until));
+    }
+    fn count(&self) -> u64 {
+        self.0.lock().count
+    }
+    /// How long the credentials last that came after so many.
+    pub fn until(&self, since: u64) -> Timestamp {
+        let latest = self.0.lock();
+        let found = latest.ends.iter().find(|(number, _)| *number > since);
+        found.map_or(Timestamp(0), |(_, end)| *end)
+    }
 }
 
 #[derive(Default)]
@@ -93,9 +131,10 @@ impl Registry {
         }
         let identified = maps.principals.entry(handle.principal.clone()).or_default();
         identified.sessions += 1;
-        let until = identified.until.clone();
+        let logins = identified.logins.clone();
+        let since = logins.count();
         maps.sessions.insert(handle.id, handle.clone());
-        Entered { registry: self.clone(), handle, until }
+        Entered { registry: self.clone(), handle, logins, since }
     }
     pub fn len(&self) -> usize {
         self.0.read().sessions.len()
@@ -133,7 +172,7 @@ impl Registry {
     /// their own time is up.
     pub fn extend(&self, principal: &PrincipalId, until: Timestamp) {
         if let Some(identified) = self.0.read().principals.get(principal) {
-            identified.until.fetch_max(until.0, Ordering::Relaxed);
+            identified.logins.add(until);
         }
     }
     pub fn list(&self) -> Vec<LiveSession> {
@@ -163,14 +202,15 @@ impl Registry {
 pub struct Entered {
     registry: Arc<Registry>,
     pub handle: Arc<Handle>,
-    /// As [`Identified::until`].
-    pub until: Arc<AtomicU64>,
+    pub logins: Arc<Logins>,
+    /// Logins of its principal before it: they do not prolong it.
+    pub since: u64,
 }
 
 impl Entered {
-    /// How long the freshest credential of the session's principal lasts.
+    /// How long the credentials last that its principal presented after it opened.
     pub fn identified_until(&self) -> Timestamp {
-        Timestamp(self.until.load(Ordering::Relaxed))
+        self.logins.until(self.since)
     }
 }
 

@@ -450,7 +450,12 @@ fn a_fresh_credential_extends_sessions_without_waking_them() {
     engine.registry.extend(&principal, until);
     engine.registry.extend(&principal, Timestamp::from_secs(4_000));
     assert_eq!((one.identified_until(), two.identified_until()), (until, until));
-    drop(one);
+    // What was presented before a session opened does not prolong it, whatever else lives.
+    let (late, ..) = session(&engine, 4);
+    assert_eq!(late.identified_until(), Timestamp(0));
+    engine.registry.extend(&principal, Timestamp::from_secs(3_000));
+    assert_eq!(late.identified_until(), Timestamp::from_secs(3_000));
+    drop((one, late));
     assert_eq!(engine.sessions().len(), 1);
     assert_eq!(two.identified_until(), until);
     drop(two);

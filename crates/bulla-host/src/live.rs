@@ -82,7 +82,7 @@ async fn follow(
     tell: watch::Sender<Standing>,
     clock: Arc<dyn Clock>,
     mut lease: Lease,
-    identified_until: Arc<AtomicU64>,
+    identified_until: Box<dyn Fn() -> Timestamp + Send + Sync>,
 ) {
     loop {
         // Looked at anew at least once an hour, since clocks are set.
@@ -90,7 +90,7 @@ async fn follow(
         let told = tokio::select! {
             told = inbox.recv() => told,
             () = tokio::time::sleep(Duration::from_millis(left)) => {
-                lease.extend(Timestamp(identified_until.load(Ordering::Relaxed)));
+                lease.extend(identified_until());
                 if clock.now() >= lease.end() {
                     tell.send_if_modified(|now| {
                         let goes_on = !matches!(now, Standing::Ended(..));

@@ -36,8 +36,8 @@ pub struct Entrant {
 pub struct Presence {
     pub counters: Arc<Counters>,
     pub inbox: mpsc::UnboundedReceiver<Tell>,
-    /// How long the freshest credential of the principal lasts, in nanoseconds.
-    pub identified_until: Arc<AtomicU64>,
+    /// How long the credentials last that the principal presented since.
+    pub identified_until: Box<dyn Fn() -> Timestamp + Send + Sync>,
     /// Takes the session off the list when it is dropped.
     pub entered: Box<dyn Send + Sync>,
 }
