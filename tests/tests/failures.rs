@@ -159,7 +159,7 @@ fn a_drain_ends_sessions_at_safe_points() {
         std::thread::yield_now();
     }
     let outcomes = world.recorded(Kind::Outcome);
-    assert!(outcomes.contains(&"abandoned".to_owned()), "{outcomes:?}");
+    assert!(outcomes.contains(&"cut:ended".to_owned()), "{outcomes:?}");
     let closes = world.recorded(Kind::Close);
     assert_eq!(closes.iter().filter(|why| *why == "drained").count(), 4, "{closes:?}");
 }
