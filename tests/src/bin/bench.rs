@@ -11,6 +11,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bulla_e2e::agent::{Agent, AgentSpec};
 use bulla_e2e::ca::Authority;
 use bulla_e2e::client::{Dial, program};
 use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec};
@@ -176,10 +177,13 @@ fn run(args: &Args) -> Result<()> {
     let issuer = Issuer::start()?;
     let gateway =
         if args.gateway { Some(start_gateway(&authority, &server, &issuer)?) } else { None };
+    let _agent = gateway.as_ref().map(|gateway| start_agent(gateway, &server)).transpose()?;
     if let Some(gateway) = &gateway {
         let token = issuer.mint()?.claim("team", "bench").expires(3600).token()?;
         let pid = Some(gateway.proc().pid());
-        for (name, resource) in [("bulla-strict", "strict"), ("bulla-bounded", "bounded")] {
+        let ways =
+            [("bulla-strict", "strict"), ("bulla-bounded", "bounded"), ("bulla-agent", "agent")];
+        for (name, resource) in ways {
             let dial = gateway.dial_resource(resource, &token);
             contenders.push(Contender { name, dial, pid });
         }
@@ -216,8 +220,21 @@ fn start_gateway(authority: &Authority, server: &Postgres, issuer: &Issuer) -> R
         resource.durability = Some(durability.to_owned());
         resource
     };
-    spec.resources = vec![resource("strict"), resource("bounded")];
+    // As `strict`, but for the way: it is reached through an agent.
+    let mut agent = resource("strict");
+    agent.name = "agent".to_owned();
+    agent.agents = vec!["bench".to_owned()];
+    spec.resources = vec![resource("strict"), resource("bounded"), agent];
     Gateway::start(authority, spec)
+}
+
+/// The agent of the resource `agent`.
+fn start_agent(gateway: &Gateway, server: &Postgres) -> Result<Agent> {
+    let target = ResourceSpec::new("agent", server, USER, PASSWORD);
+    let token = gateway.join_token("bench")?;
+    let agent = Agent::start(&AgentSpec::new("bench", gateway.agents_port(), &token, &target))?;
+    gateway.wait_agents(1)?;
+    Ok(agent)
 }
 
 /// One sample of each contender in each round.
