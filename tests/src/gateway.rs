@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::ca::{Authority, Wish};
 use crate::client::{Dial, http_get};
 use crate::issuer::Issuer;
+use crate::netns::Host;
 use crate::place::{Port, TempDir};
 use crate::postgres::{DATABASE, Postgres};
 use crate::proc::{Captured, Proc, Signal, capture};
@@ -46,6 +47,8 @@ pub struct Spec {
     /// A shell script that prepares the gateway's own view of the file system, in its folder, such
     /// as `mount -t tmpfs -o size=16m none data`. It is gone with the process.
     pub mounts: Option<String>,
+    /// The network in which it runs; then it listens on every address of that.
+    pub host: Option<Host>,
 }
 
 /// Who may speak for a service.
@@ -86,6 +89,8 @@ pub struct ResourceSpec {
     pub identity: Option<(String, String)>,
     /// `strict` or `bounded`; the gateway's default if none.
     pub durability: Option<String>,
+    /// The agents that reach it, which then know its address and its secret instead.
+    pub agents: Vec<String>,
     /// Further lines of its table.
     pub more: String,
 }
@@ -118,8 +123,45 @@ impl ResourceSpec {
             password: Some(password.to_owned()),
             identity: None,
             durability: None,
+            agents: Vec::new(),
             more: String::new(),
         }
+    }
+}
+
+impl ResourceSpec {
+    /// How it is reached: the keys `target` and `login`.
+    ///
+    /// # Errors
+    /// Never: it writes to memory.
+    pub(crate) fn reach(&self) -> Result<String> {
+        let Self { name, host, port, database, tls, user, .. } = self;
+        let mut toml = format!(
+            "target = {{ host = {host:?}, port = {port}, database = {database:?}, tls = {tls:?}, \
+             ca = \"{name}.root.pem\" }}\nlogin = {{ user = {user:?}"
+        );
+        if self.password.is_some() {
+            write!(toml, ", password_file = \"{name}.password\"")?;
+        }
+        if self.identity.is_some() {
+            write!(toml, ", cert = \"{name}.client.pem\", key = \"{name}.client.key\"")?;
+        }
+        toml.push_str(" }\n");
+        Ok(toml)
+    }
+
+    /// Writes the files that [`ResourceSpec::reach`] names.
+    pub(crate) fn write(&self, dir: &TempDir) -> Result<()> {
+        let name = &self.name;
+        dir.write(&format!("{name}.root.pem"), &self.root)?;
+        if let Some(password) = &self.password {
+            dir.write(&format!("{name}.password"), password)?;
+        }
+        if let Some((cert, key)) = &self.identity {
+            dir.write(&format!("{name}.client.pem"), cert)?;
+            dir.write(&format!("{name}.client.key"), key)?;
+        }
+        Ok(())
     }
 }
 
@@ -135,6 +177,7 @@ impl Spec {
             first: String::new(),
             last: String::new(),
             mounts: None,
+            host: None,
         }
     }
 
@@ -180,27 +223,29 @@ impl Spec {
                  bundle = \"{alias}.bundle.pem\"\n\n"
             )?;
         }
+        let any = if self.host.is_some() { "0.0.0.0" } else { "127.0.0.1" };
         for (resource, port) in self.resources.iter().zip(&ports.resources) {
-            let ResourceSpec { name, host, database, tls, user, more, .. } = resource;
+            let ResourceSpec { name, database, more, .. } = resource;
+            let port = port.number();
             write!(
                 toml,
-                "[resources.{name}]\nprotocol = \"postgres\"\nlisten = \"127.0.0.1:{}\"\n\
-                 target = {{ host = {host:?}, port = {}, database = {database:?}, tls = {tls:?}, \
-                 ca = \"{name}.root.pem\" }}\nlogin = {{ user = {user:?}",
-                port.number(),
-                resource.port,
+                "[resources.{name}]\nprotocol = \"postgres\"\nlisten = \"{any}:{port}\"\n"
             )?;
-            if resource.password.is_some() {
-                write!(toml, ", password_file = \"{name}.password\"")?;
+            if resource.agents.is_empty() {
+                toml.push_str(&resource.reach()?);
+            } else {
+                let agents = &resource.agents;
+                let target = format!("target = {{ database = {database:?} }}");
+                write!(toml, "agent = {agents:?}\n{target}\n")?;
             }
-            if resource.identity.is_some() {
-                write!(toml, ", cert = \"{name}.client.pem\", key = \"{name}.client.key\"")?;
-            }
-            toml.push_str(" }\n");
             if let Some(durability) = &resource.durability {
                 writeln!(toml, "durability = {durability:?}")?;
             }
             writeln!(toml, "{more}")?;
+        }
+        if self.resources.iter().any(|resource| !resource.agents.is_empty()) {
+            let port = ports.agents.number();
+            write!(toml, "[agents]\nlisten = \"{any}:{port}\"\nkeepalive = \"2s\"\n\n")?;
         }
         toml.push_str(&self.last);
         Ok(toml)
@@ -212,16 +257,8 @@ impl Spec {
         for domain in &self.trust_domains {
             dir.write(&format!("{}.bundle.pem", domain.alias), &domain.bundle)?;
         }
-        for resource in &self.resources {
-            let name = &resource.name;
-            dir.write(&format!("{name}.root.pem"), &resource.root)?;
-            if let Some(password) = &resource.password {
-                dir.write(&format!("{name}.password"), password)?;
-            }
-            if let Some((cert, key)) = &resource.identity {
-                dir.write(&format!("{name}.client.pem"), cert)?;
-                dir.write(&format!("{name}.client.key"), key)?;
-            }
+        for resource in self.resources.iter().filter(|resource| resource.agents.is_empty()) {
+            resource.write(dir)?;
         }
         let policies = dir.join("policies");
         fs::create_dir_all(&policies).context("create the folder of policies")?;
@@ -236,6 +273,7 @@ impl Spec {
 #[derive(Debug)]
 struct Ports {
     health: Port,
+    agents: Port,
     /// In the order of the resources.
     resources: Vec<Port>,
 }
@@ -270,11 +308,11 @@ impl Gateway {
     pub fn start_with(authority: &Authority, spec: Spec, env: &[(String, String)]) -> Result<Self> {
         let dir = TempDir::new("gateway")?;
         let resources = spec.resources.iter().map(|_| Port::new()).collect::<Result<Vec<_>>>()?;
-        let ports = Ports { health: Port::new()?, resources };
+        let ports = Ports { health: Port::new()?, agents: Port::new()?, resources };
         authority.issue(&Wish::server()?)?.write(&dir, "gateway")?;
         dir.write("root.pem", authority.pem())?;
         spec.write(&dir, &ports)?;
-        let proc = spawn(&dir, env, spec.mounts.as_deref())?;
+        let proc = spawn(&dir, env, &spec)?;
         let authority = authority.clone();
         let env = env.to_vec();
         let gateway = Self { proc, spec, ports, dir, authority, env, past_log: String::new() };
@@ -287,7 +325,49 @@ impl Gateway {
     /// # Errors
     /// It ends, or takes too long.
     pub fn wait_ready(&self) -> Result<()> {
-        self.wait_http("/readyz", 200)
+        if self.spec.host.is_none() {
+            return self.wait_http("/readyz", 200);
+        }
+        // Its loopback is not ours; its admin socket is a file.
+        let deadline = Instant::now() + READY;
+        while self.cli(&["health"])?.code() != 0 {
+            ensure!(self.proc.is_running(), "the gateway ended:{}", self.proc.tail());
+            ensure!(Instant::now() < deadline, "the gateway is not ready:{}", self.proc.tail());
+            thread::sleep(ASK_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Where agents dial in, on this host.
+    pub fn agents_port(&self) -> u16 {
+        self.ports.agents.number()
+    }
+
+    /// A token that lets an agent join, for all of its resources.
+    ///
+    /// # Errors
+    /// The gateway makes none.
+    pub fn join_token(&self, agent: &str) -> Result<String> {
+        let made = self.cli(&["agent", "join-token", "--name", agent])?;
+        Ok(made.success()?.trim().to_owned())
+    }
+
+    /// Waits until so many agents are online.
+    ///
+    /// # Errors
+    /// They are not in time.
+    pub fn wait_agents(&self, online: usize) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        loop {
+            let listed = self.cli(&["agents", "ls", "--json"])?.success()?;
+            if listed.matches("\"state\":\"online\"").count() == online {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("not {online} agents are online but {listed}:{}", self.proc.tail());
+            }
+            thread::sleep(ASK_AGAIN);
+        }
     }
 
     /// Waits until a page of its HTTP listener has a status.
@@ -431,7 +511,7 @@ impl Gateway {
     pub fn restart(&mut self) -> Result<()> {
         ensure!(!self.proc.is_running(), "the gateway still runs");
         self.past_log = self.log();
-        self.proc = spawn(&self.dir, &self.env, self.spec.mounts.as_deref())?;
+        self.proc = spawn(&self.dir, &self.env, &self.spec)?;
         self.wait_ready()
     }
 }
@@ -446,8 +526,8 @@ pub fn cli_in(dir: &Path, args: &[&str]) -> Result<Captured> {
     capture(command, None, COMMAND)
 }
 
-fn spawn(dir: &TempDir, env: &[(String, String)], mounts: Option<&str>) -> Result<Proc> {
-    let mut command = match mounts {
+fn spawn(dir: &TempDir, env: &[(String, String)], spec: &Spec) -> Result<Proc> {
+    let mut command = match &spec.mounts {
         None => Command::new(binary()?),
         Some(mounts) => {
             let mut command = Command::new("unshare");
@@ -459,7 +539,7 @@ fn spawn(dir: &TempDir, env: &[(String, String)], mounts: Option<&str>) -> Resul
     };
     command.args(["gateway", "-c", "bulla.toml"]).current_dir(dir.path());
     command.env("NO_COLOR", "1").envs(env.iter().cloned());
-    Proc::spawn("bulla", command)
+    Proc::spawn("bulla", Host::enter_if(spec.host.as_ref(), command))
 }
 
 /// The binary under test: `$BULLA_BIN`, or the one that cargo built beside this program.
@@ -496,6 +576,7 @@ mod tests {
             password: Some("secret".to_owned()),
             identity: Some(("CERT".to_owned(), "KEY".to_owned())),
             durability: Some("bounded".to_owned()),
+            agents: if name == "far" { vec!["eu-1".to_owned()] } else { Vec::new() },
             more: "classes = { \"public.customers.ssn\" = \"pii.ssn\" }\n".to_owned(),
         };
         let spec = Spec {
@@ -513,14 +594,16 @@ mod tests {
                 trust_domain: "example.com".to_owned(),
                 bundle: "PEM".to_owned(),
             }],
-            resources: vec![resource("orders"), resource("other")],
+            resources: vec![resource("orders"), resource("other"), resource("far")],
             policies: Vec::new(),
             first: String::new(),
             last: "[extra]\nkey = 1\n".to_owned(),
             mounts: None,
+            host: None,
         };
-        let resources = vec![Port::new().unwrap(), Port::new().unwrap()];
-        let ports = Ports { health: Port::new().unwrap(), resources };
+        let port = || Port::new().unwrap();
+        let resources = vec![port(), port(), port()];
+        let ports = Ports { health: port(), agents: port(), resources };
         let text = spec.toml(&ports).unwrap();
         let parsed: toml::Table = text.parse().unwrap_or_else(|e| panic!("{e}:\n{text}"));
         let orders = &parsed["resources"]["orders"];

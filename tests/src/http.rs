@@ -225,6 +225,7 @@ impl World {
             first: String::new(),
             last,
             mounts: None,
+            host: None,
         };
         let gateway = Gateway::start(&authority, spec)?;
         Ok(Self { gateway, issuer, authority, dir, port })

@@ -6,7 +6,8 @@
 //!
 //! **Invariants.** Whatever a guard starts is gone when it is dropped, and is killed by the kernel
 //! if this process dies first. Every wait is bounded and ends early when the thing waited for has
-//! died. Nothing listens or dials outside loopback. A failing test shows the tail of each log.
+//! died. Nothing listens or dials outside loopback and the
+//! namespaces of [`netns`]. A failing test shows the tail of each log.
 //!
 //! | File | Holds |
 //! |---|---|
@@ -17,6 +18,8 @@
 //! | [`issuer`] | an OIDC issuer that can be made to misbehave |
 //! | [`mint`] | tokens, good and hostile |
 //! | [`gateway`] | the gateway under test and its configuration |
+//! | [`agent`] | agents of it |
+//! | [`netns`] | hosts of their own, as network namespaces |
 //! | [`client`] | `psql`, `pgbench`, Python and Node as clients |
 //! | [`http`] | HTTP targets, nginx, and a client that sends any bytes |
 //! | [`fake`] | a target that holds thousands of sessions, and can hang |
@@ -26,6 +29,7 @@
 //! | [`arena`] | where attacks are tried, with the gateway and past it |
 //! | [`neighbours`] | what the gateway is measured beside: PgBouncer and a bare TLS relay |
 
+pub mod agent;
 pub mod arena;
 pub mod ca;
 pub mod client;
@@ -36,6 +40,7 @@ pub mod issuer;
 pub mod load;
 pub mod mint;
 pub mod neighbours;
+pub mod netns;
 pub mod place;
 pub mod postgres;
 pub mod proc;

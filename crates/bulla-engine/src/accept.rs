@@ -434,7 +434,7 @@ impl Door<'_> {
         }
         let wait = Duration::from_millis(self.engine.limits.connect_ms_max);
         let dial = tokio::time::timeout(wait, parts.connector.connect(&place, wishes)).await;
-        let failed = match dial {
+        let (failed, known) = match dial {
             Ok(Ok(connected)) => {
                 let protocol = &self.listener.protocol;
                 let known = (protocol.knows(&place) && self.engine.scouts.is_watched(&place))
@@ -455,14 +455,15 @@ impl Door<'_> {
                         connected,
                     });
                 }
-                "its catalogue could not be read".to_string()
+                ("its catalogue could not be read".to_string(), None)
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it did not answer in time".into(),
+            Ok(Err(error)) => (error.to_string(), error.public().map(|why| format!(" ({why})"))),
+            Err(_) => ("it did not answer in time".into(), None),
         };
         tracing::warn!(resource = %resource.name, why = failed, "target");
         self.turned_away("target_unreachable", &failed, who, Some(&asked), Some(&because));
-        let public = format!("could not reach `{}`", resource.name);
+        let known = known.unwrap_or_default();
+        let public = format!("could not reach `{}`{known}", resource.name);
         Err(greeting.reject(&Rejection::Target(public)))
     }
 

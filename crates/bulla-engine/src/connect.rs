@@ -47,6 +47,30 @@ pub enum ConnectError {
     TimedOut(String),
     #[error("{0}: {1}")]
     Io(String, std::io::Error),
+    /// The way through an agent. `public`: what a client may know of it.
+    #[error("{detail}")]
+    Agent { detail: String, public: Option<String> },
+}
+
+impl ConnectError {
+    /// What a client may know of it, beyond that the target is not reached.
+    pub fn public(&self) -> Option<&str> {
+        match self {
+            Self::Agent { public, .. } => public.as_deref(),
+            Self::NoTarget(_)
+            | Self::Dial(..)
+            | Self::Tls(..)
+            | Self::Login(..)
+            | Self::Secret(..)
+            | Self::TimedOut(_)
+            | Self::Io(..) => None,
+        }
+    }
+}
+
+/// A place of secrets outside this process: a command, a vault.
+pub trait Secrets: Send + Sync {
+    fn read(&self) -> Boxed<'_, std::io::Result<Secret>>;
 }
 
 /// Reaches targets. No protocol knows whether directly or through an agent.
@@ -68,11 +92,12 @@ pub trait Connector: Send + Sync {
 }
 
 /// Where the target's secret is. Read at each login, so that it can be rotated in place.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum SecretSource {
     None,
     File(PathBuf),
     Env(String),
+    Elsewhere(Arc<dyn Secrets>),
 }
 
 impl SecretSource {
@@ -80,6 +105,7 @@ impl SecretSource {
         let mut bytes = match self {
             Self::None => return Ok(None),
             Self::File(path) => tokio::fs::read(path).await?,
+            Self::Elsewhere(place) => return Ok(Some(Arc::new(place.read().await?))),
             Self::Env(name) => match std::env::var_os(name) {
                 Some(value) => value.into_encoded_bytes(),
                 None => {

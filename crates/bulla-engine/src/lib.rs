@@ -42,7 +42,8 @@ use bulla_wire::Protocol;
 use tokio::sync::{Semaphore, watch};
 
 pub use connect::{
-    ConnectError, Connected, Connector, DirectConnector, SecretSource, Stream, Target, TargetTls,
+    ConnectError, Connected, Connector, DirectConnector, SecretSource, Secrets, Stream, Target,
+    TargetTls,
 };
 pub use desk::{Approver, AskView, Desk, DeskError, Progress};
 pub use hosted::{DirectDialer, HostedListener, HostedTarget};

@@ -9,6 +9,9 @@
 //! | `approval` | `id` | one of them |
 //! | `approve`, `reject` | `id`; `reason`, `token` may be | |
 //! | `read` | `what` | notes that evidence is read |
+//! | `agents` | | enrolled agents, with their tunnels, and the pin |
+//! | `agent_token` | `name`, `resources`, `ttl_ms` | a join token |
+//! | `agent_revoke` | `name`; `instance` may be | |
 //! | `health` | | record, issuers, sessions |
 //! | `reveal_policy` | | digest and number of policies in force |
 
@@ -32,7 +35,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::{fail::Denied, gateway::Running};
+use crate::{agents, fail::Denied, gateway::Running};
 
 /// Longest request: a token and a reason.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
@@ -133,6 +136,9 @@ fn act(running: &Running, by: &str, request: &Value) -> Result<Value, String> {
             running.note("evidence_read", by, &need("what")?.escape_debug().to_string())?;
             Ok(json!({ "by": by }))
         }
+        "agents" => agents::view(running),
+        "agent_token" => agents::make_token(running, by, request),
+        "agent_revoke" => agents::revoke(running, by, request),
         "health" => Ok(health(running)),
         "reveal_policy" => {
             let bundle = running.policies.bundle().ok_or("there are no current policies")?;
@@ -247,6 +253,7 @@ pub fn health(running: &Running) -> Value {
         "policies": running.policies.bundle().map(|bundle| bundle.policy_count()),
         "sessions": running.engine.sessions().len(),
         "asks": running.desk.list().len(),
+        "agents": agents::health(running),
     })
 }
 

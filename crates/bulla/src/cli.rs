@@ -40,6 +40,14 @@ pub struct Cli {
 pub enum Command {
     /// Run the gateway. SIGHUP reloads policies, issuers and certificates; SIGTERM drains.
     Gateway,
+    /// Run an agent beside targets, or make the token that lets one join.
+    Agent {
+        #[command(subcommand)]
+        command: Option<AgentCommand>,
+    },
+    /// Agents of this gateway: list, revoke.
+    #[command(subcommand)]
+    Agents(Agents),
     /// Check the configuration and everything that it names, offline, every mistake at once.
     Check,
     /// Ask the running gateway how it is; exit 0 only if it is ready.
@@ -65,6 +73,41 @@ pub enum Command {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page, or write every page into a folder.
     Man { dir: Option<PathBuf> },
+}
+
+#[derive(Subcommand)]
+pub enum AgentCommand {
+    /// Check an agent's configuration and every file that it names, every mistake at once.
+    Check,
+    /// Print the JSON Schema of an agent's configuration.
+    Schema,
+    /// On the gateway: make a token, good once, that lets an agent join.
+    JoinToken {
+        /// The agent's name, as resources have it in `agent`.
+        #[arg(long)]
+        name: String,
+        /// A resource that it may serve; may be given several times. By default all of its own.
+        #[arg(long, value_name = "RESOURCE")]
+        resource: Vec<String>,
+        /// How long the token is good: 10m; at most 1h.
+        #[arg(long, value_parser = time, default_value = "10m")]
+        ttl: Time,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Agents {
+    /// List enrolled agents and their tunnels.
+    Ls,
+    /// Revoke an agent at once: its tunnels end, its certificates are worth nothing.
+    Revoke {
+        name: String,
+        /// This instance alone.
+        #[arg(long, value_name = "ID")]
+        instance: Option<String>,
+    },
+    /// Print what an agent without a join token has to pin.
+    Pin,
 }
 
 #[derive(Subcommand)]

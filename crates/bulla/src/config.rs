@@ -4,6 +4,7 @@
 //! Each table is parsed on its own, and a key that does not hold is taken out and the rest parsed
 //! again, so that one mistake does not hide the next.
 
+pub mod agent;
 mod check;
 pub mod file;
 pub mod value;
@@ -121,6 +122,14 @@ impl Config {
     /// A path of the file, from its folder.
     pub fn path(&self, path: &Path) -> PathBuf {
         self.base.join(path)
+    }
+    /// The folder that relative paths start from.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+    /// Where the agents' authority and roster are.
+    pub fn agents_dir(&self) -> PathBuf {
+        self.data().join("agents")
     }
     pub fn data(&self) -> PathBuf {
         self.path(&self.gateway.data)
@@ -335,6 +344,7 @@ impl<'i> Parse<'i> {
         let (mut limits, mut approvals) = (None, None);
         let (mut issuers, mut trust_domains, mut resources) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut agents = None;
         let before = self.problems.len();
         for (name, node) in self.root.clone() {
             match name.get_ref().as_ref() {
@@ -346,6 +356,7 @@ impl<'i> Parse<'i> {
                 "issuers" => issuers = self.tables("issuers", node),
                 "trust_domains" => trust_domains = self.tables("trust_domains", node),
                 "resources" => resources = self.tables("resources", node),
+                "agents" => agents = self.table("agents", node),
                 other => {
                     let known = [
                         "gateway",
@@ -374,6 +385,7 @@ impl<'i> Parse<'i> {
             issuers,
             trust_domains,
             resources,
+            agents,
             limits: limits.unwrap_or_default(),
             approvals: approvals.unwrap_or_default(),
         })
@@ -565,7 +577,7 @@ login = { user = "u" }
         assert_eq!(problems, [""; 0]);
         let file = file.unwrap();
         assert_eq!(file.gateway.name, "us-1");
-        assert_eq!(file.resources["or-ders"].target.port, 1);
+        assert_eq!(file.resources["or-ders"].target.port, Some(1));
         assert_eq!(file.issuers["k8s"].groups, ["team:{team}"]);
         assert_eq!(file.limits.sessions_max, 7);
     }

@@ -12,6 +12,7 @@ use crate::{
     config::{Config, file},
     fail::{Invalid, code},
     gateway, judge, policies, print, registry,
+    roads::{self, Roads},
     say::{self, Paint, count, line},
 };
 
@@ -110,7 +111,7 @@ pub fn run(config: &Config, json: bool) -> Result<ExitCode> {
     let runtime = crate::runtime()?;
     runtime.block_on(async {
         identity(config, &mut found).await;
-        targets(config, &protocols, &mut found).await;
+        targets(config, &protocols, running.as_ref().ok(), &mut found).await;
     });
     if json {
         print(&found.json().to_string())?;
@@ -232,19 +233,51 @@ async fn identity(config: &Config, found: &mut Found) {
 /// Whether a target answers, and its secret is there.
 async fn dial(config: &Config, name: &str) -> anyhow::Result<()> {
     use bulla_host::Connector as _;
-    let dialer = gateway::dialer(config)?;
+    let dialer = roads::dialer(config)?;
     dialer.dial(name, &[]).await?;
     dialer.secret(name).await?;
     Ok(())
 }
 
-async fn targets(config: &Config, protocols: &registry::Protocols, found: &mut Found) {
+/// What only agents reach: the running gateway knows whether they are here.
+fn agents(name: &str, from: &file::Resource, health: Option<&Value>, found: &mut Found) {
+    let online = |agent: &str| {
+        health
+            .and_then(|health| health.get("agents")?.get(agent)?.get("online")?.as_bool())
+            .unwrap_or(false)
+    };
+    let (here, away): (Vec<_>, Vec<_>) = from.agent.iter().partition(|agent| online(agent));
+    let list = |names: &[&String]| {
+        let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+        names.join(", ")
+    };
+    let level = if here.is_empty() { Level::Bad } else { Level::Warning };
+    if !away.is_empty() {
+        let help = "run it, or let it join with `bulla agent join-token`";
+        let words = format!("{name}: agent {} is offline; {help}", list(&away));
+        found.put("targets", level, words);
+    }
+    if !here.is_empty() {
+        found.put("targets", Level::Good, format!("{name}: agent {} is online", list(&here)));
+    }
+}
+
+async fn targets(
+    config: &Config,
+    protocols: &registry::Protocols,
+    health: Option<&Value>,
+    found: &mut Found,
+) {
     const AREA: &str = "targets";
-    let connector = match gateway::connector(config, protocols) {
+    let connector = match Roads::new(config, protocols, None) {
         Ok(connector) => connector,
         Err(error) => return found.put(AREA, Level::Bad, format!("{error:#}")),
     };
     for (name, from) in &config.resources {
+        if !from.agent.is_empty() {
+            agents(name, from, health, found);
+            continue;
+        }
         if from.target.tls != file::TargetTls::VerifyFull {
             let words = format!("{name}: the target's certificate is not verified");
             found.put(AREA, Level::Warning, words);

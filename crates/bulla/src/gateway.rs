@@ -1,7 +1,7 @@
 //! `bulla gateway`: everything put together and kept running.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,21 +15,22 @@ use bulla_core::{
     PolicySource, Principal, Recorder, Resource, ResourceName, Timestamp,
 };
 use bulla_engine::{
-    Approver, Desk, DirectConnector, DirectDialer, Engine, HostedListener, HostedTarget, Limits,
-    Listener, Parts, SecretSource, SystemClock, Target,
+    Approver, Desk, DirectDialer, Engine, HostedListener, Limits, Listener, Parts, SystemClock,
 };
 use bulla_gate::Gate;
 use bulla_identity::Verifier;
 use bulla_ledger::{Compression, Ledger, LedgerConfig};
+use bulla_tunnel::Door;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    admin,
+    admin, agents,
     config::{Config, file},
     fail::Invalid,
-    health,
+    health, notify,
     policies::{self, Current},
     registry::{self, Protocols},
+    roads::{self, Roads},
     tls,
 };
 
@@ -82,57 +83,6 @@ pub fn resource(config: &Config, name: &str, from: &file::Resource) -> Result<Re
     })
 }
 
-fn secret(config: &Config, resource: &file::Resource) -> SecretSource {
-    match (&resource.login.password_file, &resource.login.password_env) {
-        (Some(file), _) => SecretSource::File(config.path(file)),
-        (None, Some(variable)) => SecretSource::Env(variable.clone()),
-        (None, None) => SecretSource::None,
-    }
-}
-
-/// The way to every target of a hosted protocol.
-pub fn dialer(config: &Config) -> Result<DirectDialer> {
-    let mut targets = Vec::new();
-    for (name, resource) in &config.resources {
-        if registry::is_hosted(&resource.protocol) {
-            let target = HostedTarget {
-                host: resource.target.host.clone(),
-                port: resource.target.port,
-                tls: tls::target(config, resource).with_context(|| format!("resources.{name}"))?,
-                secret: secret(config, resource),
-            };
-            targets.push((name.clone(), target));
-        }
-    }
-    Ok(DirectDialer::new(targets, Duration::from_millis(config.limits.connect_max.ms)))
-}
-
-/// The way to every target whose wire we read.
-pub fn connector(config: &Config, protocols: &Protocols) -> Result<DirectConnector> {
-    let mut targets = Vec::new();
-    for (name, resource) in &config.resources {
-        if registry::is_hosted(&resource.protocol) {
-            continue;
-        }
-        let protocol = protocols.wires.get(resource.protocol.as_str());
-        let protocol = protocol.with_context(|| format!("unknown protocol of `{name}`"))?;
-        let login = &resource.login;
-        let secret = secret(config, resource);
-        let target = Target {
-            protocol: protocol.clone(),
-            host: resource.target.host.clone(),
-            port: resource.target.port,
-            part: resource.target.database.clone(),
-            other_parts: resource.target.other_databases,
-            tls: tls::target(config, resource).with_context(|| format!("resources.{name}"))?,
-            user: login.user.clone(),
-            secret,
-        };
-        targets.push((name.clone(), target));
-    }
-    Ok(DirectConnector::new(targets, Duration::from_millis(config.limits.connect_max.ms)))
-}
-
 fn limits(config: &Config) -> Limits {
     let limits = &config.limits;
     Limits {
@@ -175,6 +125,8 @@ pub struct Running {
     pub clock: Arc<SystemClock>,
     pub who: Arc<Who>,
     pub protocols: Protocols,
+    /// Where agents come in, if any may.
+    pub door: Option<Arc<Door>>,
     /// Each listener's protocol and the TLS set-up that new connections get.
     listeners: Vec<(String, Tls)>,
     /// As started: what a reload cannot change is compared with it.
@@ -182,6 +134,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// Every agent that a resource names.
+    pub fn agent_names(&self) -> BTreeSet<String> {
+        self.config.resources.values().flat_map(|from| from.agent.iter().cloned()).collect()
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// An act of an operator or of the gateway itself, as an entry. Returns once it is durable;
     /// blocks on the disk.
     pub fn note(&self, kind: &'static str, by: &str, detail: &str) -> Result<(), String> {
@@ -250,6 +211,9 @@ pub async fn run(path: PathBuf) -> Result<()> {
     for (name, from) in &config.resources {
         resources.insert(name.clone(), Arc::new(resource(&config, name, from)?));
     }
+    let notes = Arc::new(agents::Record::new(ledger.clone(), clock.clone(), current.clone()));
+    let door = agents::door(&config, &who, clock.clone(), notes).await?;
+    let fleet = door.as_ref().map(|door| door.fleet.clone());
     let desk = Desk::new(config.limits.approvals_max);
     let engine = Engine::new(
         Parts {
@@ -258,14 +222,14 @@ pub async fn run(path: PathBuf) -> Result<()> {
             identity: who.clone(),
             directory: Arc::new(Resources(resources)),
             policies: current.clone(),
-            connector: Arc::new(connector(&config, &protocols)?),
+            connector: Arc::new(Roads::new(&config, &protocols, fleet)?),
             clock: clock.clone(),
         },
         limits(&config),
     );
     let planned = listeners(&config, &who, &protocols)?;
     let hosted = hosted_listeners(&config, &who, &protocols)?;
-    let dialer: Arc<DirectDialer> = Arc::new(dialer(&config)?);
+    let dialer: Arc<DirectDialer> = Arc::new(roads::dialer(&config)?);
     let own = |protocol: &str, tls: &Tls| (protocol.to_owned(), tls.clone());
     let wires = planned.iter().map(|l| own(l.protocol.descriptor().protocol, &l.tls));
     let tls = hosted.iter().map(|l| own(l.protocol.descriptor().protocol, &l.tls));
@@ -278,6 +242,7 @@ pub async fn run(path: PathBuf) -> Result<()> {
         clock,
         who: who.clone(),
         protocols,
+        door,
         listeners: tls.collect(),
         config,
     });
@@ -300,12 +265,17 @@ pub async fn run(path: PathBuf) -> Result<()> {
         let address = address.with_context(|| format!("listen on {wanted} for {name}"))?;
         tracing::info!(resources = name, %address, "listening");
     }
+    if let Some(door) = &running.door {
+        let address = door.listen().await.context("listen on agents.listen")?;
+        tracing::info!(%address, pin = %bulla_tunnel::Pin(door.authority().pin()), "agents");
+    }
     // Ready means that the archive can be read and verified from the first session on.
     let deadline = tokio::time::Instant::now() + CHECKPOINT_WAIT;
     while ledger.published() == 0 && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     health::ready();
+    notify::ready("serving");
     tracing::info!(log = %ledger.vkey(), "ready");
     until_stopped(&running, &path, signals).await?;
     stop(&running).await
@@ -401,6 +371,7 @@ fn listeners(config: &Config, who: &Who, protocols: &Protocols) -> Result<Vec<Li
 
 async fn stop(running: &Arc<Running>) -> Result<()> {
     health::stopping();
+    notify::stopping();
     tracing::info!("draining");
     let noting = running.clone();
     let noted = tokio::task::spawn_blocking(move || noting.note("drain", "gateway", "it stops"));
@@ -408,6 +379,9 @@ async fn stop(running: &Arc<Running>) -> Result<()> {
         tracing::error!(error, "record the stop");
     }
     running.engine.drain().await;
+    if let Some(door) = &running.door {
+        door.stop();
+    }
     let _ = std::fs::remove_file(running.config.socket());
     let ledger = running.ledger.clone();
     tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("close the ledger")
@@ -456,6 +430,7 @@ struct Fresh {
     bundle: bulla_policy::Bundle,
     verifier: Arc<Verifier>,
     tls: Vec<rustls::ServerConfig>,
+    identities: Option<bulla_tunnel::Identities>,
     /// Tables that changed and wait for the next start.
     waiting: Vec<&'static str>,
 }
@@ -472,6 +447,11 @@ fn reload(running: &Running, path: &Path) {
             }
             running.policies.put(fresh.bundle);
             running.who.0.store(fresh.verifier);
+            if let (Some(door), Some(identities)) = (&running.door, fresh.identities)
+                && let Err(error) = door.reload(identities)
+            {
+                tracing::error!(%error, "agents keep to what they had");
+            }
             for ((_, slot), tls) in running.listeners.iter().zip(fresh.tls) {
                 slot.store(Arc::new(tls));
             }
@@ -504,6 +484,12 @@ fn prepare(running: &Running, path: &Path) -> Result<Fresh> {
     let mut waiting = Vec::new();
     for (table, changed) in [
         ("resources", differs(&old.resources, &config.resources)),
+        ("agents", {
+            let strip = |config: &Config| {
+                config.agents.as_ref().map(|a| (a.listen, a.certificate, a.keepalive))
+            };
+            strip(old) != strip(&config)
+        }),
         ("ledger", differs(&old.ledger, &config.ledger)),
         ("limits", differs(&old.limits, &config.limits)),
         ("policy", differs(&old.policy, &config.policy)),
@@ -519,5 +505,10 @@ fn prepare(running: &Running, path: &Path) -> Result<Fresh> {
             waiting.push(table);
         }
     }
-    Ok(Fresh { bundle, verifier: Arc::new(verifier), tls, waiting })
+    let verifier = Arc::new(verifier);
+    let identities = config
+        .agents
+        .as_ref()
+        .map(|from| agents::identities(from, running.who.clone(), &config, &verifier));
+    Ok(Fresh { bundle, verifier, tls, identities, waiting })
 }

@@ -1,6 +1,7 @@
 //! `/livez`, `/readyz`, `/metrics`: plain HTTP, for orchestrators and Prometheus.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -59,6 +60,7 @@ fn gauges(running: &Running) {
     set("bulla_sessions", running.engine.sessions().len() as f64);
     set("bulla_handshakes_waiting", running.engine.handshakes_waiting() as f64);
     set("bulla_approvals_waiting", running.desk.list().len() as f64);
+    agents(running);
     for issuer in running.who.verifier().status() {
         let alias = issuer.alias.to_string();
         let ready = f64::from(u8::from(issuer.ready));
@@ -67,6 +69,27 @@ fn gauges(running: &Running) {
             let age = age as f64 / 1e3;
             metrics::gauge!("bulla_issuer_keys_age_seconds", "issuer" => alias).set(age);
         }
+    }
+}
+
+/// Tunnels and streams of each agent that a resource names, those that are away included.
+fn agents(running: &Running) {
+    let Some(door) = &running.door else { return };
+    let mut found: BTreeMap<String, (usize, usize, u64)> =
+        running.agent_names().into_iter().map(|name| (name, Default::default())).collect();
+    for tunnel in door.fleet.list() {
+        let (tunnels, streams, slowest) = found.entry(tunnel.name.to_string()).or_default();
+        *tunnels += usize::from(!tunnel.draining);
+        *streams += tunnel.streams;
+        *slowest = tunnel.round_trip_us.max(*slowest);
+    }
+    for (agent, (tunnels, streams, slowest)) in found {
+        let set = |name: &'static str, value: f64| {
+            metrics::gauge!(name, "agent" => agent.clone()).set(value);
+        };
+        set("bulla_agent_tunnels", tunnels as f64);
+        set("bulla_agent_streams", streams as f64);
+        set("bulla_agent_round_trip_seconds", slowest as f64 / 1e6);
     }
 }
 
@@ -93,8 +116,18 @@ fn answer(
     }
 }
 
+/// Serves the gateway's pages.
 pub async fn listen(running: Arc<Running>, address: SocketAddr) -> Result<()> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
+    serve(address, move |request| answer(&running, &metrics, request)).await
+}
+
+/// Serves pages of text, one answer for each request.
+pub async fn serve<F>(address: SocketAddr, answer: F) -> Result<()>
+where
+    F: Fn(&Request<Incoming>) -> (StatusCode, String) + Send + Sync + 'static,
+{
+    let answer = Arc::new(answer);
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("listen on {address}"))?;
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -105,10 +138,10 @@ pub async fn listen(running: Arc<Running>, address: SocketAddr) -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let (running, metrics) = (running.clone(), metrics.clone());
+            let answer = answer.clone();
             tokio::spawn(async move {
                 let serve = service_fn(move |request: Request<Incoming>| {
-                    let (status, text) = answer(&running, &metrics, &request);
+                    let (status, text) = answer(&request);
                     let mut response = Response::new(Full::new(Bytes::from(text)));
                     *response.status_mut() = status;
                     let kind = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4");

@@ -19,7 +19,7 @@ use bulla_core::{
     Attribute, Clock, Command, CredentialKind, Digest, EventId, Origin, Policies, Principal,
     PrincipalId, PrincipalKind, Proof, Request, Resource, Timestamp,
 };
-use bulla_engine::{Connector, DirectConnector, SystemClock};
+use bulla_engine::{Connector, SystemClock};
 use bulla_ledger::PrincipalDetail;
 use bulla_policy::{Bundle, Explanation, PolicyNote};
 use bulla_wire::{Place, Protocol, ScoutStep};
@@ -33,6 +33,7 @@ use crate::{
     fail::{Invalid, code},
     gateway, policies, print,
     registry::{self, Protocols},
+    roads::Roads,
     say::{Paint, line, safe},
     sessions,
 };
@@ -45,7 +46,7 @@ struct Bench<'a> {
     config: &'a Config,
     bundle: Bundle,
     protocols: Protocols,
-    connector: DirectConnector,
+    connector: Roads,
     runtime: tokio::runtime::Runtime,
     /// Places whose catalogue was asked for, and why it is not there.
     learned: RefCell<HashMap<Place, Option<String>>>,
@@ -55,7 +56,7 @@ impl<'a> Bench<'a> {
     fn new(config: &'a Config) -> Result<Self> {
         let protocols = registry::protocols(config)?;
         let bundle = policies::load(config, &protocols).map_err(Invalid::policies)?;
-        let connector = gateway::connector(config, &protocols)?;
+        let connector = Roads::new(config, &protocols, None)?;
         let (runtime, learned) = (crate::runtime()?, RefCell::default());
         Ok(Self { config, bundle, protocols, connector, runtime, learned })
     }
@@ -94,11 +95,7 @@ impl<'a> Bench<'a> {
 }
 
 /// Learns what readings need to know about a place, over a connection of its own.
-pub async fn learn(
-    connector: &DirectConnector,
-    protocol: &dyn Protocol,
-    place: &Place,
-) -> Result<()> {
+pub async fn learn(connector: &Roads, protocol: &dyn Protocol, place: &Place) -> Result<()> {
     let Some(mut scout) = protocol.scout(place) else { return Ok(()) };
     let work = async {
         let connected = connector.connect(place, Vec::new()).await?;

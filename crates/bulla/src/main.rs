@@ -14,13 +14,18 @@
 //! | `cli` | the command line |
 //! | `config`, `config/*` | `bulla.toml` |
 //! | `gateway`, `tls`, `policies`, `registry` | the running gateway |
-//! | `admin`, `health` | its faces: socket, HTTP |
+//! | `admin`, `health`, `notify` | its faces: socket, HTTP, systemd |
+//! | `roads`, `secrets` | the way to each target, and the secret for it |
+//! | `agents` | agents, on the gateway's side |
+//! | `agent` | `bulla agent` |
 //! | `sessions`, `log` | the record, read back |
 //! | `judge` | `policy test`, `policy explain` |
 //! | `doctor` | a look at everything around |
 //! | `say`, `fail` | words, exit codes |
 
 mod admin;
+mod agent;
+mod agents;
 mod approvals;
 mod cli;
 mod config;
@@ -30,9 +35,12 @@ mod gateway;
 mod health;
 mod judge;
 mod log;
+mod notify;
 mod policies;
 mod registry;
+mod roads;
 mod say;
+mod secrets;
 mod sessions;
 mod tls;
 
@@ -46,7 +54,7 @@ use clap::{CommandFactory, Parser};
 use serde_json::json;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, Log, Policy},
+    cli::{AgentCommand, Cli, Command, ConfigCommand, Log, Policy},
     config::Config,
     fail::Invalid,
 };
@@ -126,6 +134,22 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Gateway => {
             log_to_stderr();
             runtime()?.block_on(gateway::run(cli.config))?;
+        }
+        Command::Agent { command: None } => {
+            log_to_stderr();
+            agent::run(&cli.config)?;
+        }
+        Command::Agent { command: Some(command) } => match command {
+            AgentCommand::Check => agent::check(&cli.config, cli.json)?,
+            AgentCommand::Schema => {
+                print(&serde_json::to_string_pretty(&config::agent::schema())?)?;
+            }
+            AgentCommand::JoinToken { name, resource, ttl } => {
+                agents::join_token(&gateway::load(&cli.config)?, name, resource, *ttl, cli.json)?;
+            }
+        },
+        Command::Agents(command) => {
+            agents::run(&gateway::load(&cli.config)?, command, cli.json)?;
         }
         Command::Check => check(&cli)?,
         Command::Health => return doctor::health(&gateway::load(&cli.config)?, cli.json),

@@ -13,10 +13,13 @@ pub use http::HttpSettings;
 
 use crate::config::{Config, file};
 
+/// The protocols whose wire we read ourselves, by name.
+pub type Wires = BTreeMap<&'static str, Arc<dyn Protocol>>;
+
 /// Every protocol, by the word that `protocol = "…"` takes.
 pub struct Protocols {
     /// Those whose wire we read ourselves.
-    pub wires: BTreeMap<&'static str, Arc<dyn Protocol>>,
+    pub wires: Wires,
     /// Those whose wire a library owns.
     pub hosted: BTreeMap<&'static str, Arc<dyn Hosted>>,
 }
@@ -31,15 +34,24 @@ impl Protocols {
 /// The words that `protocol = "…"` takes.
 pub const KNOWN: &[&str] = &[bulla_postgres::DESCRIPTOR.protocol, bulla_http::DESCRIPTOR.protocol];
 
+/// Those of them that an agent can reach.
+pub const REACHED_BY_AGENTS: &[&str] = &[bulla_postgres::DESCRIPTOR.protocol];
+
 /// Whether a protocol's wire is a library's.
 pub fn is_hosted(protocol: &str) -> bool {
     protocol == bulla_http::DESCRIPTOR.protocol
 }
 
-/// Makes every protocol, with its threads.
-pub fn protocols(config: &Config) -> Result<Protocols> {
+/// Makes every protocol whose wire we read, with its threads.
+pub fn wires() -> Result<Wires> {
     let postgres = bulla_postgres::Postgres::new(Default::default());
     let postgres: Arc<dyn Protocol> = Arc::new(postgres.context("start the parser threads")?);
+    Ok(BTreeMap::from([(postgres.descriptor().protocol, postgres)]))
+}
+
+/// Makes every protocol, with its threads.
+pub fn protocols(config: &Config) -> Result<Protocols> {
+    let wires = wires()?;
     let mut apis = Vec::new();
     for (name, resource) in of(config, bulla_http::DESCRIPTOR.protocol) {
         let api = http::api(config, name, resource).map_err(|mistakes| {
@@ -52,10 +64,7 @@ pub fn protocols(config: &Config) -> Result<Protocols> {
     let http =
         bulla_http::Http::new(apis, issuers, Default::default()).map_err(|why| anyhow!(why))?;
     let http: Arc<dyn Hosted> = Arc::new(http);
-    Ok(Protocols {
-        wires: BTreeMap::from([(postgres.descriptor().protocol, postgres)]),
-        hosted: BTreeMap::from([(http.descriptor().protocol, http)]),
-    })
+    Ok(Protocols { wires, hosted: BTreeMap::from([(http.descriptor().protocol, http)]) })
 }
 
 fn of<'a>(
@@ -73,9 +82,17 @@ pub fn mistakes(
 ) -> Vec<(&'static str, String)> {
     let own = bulla_http::DESCRIPTOR.protocol;
     match (resource.protocol == own, &resource.http) {
-        (true, _) => http::api(config, name, resource).err().unwrap_or_default(),
+        (true, _) => {
+            let mut mistakes = http::api(config, name, resource).err().unwrap_or_default();
+            if !resource.agent.is_empty() {
+                let words = "an HTTP resource cannot be reached through an agent yet; \
+                             name its `host` and `port`, without `agent`";
+                mistakes.push(("agent", words.to_owned()));
+            }
+            mistakes
+        }
         (false, Some(_)) => vec![("http", format!("is for `protocol = \"{own}\"` only"))],
-        (false, None) if resource.login.user.is_empty() => {
+        (false, None) if resource.login.as_ref().is_some_and(|login| login.user.is_empty()) => {
             vec![("login.user", "is missing: the account at the target".to_owned())]
         }
         (false, None) => Vec::new(),

@@ -29,7 +29,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_file(path).with_context(|| format!("read `{}`", path.display()))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -68,22 +68,24 @@ pub fn server(
     Ok(server)
 }
 
-/// Toward a target.
-pub fn target(config: &Config, resource: &file::Resource) -> Result<TargetTls> {
+/// Toward a target. Relative paths start at `base`.
+pub fn target(base: &Path, target: &file::Target, login: &file::Login) -> Result<TargetTls> {
     let builder = rustls::ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .context("choose the versions of TLS")?;
-    let builder = match resource.target.tls {
+    let builder = match target.tls {
         file::TargetTls::Off => return Ok(TargetTls::Off),
         file::TargetTls::Require => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider()))),
-        file::TargetTls::VerifyFull => builder.with_root_certificates(roots(config, resource)?),
+        file::TargetTls::VerifyFull => {
+            builder.with_root_certificates(roots(base, target.ca.as_deref())?)
+        }
     };
-    let client = match (&resource.login.cert, &resource.login.key) {
+    let client = match (&login.cert, &login.key) {
         (Some(cert), Some(key)) => {
-            let certificates = certificates(&config.path(cert))?;
-            let key = private_key(&config.path(key))?;
+            let certificates = certificates(&base.join(cert))?;
+            let key = private_key(&base.join(key))?;
             let client = builder.with_client_auth_cert(certificates, key);
             client.context("`login.cert` and `login.key` do not belong together")?
         }
@@ -92,11 +94,12 @@ pub fn target(config: &Config, resource: &file::Resource) -> Result<TargetTls> {
     Ok(TargetTls::On(Arc::new(client)))
 }
 
-fn roots(config: &Config, resource: &file::Resource) -> Result<rustls::RootCertStore> {
+/// The only authorities that are accepted: those in `ca`, or the system's.
+pub fn roots(base: &Path, ca: Option<&Path>) -> Result<rustls::RootCertStore> {
     let mut roots = rustls::RootCertStore::empty();
-    match &resource.target.ca {
+    match ca {
         Some(path) => {
-            let path = config.path(path);
+            let path = base.join(path);
             for certificate in certificates(&path)? {
                 let added = roots.add(certificate);
                 added.with_context(|| format!("`{}` holds no authority", path.display()))?;
@@ -108,7 +111,7 @@ fn roots(config: &Config, resource: &file::Resource) -> Result<rustls::RootCertS
         }
     }
     if roots.is_empty() {
-        bail!("there is no authority to verify the target with: set `target.ca`");
+        bail!("there is no authority to verify the other side with: set `ca`");
     }
     Ok(roots)
 }

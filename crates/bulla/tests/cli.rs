@@ -264,6 +264,38 @@ login = { user = "u", cert = "gw.pem", password_file = "orders.password", passwo
     assert_eq!(value["problems"].as_array().unwrap().len() + 1, golden.lines().count());
 }
 
+/// A database is reached directly or by agents; an API directly only, and it may need no login.
+#[test]
+fn ways_to_a_target() {
+    let login = "login = { user = \"u\", password_file = \"orders.password\" }\n";
+    let place = Place::new("ways");
+    place.write("policies/orders.cedar", "@id(\"all\")\npermit (principal, action, resource);");
+    let direct = place.read("bulla.toml");
+    let line = direct.lines().find(|line| line.starts_with("target =")).unwrap();
+    let agent = "agent = \"eu-1\"";
+    let agents = format!("[agents]\nlisten = \"127.0.0.1:{}\"\n", free_port());
+    let check = |text: &str, code: i32, parts: &[&str]| {
+        place.write("bulla.toml", text);
+        place.bulla(&["check"]).expect(code, parts)
+    };
+    check(&direct.replace(login, ""), 3, &["resources.orders.login: this table is missing"]);
+    check(&direct.replace("user = \"u\", ", ""), 3, &["orders.login.user: is missing"]);
+    check(&direct.replace(line, ""), 3, &["`host` and `port` are missing", "or name the `agent`"]);
+    let by_agent = direct.replace(line, agent).replace(login, "") + &agents;
+    check(&by_agent, 0, &[]);
+    check(&by_agent.replace(&agents, ""), 3, &["orders.agent: agents have no door"]);
+    check(&by_agent.replace(agent, &format!("{agent}\n{login}")), 3, &["targets without `agent`"]);
+
+    let api = direct.replace("\"postgres\"", "\"http\"").replace(login, "");
+    check(&api, 0, &[]);
+    let no_way = "an HTTP resource cannot be reached through an agent yet";
+    let both = api.replace(line, &format!("{line}\n{agent}")) + &agents;
+    let said = check(&both, 3, &["resources.orders.agent: ", no_way, "without `agent`"]);
+    assert!(said.err().ends_with("\n1 mistake found\n"), "{}", said.err());
+    let only = api.replace(line, agent) + &agents;
+    check(&only, 3, &[no_way, "resources.orders.target: `host` and `port` are missing"]);
+}
+
 #[test]
 fn policies_that_do_not_hold() {
     let place = Place::new("policies");

@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bulla_e2e::agent::{Agent, AgentSpec};
 use bulla_e2e::ca::Authority;
 use bulla_e2e::client::{Dial, http, program};
 use bulla_e2e::gateway::{Gateway, Spec, binary, cli_in};
@@ -106,6 +107,8 @@ fn run(keep: bool) -> Result<u32> {
     api(&world, &token, &mut show)?;
     show.title("Who may not come in");
     strangers(&world, &mut show)?;
+    show.title("What needs no open port: an agent beside the database");
+    agent(&world, &token, &mut show)?;
     show.title("What is on record");
     record(&world, &mut show)?;
     show.title("What nobody can change unseen");
@@ -309,6 +312,53 @@ fn strangers(world: &World, show: &mut Show) -> Result<()> {
     let plain = world.gateway.dial("x").sslmode("disable");
     let answer = show.ask(&plain, "SELECT 1")?;
     show.expect(&answer, 2, &["FATAL", "TLS"], "without TLS nobody is even asked who they are");
+    Ok(())
+}
+
+/// A gateway of its own that knows neither the database's address nor its password.
+fn agent(world: &World, token: &str, show: &mut Show) -> Result<()> {
+    let mut spec = Spec::new(&world.server, &world.issuer).policy("orders.cedar", POLICY);
+    let target = spec.resources.first().context("a resource")?.clone();
+    let only = spec.resources.first_mut().context("a resource")?;
+    only.agents = vec!["eu-1".to_owned()];
+    let gateway = Gateway::start(world.gateway.authority(), spec)?;
+    let (dir, dial) = (gateway.dir().path(), gateway.dial(token));
+    let toml = fs::read_to_string(gateway.dir().join("bulla.toml"))?;
+    let knows = toml.contains("login =") || toml.contains(&world.server.port().to_string());
+    show.check(!knows, "another gateway, without the database's address and password");
+    let ask = "SELECT id, name, region FROM customers ORDER BY id LIMIT 3";
+    let answer = show.ask(&dial, ask)?;
+    show.expect(&answer, 2, &["agent `eu-1` is offline"], "alone it reaches nothing, and says so");
+
+    let join = gateway.join_token("eu-1")?;
+    // It is a secret, so it is not shown.
+    show.check(join.starts_with("bulla-join-1."), "a join token: good once, for ten minutes");
+    let port = gateway.agents_port();
+    let agent = Agent::start(&AgentSpec::new("eu-1", port, &join, &target))?;
+    gateway.wait_agents(1)?;
+    let listed = show.bulla(dir, &["agents", "ls"])?;
+    show.expect(&listed, 0, &["eu-1", "online"], "the agent dials out, enrols, and is there");
+    let answer = show.ask(&dial, ask)?;
+    show.expect(
+        &answer,
+        0,
+        &["Ada", "Grace"],
+        "through it the same rows come, logged in over there",
+    );
+    let answer = show.ask(&dial, "SELECT * FROM salaries")?;
+    show.expect(
+        &answer,
+        1,
+        &["refused", "salaries"],
+        "and the same refusals, from the same policy",
+    );
+
+    let revoked = show.bulla(dir, &["agents", "revoke", "eu-1"])?;
+    show.expect(&revoked, 0, &["1 revoked"], "revoked, it is out at once");
+    gateway.wait_agents(0)?;
+    let answer = show.ask(&dial, ask)?;
+    show.expect(&answer, 2, &["agent `eu-1` is offline"], "and nothing passes any more");
+    agent.kill()?;
     Ok(())
 }
 

@@ -54,6 +54,7 @@ impl Check<'_, '_> {
             self.resource(&format!("resources.{name}"), name, resource, known);
         }
         self.listeners();
+        self.agents();
         self.identity();
     }
 
@@ -100,7 +101,6 @@ impl Check<'_, '_> {
     }
 
     fn resource(&mut self, key: &str, name: &str, resource: &file::Resource, known: &[&str]) {
-        let config = self.config;
         if let Err(error) = ResourceName::new(name) {
             self.keep(key, error.to_string(), "rename the table");
         }
@@ -108,47 +108,98 @@ impl Check<'_, '_> {
             let message = format!("unknown protocol `{}`", resource.protocol.escape_debug());
             self.keep(&format!("{key}.protocol"), message, format!("use {}", known.join(" or ")));
         }
-        let login = &resource.login;
-        for (part, path, what) in [
-            ("target.ca", &resource.target.ca, "the target's authority, in PEM"),
-            ("login.password_file", &login.password_file, "the password and nothing else"),
-            ("login.cert", &login.cert, "a client certificate, in PEM"),
-            ("login.key", &login.key, "its key, in PEM"),
-        ] {
-            if let Some(path) = path {
-                self.need(&format!("{key}.{part}"), path, what);
-            }
+        let hosted = crate::registry::is_hosted(&resource.protocol);
+        if resource.agent.is_empty() || hosted {
+            self.reached_from_here(key, resource, hosted);
+        } else {
+            self.reached_by_agents(key, resource);
         }
-        if login.cert.is_some() != login.key.is_some() {
-            self.keep(&format!("{key}.login"), "`cert` and `key` go together", "set both");
-        }
-        if login.password_file.is_some() && login.password_env.is_some() {
-            let message = "`password_file` and `password_env` are both set";
-            self.keep(&format!("{key}.login"), message, "keep one");
-        }
-        if let Some(variable) = &login.password_env
-            && std::env::var_os(variable).is_none()
-        {
-            let message = format!("the environment variable `{variable}` is not set");
-            self.keep(&format!("{key}.login.password_env"), message, "set it for the gateway");
-        }
-        if login.cert.is_some() && resource.target.tls == file::TargetTls::Off {
-            let message = "a client certificate needs TLS, which is off";
-            self.keep(&format!("{key}.target.tls"), message, "use `verify-full`");
-        }
-        let files = [&resource.target.ca, &login.cert, &login.key];
-        let all_there = files.into_iter().flatten().all(|path| config.path(path).is_file());
-        if all_there
-            && login.cert.is_some() == login.key.is_some()
-            && let Err(error) = crate::tls::target(config, resource)
-        {
-            self.keep(&format!("{key}.target"), format!("{error:#}"), "");
-        }
-        for (part, message) in crate::registry::mistakes(config, name, resource) {
+        for (part, message) in crate::registry::mistakes(self.config, name, resource) {
             self.keep(&format!("{key}.{part}"), message, "");
         }
         if resource.session_max.ms == 0 {
             self.keep(&format!("{key}.session_max"), "must be more than nothing", "use `8h`");
+        }
+    }
+
+    fn reached_from_here(&mut self, key: &str, resource: &file::Resource, hosted: bool) {
+        let config = self.config;
+        if resource.target.host.is_none() || resource.target.port.is_none() {
+            let help = match hosted {
+                true => "write target = { host = \"…\", port = … }",
+                false => "write target = { host = \"…\", port = … }, or name the `agent`",
+            };
+            self.keep(&format!("{key}.target"), "`host` and `port` are missing", help);
+        }
+        if resource.login.is_none() && !hosted {
+            let help = "write login = { user = \"…\", password_file = \"…\" }";
+            return self.keep(&format!("{key}.login"), "this table is missing", help);
+        }
+        let login = &resource.login.clone().unwrap_or_default();
+        for (part, message) in super::agent::login(config.base(), &resource.target, login) {
+            self.keep(&format!("{key}.{part}"), message.0, message.1);
+        }
+    }
+
+    /// Where it is and how to log in stands in the agents' own configuration.
+    fn reached_by_agents(&mut self, key: &str, resource: &file::Resource) {
+        let target = &resource.target;
+        let set = [
+            ("target.host", target.host.is_some()),
+            ("target.port", target.port.is_some()),
+            ("target.ca", target.ca.is_some()),
+            ("login", resource.login.is_some()),
+        ];
+        for (part, _) in set.into_iter().filter(|(_, set)| *set) {
+            let help = "move it to the agent's configuration: address and secret stay there";
+            self.keep(&format!("{key}.{part}"), "is for targets without `agent`", help);
+        }
+        if self.config.agents.is_none() {
+            let help = "add an [agents] table, with `listen`";
+            self.keep(&format!("{key}.agent"), "agents have no door", help);
+        }
+        for name in resource.agent.iter() {
+            if let Err(error) = ResourceName::new(name) {
+                self.keep(&format!("{key}.agent"), error.to_string(), "");
+            }
+        }
+    }
+
+    fn agents(&mut self) {
+        let config = self.config;
+        let Some(agents) = &config.agents else { return };
+        let day = u64::try_from(bulla_tunnel::CERTIFICATE_TTL_MAX.as_millis()).unwrap_or(u64::MAX);
+        if !(2_000..=day).contains(&agents.certificate.ms) {
+            self.keep("agents.certificate", "must be from `2s` to `24h`", "use `24h`");
+        }
+        if !(100..=300_000).contains(&agents.keepalive.ms) {
+            self.keep("agents.keepalive", "must be from `100ms` to `5m`", "use `10s`");
+        }
+        let listens = config.resources.values().map(|resource| resource.listen);
+        if listens.chain([config.gateway.http]).any(|other| other == agents.listen) {
+            self.keep("agents.listen", "something else listens there", "use another port");
+        }
+        for (name, enrol) in &agents.enrol {
+            let key = format!("agents.enrol.{name}");
+            if let Err(error) = ResourceName::new(name) {
+                self.keep(&key, error.to_string(), "rename the table");
+            }
+            let known = enrol.principal.split_once('|').map(|(issuer, _)| issuer);
+            let known = known.is_some_and(|issuer| {
+                config.issuers.contains_key(issuer) || config.trust_domains.contains_key(issuer)
+            });
+            if !known {
+                let help = "write it whole, as in the log: `issuer|subject`";
+                self.keep(&format!("{key}.principal"), "names no issuer of ours", help);
+            }
+            for resource in &enrol.resources {
+                let found = config.resources.get(resource);
+                if !found.is_some_and(|found| found.agent.iter().any(|agent| agent == name)) {
+                    let message = format!("`{}` has no such agent", resource.escape_debug());
+                    let help = format!("set `agent = \"{name}\"` on it");
+                    self.keep(&format!("{key}.resources"), message, help);
+                }
+            }
         }
     }
 

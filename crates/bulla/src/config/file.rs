@@ -25,6 +25,8 @@ pub struct File {
     /// What is behind the gateway, by the name that policies use.
     #[serde(default)]
     pub resources: BTreeMap<String, Resource>,
+    /// The door for agents, which reach targets from inside their networks.
+    pub agents: Option<Agents>,
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
@@ -249,9 +251,13 @@ pub struct Resource {
     pub protocol: String,
     /// Where clients connect. Several resources of one protocol may share an address.
     pub listen: SocketAddr,
-    pub target: Target,
     #[serde(default)]
-    pub login: Login,
+    pub target: Target,
+    /// Needed without `agent`, though an API may have none; with it, the secret stays with the agent.
+    pub login: Option<Login>,
+    /// The agents that reach it, by name: one, or several to share the work and to fail over.
+    #[serde(default)]
+    pub agent: Names,
     /// What only an HTTP API has.
     pub http: Option<crate::registry::HttpSettings>,
     pub durability: Option<Durability>,
@@ -269,12 +275,72 @@ pub struct Resource {
     pub session_max: Time,
 }
 
-/// The real server.
+/// The door for agents.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agents {
+    /// Where agents dial in.
+    pub listen: SocketAddr,
+    /// Life of an agent's certificate, which it renews by itself; at most `24h`.
+    pub certificate: Time,
+    /// A tunnel is asked this often whether it is alive, and has as long to say so.
+    pub keepalive: Time,
+    /// Agents that may enrol by an identity of their own, without a join token.
+    pub enrol: BTreeMap<String, Enrol>,
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
+            certificate: Time::secs(24 * 3_600),
+            keepalive: Time::secs(10),
+            enrol: BTreeMap::new(),
+        }
+    }
+}
+
+/// Who may become an agent.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+pub struct Enrol {
+    /// Whole, as in the log: `k8s|infra/bulla-agent`.
+    pub principal: String,
+    /// What it may serve.
+    pub resources: Vec<String>,
+}
+
+/// One name, or several.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Names {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::Several(Vec::new())
+    }
+}
+
+impl std::ops::Deref for Names {
+    type Target = [String];
+    fn deref(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
+/// The real server.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Target {
-    pub host: String,
-    pub port: u16,
+    /// Needed where it is dialled from here; with `agent`, only the agent knows it.
+    pub host: Option<String>,
+    pub port: Option<u16>,
     /// The database; by default one with the resource's name.
     pub database: Option<String>,
     /// Lets clients ask for another database as `resource/database`. Policy sees it.
@@ -309,10 +375,42 @@ pub struct Login {
     pub password_file: Option<PathBuf>,
     /// The name of an environment variable.
     pub password_env: Option<String>,
+    /// A program and its arguments; what it prints is the password.
+    pub password_command: Option<Vec<String>>,
+    /// A secret of a vault.
+    pub vault: Option<Vault>,
     /// PEM of a client certificate.
     pub cert: Option<PathBuf>,
     /// PEM of its key.
     pub key: Option<PathBuf>,
+}
+
+impl Login {
+    /// Whether it names a place where the secret is.
+    pub fn has_secret(&self) -> bool {
+        self.password_file.is_some()
+            || self.password_env.is_some()
+            || self.password_command.is_some()
+            || self.vault.is_some()
+    }
+}
+
+/// A secret behind the HTTP API of HashiCorp Vault or OpenBao.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Vault {
+    /// `https://vault.internal:8200`.
+    pub address: String,
+    /// Behind `/v1/`: `secret/data/orders`, `database/static-creds/orders`.
+    pub path: String,
+    /// The member that is the password.
+    #[serde(default = "password_field")]
+    pub field: String,
+    /// Read at each login, so that an agent of the vault can keep it fresh.
+    pub token_file: PathBuf,
+    pub namespace: Option<String>,
+    /// PEM with the only authorities accepted for it; by default the system's.
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -399,6 +497,9 @@ fn session_max() -> Time {
 }
 fn zero() -> Time {
     Time::secs(0)
+}
+fn password_field() -> String {
+    "password".into()
 }
 fn subject() -> String {
     "{sub}".into()

@@ -150,9 +150,11 @@ pub fn api(config: &Config, name: &str, resource: &Resource) -> Result<Api, Vec<
     let settings = resource.http.clone().unwrap_or_default();
     let mut mistakes = Vec::new();
     let target = &resource.target;
+    // That they are missing is said elsewhere.
+    let host = target.host.clone().unwrap_or_default();
     let authority = settings.authority.clone().unwrap_or_else(|| match target.port {
-        80 | 443 => target.host.clone(),
-        port => format!("{}:{port}", target.host),
+        None | Some(80 | 443) => host,
+        Some(port) => format!("{host}:{port}"),
     });
     let mut api = Api::new(name, &authority);
     for host in &settings.hosts {
@@ -174,8 +176,8 @@ pub fn api(config: &Config, name: &str, resource: &Resource) -> Result<Api, Vec<
         HttpVersion::One => Version::Http1,
         HttpVersion::Two => Version::Http2,
     };
-    let login = &resource.login;
-    let secret = login.password_file.is_some() || login.password_env.is_some();
+    let login = resource.login.clone().unwrap_or_default();
+    let secret = login.has_secret();
     api.login = match (settings.login, &settings.header) {
         (HttpLogin::None, None) => LoginKind::None,
         (HttpLogin::Bearer, None) => LoginKind::Bearer,

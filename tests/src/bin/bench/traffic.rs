@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use bulla_e2e::agent::{Agent, AgentSpec};
 use bulla_e2e::ca::Authority;
 use bulla_e2e::client::{Dial, program};
 use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec};
@@ -110,6 +111,7 @@ pub struct Bed {
     scripts: TempDir,
     server: Postgres,
     _neighbours: Vec<Neighbour>,
+    _agents: Vec<Agent>,
     _gateways: Vec<Gateway>,
     _issuer: Issuer,
 }
@@ -149,14 +151,29 @@ impl Bed {
         }
         let issuer = Issuer::start()?;
         let token = issuer.mint()?.claim("team", "bench").expires(3600).token()?;
-        let mut gateways = Vec::new();
-        for (name, durability) in [("bulla-strict", "strict"), ("bulla-bounded", "bounded")] {
+        let (mut gateways, mut agents) = (Vec::new(), Vec::new());
+        for (name, durability, by_agent) in [
+            ("bulla-strict", "strict", false),
+            ("bulla-bounded", "bounded", false),
+            // As `bulla-strict`, but for the way.
+            ("bulla-agent", "strict", true),
+        ] {
             let mut resource = ResourceSpec::new("bench", &server, USER, PASSWORD);
             resource.durability = Some(durability.to_owned());
+            let target = resource.clone();
+            if by_agent {
+                resource.agents = vec!["bench".to_owned()];
+            }
             let mut spec = Spec::new(&server, &issuer).policy("bench.cedar", POLICY);
             spec.resources = vec![resource];
             // A process each: what one still has to archive is not counted as the other's work.
             let gateway = Gateway::start(&authority, spec)?;
+            if by_agent {
+                let join = gateway.join_token("bench")?;
+                let agent = AgentSpec::new("bench", gateway.agents_port(), &join, &target);
+                agents.push(Agent::start(&agent)?);
+                gateway.wait_agents(1)?;
+            }
             let (dial, pid) = (gateway.dial(&token), Some(gateway.proc().pid()));
             contenders.push(Contender { name, dial, pid });
             gateways.push(gateway);
@@ -167,6 +184,7 @@ impl Bed {
             scripts,
             server,
             _neighbours: neighbours,
+            _agents: agents,
             _gateways: gateways,
             _issuer: issuer,
         })

@@ -1,0 +1,280 @@
+//! A gateway's door and real agents over loopback: what they do for each other, and what a hostile
+//! one of either kind cannot do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bed;
+
+use std::{sync::Arc, time::Duration};
+
+use bed::{Bed, Echo, SOON, until};
+use bulla_core::Digest;
+use bulla_tunnel::{Enrolment, JoinToken, OpenError, Pin};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const BIG: usize = 8 << 20;
+
+async fn echo(stream: &mut bulla_tunnel::TunnelStream, words: &[u8]) -> Vec<u8> {
+    stream.write_all(words).await.unwrap();
+    let mut out = vec![0; words.len()];
+    stream.read_exact(&mut out).await.unwrap();
+    out
+}
+
+#[tokio::test]
+async fn an_agent_enrols_serves_and_is_on_record() {
+    let bed = Bed::start().await;
+    let agent = bed.agent("eu-1", &["orders"], Echo::default()).await;
+    let mut joined = bed.open("orders").await.unwrap();
+    assert_eq!(joined.hello.account, "agent's account");
+    assert_eq!(echo(&mut joined.stream, b"hello").await, b"hello");
+    let big: Vec<u8> = (0..BIG).map(|i| (i * 31 % 251) as u8).collect();
+    let (mut read, mut write) = tokio::io::split(joined.stream);
+    let expected = big.clone();
+    let writer = tokio::spawn(async move { write.write_all(&big).await.map(|()| write) });
+    let mut got = vec![0; BIG];
+    read.read_exact(&mut got).await.unwrap();
+    assert!(got == expected);
+    assert_eq!(bed.door.fleet.list()[0].streams, 1);
+    drop((read, writer.await.unwrap().unwrap()));
+    until(|| bed.door.fleet.list()[0].streams == 0).await;
+    drop(agent);
+    until(|| bed.door.fleet.list().is_empty()).await;
+    until(|| bed.notes.has("disconnects")).await;
+    let notes = bed.notes.all();
+    for (at, words) in ["enrols from 127.0.0.1, for orders", "connects from", "disconnects: "]
+        .into_iter()
+        .enumerate()
+    {
+        assert!(notes[at].contains(words), "{words} in {notes:#?}");
+    }
+    assert!(notes[0].starts_with("join token of local:root: agent `eu-1`"), "{notes:#?}");
+}
+
+#[tokio::test]
+async fn nothing_happens_without_its_entry() {
+    let bed = Bed::start().await;
+    bed.notes.fail(true);
+    let agent = bed.try_agent("eu-1", &["orders"], Echo::default());
+    until(|| agent.error().is_some_and(|error| error.contains("refuses"))).await;
+    assert!(bed.door.fleet.list().is_empty());
+    drop(agent);
+    // Enrolled while it could be recorded; its tunnel cannot be.
+    bed.notes.fail(false);
+    let agent = bed.agent("eu-2", &["orders"], Echo::default()).await;
+    bed.notes.fail(true);
+    bed.door.fleet.end("eu-2", None, "test");
+    until(|| bed.door.fleet.list().is_empty()).await;
+    until(|| agent.error().is_some()).await;
+    assert!(bed.door.fleet.list().is_empty());
+    bed.notes.fail(false);
+    until(|| bed.door.fleet.list().len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_stalled_stream_slows_no_other() {
+    let bed = Bed::start().await;
+    let _agent = bed.agent("eu-1", &["orders", "hung"], Echo::default()).await;
+    // Sixty-four streams whose targets read nothing, each full to its brim.
+    let mut stalled = Vec::new();
+    for _ in 0..64 {
+        let mut joined = bed.open("hung").await.unwrap();
+        let chunk = vec![0; 256 * 1024];
+        let mut sent = 0;
+        while let Ok(wrote) =
+            tokio::time::timeout(Duration::from_millis(30), joined.stream.write(&chunk)).await
+        {
+            sent += wrote.unwrap();
+            assert!(sent < 64 << 20, "nothing stops it");
+        }
+        // Its whole window, less the request that opened it.
+        assert!(sent > 1_000_000, "{sent}");
+        stalled.push(joined);
+    }
+    let mut live = bed.open("orders").await.unwrap();
+    let words = vec![7; 3 << 20];
+    let (mut read, mut write) = tokio::io::split(&mut live.stream);
+    let (wrote, got) = tokio::time::timeout(SOON, async {
+        let mut got = vec![0; words.len()];
+        tokio::join!(write.write_all(&words), async {
+            read.read_exact(&mut got).await.unwrap();
+            got
+        })
+    })
+    .await
+    .expect("the stalled streams hold the live one up");
+    wrote.unwrap();
+    assert!(got == words);
+}
+
+#[tokio::test]
+async fn sessions_fail_over_and_take_turns() {
+    let bed = Bed::start().await;
+    let (one, two) = (Echo::default(), Echo::default());
+    let first = bed.agent("eu-1", &["orders"], one.clone()).await;
+    let _second = bed.agent("eu-2", &["orders"], two.clone()).await;
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        open.push(bed.open("orders").await.unwrap());
+    }
+    assert_eq!((one.opened(), two.opened()), (5, 5));
+    // One agent's network cannot reach the target: the other takes all.
+    one.break_targets(true);
+    for _ in 0..4 {
+        open.push(bed.open("orders").await.unwrap());
+    }
+    assert_eq!(two.opened(), 9);
+    one.break_targets(false);
+    // One agent dies: its streams are lost at once, new ones go on.
+    drop(first);
+    let mut lost = 0;
+    for joined in &mut open {
+        let mut byte = [0];
+        let read = tokio::time::timeout(Duration::from_millis(300), joined.stream.read(&mut byte));
+        match read.await {
+            Ok(Err(error)) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+                lost += 1;
+            }
+            Ok(Ok(n)) => panic!("{n} bytes out of nowhere"),
+            Err(_) => {}
+        }
+    }
+    assert_eq!(lost, 5);
+    bed.open("orders").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_drains_without_a_drop() {
+    let bed = Bed::start().await;
+    let agent = bed.agent("eu-1", &["orders"], Echo::default()).await;
+    let mut joined = bed.open("orders").await.unwrap();
+    let stopped = agent.stop();
+    until(|| bed.door.fleet.list().iter().all(|tunnel| tunnel.draining)).await;
+    let refused = bed.open("orders").await.err().unwrap();
+    assert_eq!(refused, OpenError::Offline("`eu-1`".into()));
+    assert_eq!(refused.public().as_deref(), Some("agent `eu-1` is offline"));
+    // What is open goes on, and the agent waits for it.
+    assert_eq!(echo(&mut joined.stream, b"still here").await, b"still here");
+    assert!(!stopped.is_finished());
+    drop(joined);
+    tokio::time::timeout(SOON, stopped).await.unwrap().unwrap();
+    until(|| bed.door.fleet.list().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_before_it_ends() {
+    let bed = Bed::start_with(|config| config.certificate_ttl = Duration::from_secs(4)).await;
+    let _agent = bed.agent("eu-1", &["orders"], Echo::default()).await;
+    let mut joined = bed.open("orders").await.unwrap();
+    let first = bed.door.roster.list()[0].expires;
+    until(|| bed.door.roster.list()[0].expires.secs() >= first.secs() + 4).await;
+    until(|| bed.notes.has("renews from")).await;
+    // The tunnel outlives the certificate that it was opened with.
+    assert_eq!(echo(&mut joined.stream, b"x").await, b"x");
+    assert_eq!(bed.door.roster.list().len(), 1);
+}
+
+#[tokio::test]
+async fn a_revoked_agent_is_out_at_once() {
+    let bed = Bed::start().await;
+    let agent = bed.agent("eu-1", &["orders"], Echo::default()).await;
+    let mut joined = bed.open("orders").await.unwrap();
+    let now = bed.now();
+    bed.door.roster.revoke("eu-1", None, "local:root", now).unwrap();
+    bed.door.fleet.end("eu-1", None, "revoked");
+    assert!(joined.stream.read_u8().await.is_err());
+    // It comes again and again, with its certificate, and is turned away.
+    until(|| bed.notes.has("revoked or expired")).await;
+    assert!(bed.door.fleet.list().is_empty() && agent.error().is_some());
+}
+
+#[tokio::test]
+async fn hostile_agents_get_nothing() {
+    let bed = Bed::start().await;
+    // It offers a target that it was not enrolled for, and one of another agent's.
+    let liar = Echo::default();
+    let _agent = bed.agent("eu-1", &["orders"], liar.clone()).await;
+    assert!(bed.door.fleet.list()[0].targets.contains(&"payments".to_owned()));
+    assert_eq!(bed.open("payments").await.err(), Some(OpenError::Offline("`eu-1`".into())));
+    let other: Arc<str> = "eu-2".into();
+    assert!(matches!(bed.open_by("orders", &[other]).await, Err(OpenError::Offline(_))));
+    assert_eq!(liar.opened(), 0);
+    // A join token that was used, one that was made up, and one for another gateway.
+    let used = bed.token("eu-3", &["orders"]);
+    let text = used.reveal();
+    let first = bed.agent_with(Enrolment::JoinFile(bed.file(&text)), "eu-3", None);
+    until(|| bed.door.fleet.list().len() == 2).await;
+    drop(first);
+    let made_up = JoinToken::new(used.pin).unwrap().reveal();
+    for text in [text, made_up] {
+        let agent = bed.agent_with(Enrolment::JoinFile(bed.file(&text)), "eu-3", None);
+        until(|| agent.error().is_some_and(|error| error.contains("refuses"))).await;
+    }
+    let elsewhere = JoinToken::new(Digest([1; 32])).unwrap().reveal();
+    let agent = bed.agent_with(Enrolment::JoinFile(bed.file(&elsewhere)), "eu-3", None);
+    until(|| agent.error().is_some_and(|error| error.contains("UnknownIssuer"))).await;
+    // A token for one agent does not make another.
+    let token = bed.token("eu-4", &["orders"]).reveal();
+    let agent = bed.agent_with(Enrolment::JoinFile(bed.file(&token)), "eu-5", None);
+    until(|| agent.error().is_some_and(|error| error.contains("not `eu-5`"))).await;
+}
+
+#[tokio::test]
+async fn an_identity_of_its_own_enrols_the_agent_that_it_may_be() {
+    let bed = Bed::start().await;
+    let pin = Some(Pin(bed.door.authority().pin()));
+    let jwt = |words: &str| Enrolment::Jwt(bed.file(words));
+    let agent = bed.agent_with(jwt("infra/agent"), "eu-1", pin);
+    until(|| bed.door.fleet.list().len() == 1).await;
+    assert!(bed.notes.has("k8s|infra/agent: agent `eu-1`"));
+    bed.open("orders").await.unwrap();
+    drop(agent);
+    for (words, name) in [("infra/agent", "eu-2"), ("infra/other", "eu-1"), ("bad", "eu-1")] {
+        let agent = bed.agent_with(jwt(words), name, pin);
+        until(|| agent.error().is_some_and(|error| error.contains("refuses"))).await;
+    }
+}
+
+#[tokio::test]
+async fn hostile_gateways_reach_what_the_agent_names_and_nothing_else() {
+    let echo = Echo::default();
+    let mut evil = bed::EvilGateway::meet(echo.clone()).await;
+    for (target, protocol, part) in [
+        ("169.254.169.254:80", "echo", "main"),
+        ("localhost", "echo", "main"),
+        ("orders/../payments", "echo", "main"),
+        ("orders", "http", "main"),
+        ("orders", "echo", "other"),
+        ("", "echo", "main"),
+    ] {
+        let answer = evil.open(target, protocol, part).await;
+        assert!(answer.contains("failed"), "{target}: {answer}");
+    }
+    assert_eq!(echo.opened(), 0);
+    // Paths, versions and messages that are not in the book.
+    assert_eq!(evil.status("/dial").await, 404);
+    assert_eq!(evil.status("/open/x").await, 404);
+    assert!(evil.raw("/open", b"\xff\xff\xff\xff").await.contains("malformed"));
+    assert!(evil.raw("/open", b"\0\0\0\x02{}").await.contains("malformed"));
+    assert!(evil.open("orders", "echo", "main").await.contains("ok"));
+    assert_eq!(echo.opened(), 1);
+}
+
+#[tokio::test]
+async fn hostile_answers_end_in_an_error() {
+    let answers: [&[u8]; 5] = [
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\x02{}",
+        br#"{"ok":{"account":"a","parameters":[],"cancel_key":"not base64"}}"#,
+        b"",
+        b"\0\0\0\x09{\"ok\":1}}",
+    ];
+    for answer in answers {
+        let bed = Bed::start().await;
+        let _evil = bed.evil_agent("eu-1", &["orders"], answer).await;
+        until(|| bed.door.fleet.list().len() == 1).await;
+        let error = bed.open("orders").await.err().unwrap();
+        assert!(matches!(error, OpenError::Failed { .. }), "{error}");
+    }
+}

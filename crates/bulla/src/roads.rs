@@ -1,0 +1,171 @@
+//! The way to every target: dialled from here, or through an agent. No protocol knows which.
+
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use bulla_core::{Boxed, Resource};
+use bulla_engine::{
+    ConnectError, Connected, Connector, DirectConnector, DirectDialer, HostedTarget, Target,
+};
+use bulla_tunnel::{Fleet, OpenError, Wanted};
+use bulla_wire::{Place, Protocol, TargetHello};
+use bytes::BytesMut;
+
+use crate::{
+    config::{Config, file},
+    registry::{self, Protocols},
+    secrets, tls,
+};
+
+/// A target as a configuration writes it. Relative paths start at `base`.
+pub fn target(
+    base: &Path,
+    protocol: Arc<dyn Protocol>,
+    target: &file::Target,
+    login: &file::Login,
+) -> Result<Target> {
+    Ok(Target {
+        protocol,
+        host: target.host.clone().context("`target.host` is missing")?,
+        port: target.port.context("`target.port` is missing")?,
+        part: target.database.clone(),
+        other_parts: target.other_databases,
+        tls: tls::target(base, target, login)?,
+        user: login.user.clone(),
+        secret: secrets::source(base, login)?,
+    })
+}
+
+/// The way to every target of a hosted protocol: always dialled from here.
+pub fn dialer(config: &Config) -> Result<DirectDialer> {
+    let mut targets = Vec::new();
+    for (name, resource) in &config.resources {
+        if registry::is_hosted(&resource.protocol) {
+            let target = hosted(config.base(), resource);
+            targets.push((name.clone(), target.with_context(|| format!("resources.{name}"))?));
+        }
+    }
+    Ok(DirectDialer::new(targets, Duration::from_millis(config.limits.connect_max.ms)))
+}
+
+fn hosted(base: &Path, resource: &file::Resource) -> Result<HostedTarget> {
+    let target = &resource.target;
+    let login = resource.login.clone().unwrap_or_default();
+    Ok(HostedTarget {
+        host: target.host.clone().context("`target.host` is missing")?,
+        port: target.port.context("`target.port` is missing")?,
+        tls: tls::target(base, target, &login)?,
+        secret: secrets::source(base, &login)?,
+    })
+}
+
+/// A resource that agents reach.
+struct Through {
+    agents: Vec<Arc<str>>,
+    protocol: Arc<dyn Protocol>,
+    part: String,
+    other_parts: bool,
+}
+
+/// Both kinds of way, for every protocol whose wire we read.
+pub struct Roads {
+    direct: DirectConnector,
+    through: HashMap<String, Through>,
+    /// None where no gateway runs, and so no agent is connected.
+    fleet: Option<Arc<Fleet>>,
+    timeout: Duration,
+}
+
+impl Roads {
+    /// The ways of a configuration. Without `fleet` those through agents lead nowhere.
+    pub fn new(config: &Config, protocols: &Protocols, fleet: Option<Arc<Fleet>>) -> Result<Self> {
+        let (mut targets, mut through) = (Vec::new(), HashMap::new());
+        for (name, resource) in &config.resources {
+            if registry::is_hosted(&resource.protocol) {
+                continue;
+            }
+            let protocol = protocols.wires.get(resource.protocol.as_str());
+            let protocol =
+                protocol.with_context(|| format!("unknown protocol of `{name}`"))?.clone();
+            if resource.agent.is_empty() {
+                let login = resource.login.as_ref();
+                let login = login.with_context(|| format!("resources.{name}.login is missing"))?;
+                let target = target(config.base(), protocol, &resource.target, login);
+                targets.push((name.clone(), target.with_context(|| format!("resources.{name}"))?));
+                continue;
+            }
+            let agents = resource.agent.iter().map(|name| name.as_str().into()).collect();
+            let part = resource.target.database.clone().unwrap_or_else(|| name.clone());
+            let other_parts = resource.target.other_databases;
+            through.insert(name.clone(), Through { agents, protocol, part, other_parts });
+        }
+        let timeout = Duration::from_millis(config.limits.connect_max.ms);
+        Ok(Self { direct: DirectConnector::new(targets, timeout), through, fleet, timeout })
+    }
+}
+
+fn failed(error: &OpenError) -> ConnectError {
+    ConnectError::Agent { detail: error.to_string(), public: error.public() }
+}
+
+impl Connector for Roads {
+    fn place(&self, resource: &Resource, part: Option<&str>) -> Option<Place> {
+        let Some(through) = self.through.get(resource.name.as_str()) else {
+            return self.direct.place(resource, part);
+        };
+        let wanted = part.unwrap_or(&through.part);
+        let default_part = wanted == through.part;
+        if !default_part && !through.other_parts {
+            return None;
+        }
+        Some(Place { resource: resource.name.as_str().into(), part: wanted.into(), default_part })
+    }
+
+    fn protocol(&self, resource: &str) -> Option<Arc<dyn Protocol>> {
+        let through = self.through.get(resource).map(|through| through.protocol.clone());
+        through.or_else(|| self.direct.protocol(resource))
+    }
+
+    fn connect<'a>(
+        &'a self,
+        place: &'a Place,
+        wishes: Vec<(String, String)>,
+    ) -> Boxed<'a, Result<Connected, ConnectError>> {
+        let Some(through) = self.through.get(&*place.resource) else {
+            return self.direct.connect(place, wishes);
+        };
+        Box::pin(async move {
+            let Some(fleet) = &self.fleet else {
+                let detail = "it is reached through an agent, by a running gateway only".into();
+                return Err(ConnectError::Agent { detail, public: None });
+            };
+            let wanted = Wanted {
+                agents: &through.agents,
+                resource: &place.resource,
+                protocol: through.protocol.descriptor().protocol,
+                part: &place.part,
+                settings: wishes,
+                timeout: self.timeout,
+            };
+            let joined = fleet.open(wanted).await.map_err(|error| failed(&error))?;
+            let rest = BytesMut::new();
+            Ok(Connected { stream: Box::new(joined.stream), hello: joined.hello, rest })
+        })
+    }
+
+    fn cancel<'a>(
+        &'a self,
+        place: &'a Place,
+        target: &'a TargetHello,
+    ) -> Boxed<'a, Result<(), ConnectError>> {
+        let Some(through) = self.through.get(&*place.resource) else {
+            return self.direct.cancel(place, target);
+        };
+        Box::pin(async move {
+            let Some(fleet) = &self.fleet else { return Ok(()) };
+            let protocol = through.protocol.descriptor().protocol;
+            let cancelled = fleet.cancel(&place.resource, protocol, target, self.timeout).await;
+            cancelled.map_err(|error| failed(&error))
+        })
+    }
+}
