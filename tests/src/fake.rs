@@ -25,6 +25,10 @@ const ROWS_AT_ONCE: usize = 64;
 /// A statement that asks for this many bytes never gets an answer.
 pub const HANGS: i64 = -1;
 
+/// How a gateway asks at its login where names lead; what else it asks along has no rows here.
+const WHERE_NAMES_LEAD: &str = "SELECT 'p', pg_catalog.current_setting('search_path') \
+                                UNION ALL SELECT 'u', CURRENT_USER::pg_catalog.text";
+
 /// The statement that gets so many bytes of rows, or [`HANGS`].
 pub fn rows_of(bytes: i64) -> String {
     format!("SELECT item FROM orders WHERE id = {bytes}")
@@ -56,6 +60,7 @@ pub fn learn(server: &Postgres) -> Result<Arc<HashMap<String, Vec<u8>>>> {
     let dial = server.dial("bulla_plain", "plain secret");
     let mut answers = HashMap::new();
     let asked = [SETUP, SESSION.0, FINGERPRINT].into_iter().chain(QUERIES).chain([SESSION.1]);
+    let asked = asked.chain([WHERE_NAMES_LEAD]);
     crate::tap::runtime().block_on(async {
         let mut raw = Door::new(&dial)?.enter(Keep::All).await?;
         for text in asked {
@@ -156,7 +161,9 @@ async fn session(mut tcp: TcpStream, answers: Answers, manner: Manner) -> Result
             b'X' => return Ok(()),
             b'Q' => {
                 let text = String::from_utf8_lossy(body.strip_suffix(b"\0").unwrap_or(&body));
-                match answers.get(&*text) {
+                let known =
+                    if text.starts_with(WHERE_NAMES_LEAD) { WHERE_NAMES_LEAD } else { &text };
+                match answers.get(known) {
                     Some(answer) => tcp.write_all(answer).await?,
                     None => answer(&mut tcp, &text).await?,
                 }
