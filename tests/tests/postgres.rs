@@ -825,7 +825,7 @@ fn large_values_stream_in_bounded_memory() {
         ),
         (
             "n = 0\nwith c.cursor().copy('COPY big TO STDOUT (FORMAT binary)') as copy:\n    for part in copy: n += len(part)\nprint('copied', n)",
-            "copied 167772185",
+            "copied 167772187",
         ),
     ] {
         let begun = Instant::now();
@@ -838,7 +838,7 @@ fn large_values_stream_in_bounded_memory() {
         has(&out, &[expect]);
         let grown = peak().saturating_sub(before) / 1024;
         println!("{expect}: {:?}, grown by {grown} MiB", begun.elapsed());
-        assert!(grown <= 96, "{step}: grown by {grown} MiB");
+        assert!(grown <= 64, "{step}: grown by {grown} MiB");
     }
     world.verified();
 }
