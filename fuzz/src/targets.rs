@@ -208,7 +208,7 @@ fn ledger_config(dir: PathBuf) -> LedgerConfig {
     LedgerConfig {
         dir,
         origin: "fuzz.example/log".into(),
-        segment_bytes: 256 << 10,
+        segment_bytes: 512 << 10,
         reserve_bytes: 64 << 10,
         real_time: RealTime::Off,
         ..LedgerConfig::default()
