@@ -236,6 +236,20 @@ pub fn login(protocol: &Postgres) -> TargetHello {
                 if sent == 1 {
                     // MD5, so that the password itself never travels.
                     frame(&mut input, b'R', |out| out.put_slice(&[0, 0, 0, 5, 1, 2, 3, 4]));
+                } else if sent == 3 {
+                    // Where names lead.
+                    frame(&mut input, b'T', |out| out.put_u16(0));
+                    for (name, value) in [("p", "public"), ("u", "bulla")] {
+                        frame(&mut input, b'D', |out| {
+                            out.put_u16(2);
+                            for cell in [name, value] {
+                                out.put_u32(u32::try_from(cell.len()).unwrap());
+                                out.put_slice(cell.as_bytes());
+                            }
+                        });
+                    }
+                    frame(&mut input, b'C', |out| text(out, "SELECT 2"));
+                    frame(&mut input, b'Z', |out| out.put_u8(b'I'));
                 } else {
                     frame(&mut input, b'R', |out| out.put_u32(0));
                     for (name, value) in
