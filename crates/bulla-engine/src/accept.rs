@@ -86,12 +86,12 @@ impl AsyncWrite for Prefixed {
 
 /// Counts what one source has open before login.
 #[derive(Clone, Default)]
-pub(crate) struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 pub(crate) struct SourceSlot(Sources, IpAddr);
 
 impl Sources {
-    pub(crate) fn take(&self, source: IpAddr, max: usize) -> Option<SourceSlot> {
+    fn take(&self, source: IpAddr, max: usize) -> Option<SourceSlot> {
         let mut counts = self.0.lock();
         let count = counts.entry(source).or_default();
         if *count >= max {
@@ -115,12 +115,40 @@ impl Drop for SourceSlot {
 }
 
 pub async fn listen(engine: Arc<Engine>, listener: Listener) -> io::Result<SocketAddr> {
-    let socket = TcpListener::bind(listener.address).await?;
-    let address = socket.local_addr()?;
     let listener = Arc::new(listener);
+    let (name, address) = (listener.name.clone(), listener.address);
+    let deadline = Duration::from_millis(engine.limits.handshake_ms_max);
+    accept_each(&engine.clone(), name, address, move |tcp, peer, stranger| {
+        let (engine, listener) = (engine.clone(), listener.clone());
+        async move {
+            let relay = open(&engine, &listener, tcp, peer, deadline).await;
+            drop(stranger);
+            if let Some(relay) = relay {
+                relay.run().await;
+            }
+        }
+    })
+    .await
+}
+
+/// Binds, and serves each connection in a task of its own until the engine drains. Returns the
+/// bound address. What `serve` is given last is the connection's share of what strangers may hold
+/// open, to be dropped once somebody was identified.
+pub(crate) async fn accept_each<F: Future<Output = ()> + Send + 'static>(
+    engine: &Arc<Engine>,
+    name: String,
+    address: SocketAddr,
+    serve: impl Fn(TcpStream, SocketAddr, Box<dyn Send>) -> F + Send + 'static,
+) -> io::Result<SocketAddr> {
+    let socket = TcpListener::bind(address).await?;
+    let address = socket.local_addr()?;
     let sources = Sources::default();
+    let engine = engine.clone();
     let mut draining = engine.draining.subscribe();
     tokio::spawn(async move {
+        let refuse = |why| {
+            metrics::counter!("bulla_connections_refused_total", "why" => why).increment(1);
+        };
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
@@ -130,31 +158,20 @@ pub async fn listen(engine: Arc<Engine>, listener: Listener) -> io::Result<Socke
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors: wait for some to come back rather than spin.
-                    tracing::warn!(listener = listener.name, %error, "accept");
+                    tracing::warn!(listener = name, %error, "accept");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
             let Ok(permit) = engine.handshakes.clone().try_acquire_owned() else {
-                metrics::counter!("bulla_connections_refused_total", "why" => "handshakes")
-                    .increment(1);
+                refuse("handshakes");
                 continue;
             };
             let Some(slot) = sources.take(peer.ip(), engine.limits.per_source_max) else {
-                metrics::counter!("bulla_connections_refused_total", "why" => "source")
-                    .increment(1);
+                refuse("source");
                 continue;
             };
-            let (engine, listener) = (engine.clone(), listener.clone());
-            tokio::spawn(crate::watched(async move {
-                let deadline = Duration::from_millis(engine.limits.handshake_ms_max);
-                let open = open(&engine, &listener, tcp, peer, deadline);
-                let relay = open.await;
-                drop((permit, slot));
-                if let Some(relay) = relay {
-                    relay.run().await;
-                }
-            }));
+            tokio::spawn(crate::watched(serve(tcp, peer, Box::new((permit, slot)))));
         }
     });
     Ok(address)

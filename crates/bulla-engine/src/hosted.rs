@@ -10,13 +10,13 @@ use bulla_host::{
 };
 use rustls_pki_types::ServerName;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{mpsc, watch},
 };
 
 use crate::{
     Engine, SecretSource, TargetTls,
-    accept::Sources,
+    accept::accept_each,
     registry::{Entered, Handle, Registry},
 };
 
@@ -79,49 +79,20 @@ pub(crate) async fn listen(
     listener: HostedListener,
     door: Door,
 ) -> io::Result<SocketAddr> {
-    let socket = TcpListener::bind(listener.address).await?;
-    let address = socket.local_addr()?;
     let listener = Arc::new(listener);
+    let (name, address) = (listener.name.clone(), listener.address);
     let resources: Arc<[Arc<str>]> = listener.resources.iter().map(|r| r.as_str().into()).collect();
-    let sources = Sources::default();
-    let mut draining = engine.draining.subscribe();
-    tokio::spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                _ = draining.wait_for(|on| *on) => return,
-            };
-            let (tcp, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors: wait for some to come back rather than spin.
-                    tracing::warn!(listener = listener.name, %error, "accept");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = engine.handshakes.clone().try_acquire_owned() else {
-                metrics::counter!("bulla_connections_refused_total", "why" => "handshakes")
-                    .increment(1);
-                continue;
-            };
-            let Some(slot) = sources.take(peer.ip(), engine.limits.per_source_max) else {
-                metrics::counter!("bulla_connections_refused_total", "why" => "source")
-                    .increment(1);
-                continue;
-            };
-            let (listener, door, resources) = (listener.clone(), door.clone(), resources.clone());
-            let deadline = Duration::from_millis(engine.limits.handshake_ms_max);
-            tokio::spawn(async move {
-                let stranger = Box::new((permit, slot));
-                let arrival = arrive(&listener, tcp, peer, deadline, resources, stranger).await;
-                if let Some(arrival) = arrival {
-                    listener.protocol.clone().serve(arrival, door).await;
-                }
-            });
+    let deadline = Duration::from_millis(engine.limits.handshake_ms_max);
+    accept_each(&engine, name, address, move |tcp, peer, stranger| {
+        let (listener, door, resources) = (listener.clone(), door.clone(), resources.clone());
+        async move {
+            let arrival = arrive(&listener, tcp, peer, deadline, resources, stranger).await;
+            if let Some(arrival) = arrival {
+                listener.protocol.clone().serve(arrival, door).await;
+            }
         }
-    });
-    Ok(address)
+    })
+    .await
 }
 
 /// From an accepted socket to what the protocol takes.
