@@ -209,6 +209,9 @@ impl Ledger {
         let waste_max = making.waste_max;
         let supply = Supply::start(making, Arc::new(Room::default()), spares, next_number);
         let supply = Arc::new(supply.map_err(|error| paths.io(error))?);
+        // Before anything is appended: the first entries of a run may not fail for want of a segment
+        // that is being made.
+        supply.wait_settled();
         let writer = Writer::new(supply.clone(), current, at, waste_max);
         let gauge = Arc::new(Gauge::new(
             supply.room().clone(),

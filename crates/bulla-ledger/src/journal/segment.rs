@@ -142,6 +142,8 @@ struct Shelf {
     stop: bool,
     /// One is being made, and will be ready unless the disk is full or fails.
     making: bool,
+    /// Whether there is room is known: enough is ready, or making more was tried.
+    settled: bool,
     failed: Option<Arc<str>>,
 }
 
@@ -192,6 +194,16 @@ impl Supply {
         }
     }
 
+    /// Waits until it is known whether there is room. Before that, what finds none would take a disk
+    /// that was not asked yet for a busy one.
+    pub(crate) fn wait_settled(&self) {
+        let (shelf, changed) = &*self.shared;
+        let mut shelf = shelf.lock();
+        while !shelf.settled {
+            changed.wait(&mut shelf);
+        }
+    }
+
     /// Why no further segment will ever come.
     pub(crate) fn failure(&self) -> Option<Arc<str>> {
         self.shared.0.lock().failed.clone()
@@ -224,9 +236,13 @@ fn supply(making: &Making, room: &Room, shared: &(Mutex<Shelf>, Condvar), mut ne
         {
             let mut shelf = shelf.lock();
             while !shelf.stop && shelf.ready.len() >= SPARES {
+                shelf.settled = true;
+                changed.notify_all();
                 changed.wait(&mut shelf);
             }
             if shelf.stop {
+                shelf.settled = true;
+                changed.notify_all();
                 return;
             }
             shelf.making = true;
@@ -239,16 +255,19 @@ fn supply(making: &Making, room: &Room, shared: &(Mutex<Shelf>, Condvar), mut ne
         });
         let mut shelf = shelf.lock();
         shelf.making = false;
-        changed.notify_all();
         match made {
             Ok(ready) => {
                 shelf.ready.push_back(ready);
                 next += 1;
+                shelf.settled = true;
+                changed.notify_all();
             }
             Err(error) if is_full(&error) && !set_aside => {
                 if !room.full.swap(true, Ordering::AcqRel) {
                     tracing::error!(dir = %making.dir.display(), "the disk of the record is full");
                 }
+                shelf.settled = true;
+                changed.notify_all();
                 if !shelf.stop {
                     changed.wait_for(&mut shelf, RETRY);
                 }
@@ -259,6 +278,8 @@ fn supply(making: &Making, room: &Room, shared: &(Mutex<Shelf>, Condvar), mut ne
                 }
                 tracing::error!(%error, "cannot make a segment of the journal");
                 shelf.failed = Some(format!("make a segment: {error}").into());
+                shelf.settled = true;
+                changed.notify_all();
                 return;
             }
         }

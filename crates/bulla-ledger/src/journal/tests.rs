@@ -417,3 +417,16 @@ fn room_is_never_promised_twice() {
     room.give_back(capacity);
     assert!(room.take(capacity - 10, 10));
 }
+
+#[test]
+fn there_is_room_once_the_supply_has_settled() {
+    for _ in 0..50 {
+        let vfs = SimVfs::new();
+        vfs.create_dir(Path::new("/journal"), Privacy::Private).unwrap();
+        let room = Arc::new(Room::default());
+        let supply = Supply::start(making(&vfs), room.clone(), vec![], 1).unwrap();
+        supply.wait_settled();
+        assert!(room.take(PAGE as u64, 0), "no room, and the disk is empty");
+        vfs.set_capacity(Some(vfs.used()));
+    }
+}
