@@ -145,7 +145,7 @@ pub struct Client {
 impl Client {
     pub fn new(chance: &mut Chance) -> Self {
         let mut script = VecDeque::new();
-        for _ in 0..3 + chance.below(12) {
+        for _ in 0..4 + chance.below(14) {
             unit(chance, &mut script);
             if chance.percent(70) {
                 script.push_back(Say::UntilReady);

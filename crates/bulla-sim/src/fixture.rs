@@ -16,7 +16,10 @@ use bulla_wire::{
 };
 use bytes::{BufMut, BytesMut};
 
-use crate::client::{frame, next, text};
+use crate::{
+    client::{frame, next, text},
+    target::{START_PATH, where_names_lead},
+};
 
 pub const TOKEN: &str = "token-that-must-stand-nowhere";
 pub const PASSWORD: &str = "password-that-must-stand-nowhere";
@@ -239,16 +242,7 @@ pub fn login(protocol: &Postgres) -> TargetHello {
                 } else if sent == 3 {
                     // Where names lead.
                     frame(&mut input, b'T', |out| out.put_u16(0));
-                    for (name, value) in [("p", "public"), ("u", "bulla")] {
-                        frame(&mut input, b'D', |out| {
-                            out.put_u16(2);
-                            for cell in [name, value] {
-                                out.put_u32(u32::try_from(cell.len()).unwrap());
-                                out.put_slice(cell.as_bytes());
-                            }
-                        });
-                    }
-                    frame(&mut input, b'C', |out| text(out, "SELECT 2"));
+                    where_names_lead(&mut input, START_PATH);
                     frame(&mut input, b'Z', |out| out.put_u8(b'I'));
                 } else {
                     frame(&mut input, b'R', |out| out.put_u32(0));

@@ -9,6 +9,10 @@ use crate::client::{frame, next, text};
 
 /// Begins every cell, so that data can be told from words.
 pub const CELL: &str = "cell:";
+/// The role of the fixture's catalogue.
+const USER: &str = "postgres";
+/// The search path of a fresh session.
+pub const START_PATH: &str = "public";
 
 pub struct Target {
     input: BytesMut,
@@ -24,6 +28,20 @@ pub struct Target {
     rows_max: u64,
 }
 
+/// Answers the gateway's own question: the search path and the role in effect.
+pub fn where_names_lead(out: &mut BytesMut, path: &str) {
+    for (name, value) in [("p", path), ("u", USER)] {
+        frame(out, b'D', |out| {
+            out.put_u16(2);
+            for cell in [name, value] {
+                out.put_u32(u32::try_from(cell.len()).unwrap());
+                out.put_slice(cell.as_bytes());
+            }
+        });
+    }
+    frame(out, b'C', |out| text(out, "SELECT 2"));
+}
+
 impl Target {
     pub fn new(rows_max: u64) -> Self {
         Self {
@@ -34,7 +52,7 @@ impl Target {
             copying: false,
             statements: HashMap::new(),
             portals: HashMap::new(),
-            path: "public".into(),
+            path: START_PATH.into(),
             cells: 3,
             rows_max,
         }
@@ -92,6 +110,13 @@ impl Target {
     /// Runs one statement. True: an answer was given up to its end.
     fn run(&mut self, statement: &str, simple: bool) -> Result<(), &'static str> {
         let word = statement.split(' ').next().unwrap_or_default().to_uppercase();
+        if statement.starts_with("SELECT 'p'") && self.status != b'E' {
+            if simple {
+                frame(&mut self.out, b'T', |out| out.put_u16(0));
+            }
+            where_names_lead(&mut self.out, &self.path);
+            return Ok(());
+        }
         if statement.starts_with("bulla:") || statement.contains('(') && word == "SELECT" {
             return Err("42601");
         }
@@ -144,21 +169,6 @@ impl Target {
     }
 
     fn query(&mut self, query: &str) {
-        if query.starts_with("SELECT 'p'") {
-            if self.status == b'E' {
-                self.error("25P02");
-            } else {
-                let path = self.path.clone();
-                frame(&mut self.out, b'T', |out| out.put_u16(0));
-                frame(&mut self.out, b'D', |out| {
-                    out.put_slice(&[0, 2, 0, 0, 0, 1, b'p']);
-                    out.put_u32(u32::try_from(path.len()).unwrap());
-                    out.put_slice(path.as_bytes());
-                });
-                self.tag("SELECT 1");
-            }
-            return self.ready();
-        }
         for statement in query.split(';').map(str::trim) {
             if let Err(code) = self.run(statement, true) {
                 self.error(code);
