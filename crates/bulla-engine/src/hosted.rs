@@ -25,7 +25,7 @@ pub struct HostedListener {
     pub name: String,
     pub address: SocketAddr,
     pub protocol: Arc<dyn Hosted>,
-    /// Used where the protocol's transport is TLS.
+    /// Used where the protocol's transport is TLS; offers the names of that transport.
     pub tls: Arc<ArcSwap<rustls::ServerConfig>>,
     /// The resources that share it, in the order of their names.
     pub resources: Vec<String>,
@@ -107,16 +107,11 @@ async fn arrive(
     let _ = tcp.set_nodelay(true);
     let mut origin =
         Origin { address: peer.ip(), port: peer.port(), tls: "".into(), certificate: None };
-    let alpn = match listener.protocol.transport() {
-        Transport::Bare => {
-            let (stream, tls) = (Box::new(tcp), TlsFacts::default());
-            return Some(Arrival { stream, origin, tls, resources, stranger });
-        }
-        Transport::Tls { alpn } => alpn,
-    };
-    let mut config = listener.tls.load_full().as_ref().clone();
-    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    if listener.protocol.transport() == Transport::Bare {
+        let (stream, tls) = (Box::new(tcp), TlsFacts::default());
+        return Some(Arrival { stream, origin, tls, resources, stranger });
+    }
+    let acceptor = tokio_rustls::TlsAcceptor::from(listener.tls.load_full());
     let stream = match tokio::time::timeout(deadline, acceptor.accept(tcp)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

@@ -335,7 +335,7 @@ fn hosted_listeners(
     let mut out = Vec::new();
     for ((address, word), names) in addresses(config) {
         let Some(protocol) = protocols.hosted.get(word) else { continue };
-        let tls = tls::server(config, &who.verifier(), registry::alpn(word))?;
+        let tls = tls::server(config, &who.verifier(), registry::alpn(protocols, word))?;
         out.push(HostedListener {
             name: names.join(", "),
             address,
@@ -356,7 +356,7 @@ fn listeners(config: &Config, who: &Who, protocols: &Protocols) -> Result<Vec<Li
         }
         let protocol =
             protocols.wires.get(word).with_context(|| format!("unknown protocol `{word}`"))?;
-        let tls = tls::server(config, &who.verifier(), registry::alpn(word))?;
+        let tls = tls::server(config, &who.verifier(), registry::alpn(protocols, word))?;
         out.push(Listener {
             name: names.join(", "),
             address,
@@ -476,7 +476,7 @@ fn prepare(running: &Running, path: &Path) -> Result<Fresh> {
     let verifier = running.who.verifier().reload(&config.identity()).map_err(Invalid::identity)?;
     let mut tls = Vec::new();
     for (protocol, _) in &running.listeners {
-        tls.push(tls::server(&config, &verifier, registry::alpn(protocol))?);
+        tls.push(tls::server(&config, &verifier, registry::alpn(&running.protocols, protocol))?);
     }
     let old = &running.config;
     let differs =

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
 use bulla_core::Descriptor;
-use bulla_host::Hosted;
+use bulla_host::{Hosted, Transport};
 use bulla_wire::Protocol;
 
 pub use http::HttpSettings;
@@ -122,7 +122,13 @@ pub fn clashes(config: &Config) -> Vec<(String, String)> {
 }
 
 /// The ALPN names that a listener of the protocol accepts.
-pub fn alpn(protocol: &str) -> Vec<Vec<u8>> {
+pub fn alpn(protocols: &Protocols, protocol: &str) -> Vec<Vec<u8>> {
+    if let Some(hosted) = protocols.hosted.get(protocol) {
+        return match hosted.transport() {
+            Transport::Tls { alpn } => alpn.iter().map(|name| name.as_bytes().to_vec()).collect(),
+            Transport::Bare => Vec::new(),
+        };
+    }
     match protocol {
         "postgres" => vec![b"postgresql".to_vec()],
         _ => Vec::new(),
