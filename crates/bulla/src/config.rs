@@ -95,11 +95,7 @@ impl Config {
         known: &[&str],
     ) -> Result<Self, Vec<Problem>> {
         let name = path.display().to_string();
-        let text = read(path).map_err(|error| {
-            let help = "name the configuration with `-c FILE`".to_owned();
-            let message = format!("cannot be read: {error}");
-            vec![Problem { file: name.clone(), line: 0, key: "".into(), message, help: Some(help) }]
-        })?;
+        let text = read(path, "name the configuration with `-c FILE`")?;
         // Empty for a bare name, so that paths in messages are as they were written.
         let base = path.parent().unwrap_or(Path::new("")).to_path_buf();
         let mut parse = Parse::new(&name, &text, environment);
@@ -238,11 +234,19 @@ impl From<file::Expiry> for Expiry {
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 4 MiB"));
-    }
-    std::fs::read_to_string(path)
+/// The text of a configuration, or why there is none and what to do.
+fn read(path: &Path, help: &str) -> Result<String, Vec<Problem>> {
+    let text = match std::fs::metadata(path) {
+        Ok(found) if found.len() > FILE_BYTES_MAX => {
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 4 MiB"))
+        }
+        Ok(_) => std::fs::read_to_string(path),
+        Err(error) => Err(error),
+    };
+    text.map_err(|error| {
+        let (file, message) = (path.display().to_string(), format!("cannot be read: {error}"));
+        vec![Problem { file, line: 0, key: "".into(), message, help: Some(help.into()) }]
+    })
 }
 
 type Node<'i> = Spanned<DeValue<'i>>;

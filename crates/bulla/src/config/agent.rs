@@ -114,11 +114,7 @@ impl AgentConfig {
         known: &[&str],
     ) -> Result<Self, Vec<Problem>> {
         let name = path.display().to_string();
-        let text = read(path).map_err(|error| {
-            let help = "name the agent's configuration with `-c FILE`".to_owned();
-            let message = format!("cannot be read: {error}");
-            vec![Problem { file: name.clone(), line: 0, key: "".into(), message, help: Some(help) }]
-        })?;
+        let text = read(path, "name the agent's configuration with `-c FILE`")?;
         let base = path.parent().unwrap_or(Path::new("")).to_path_buf();
         let mut parse = Parse::new(&name, &text, environment);
         if let Some(file) = agent_file(&mut parse) {
