@@ -874,7 +874,8 @@ impl Work {
             }
             let entries = self.shared.gauge.entries.load(Ordering::Relaxed);
             let wait = if entries == beaten { self.heartbeat_idle } else { self.heartbeat };
-            if beat.elapsed() >= wait {
+            // A run begins with its boot entry, however long that takes to come.
+            if beat.elapsed() >= wait && self.shared.has_begun.load(Ordering::Acquire) {
                 beat = Instant::now();
                 // The beat itself is no activity.
                 beaten = entries + 1;

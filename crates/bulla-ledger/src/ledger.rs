@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     time::Instant,
@@ -233,6 +233,7 @@ impl Ledger {
             inline_bytes_max: config.inline_bytes_max,
             entry_object_bytes_max: config.entry_object_bytes_max(),
             open_sessions: AtomicU64::new(0),
+            has_begun: AtomicBool::new(false),
         });
         let archive =
             ArchiveThread::start(archive, feed.clone(), shared.clone(), &config, &paths.journal)
@@ -268,6 +269,7 @@ impl Ledger {
         boot.note = Some(concat!("bulla ", env!("CARGO_PKG_VERSION")).into());
         boot.refers = Some(Refers::Index(entries));
         let mut last = shared.append_plain(&boot)?;
+        shared.has_begun.store(true, Ordering::Release);
         let mut recovery = Recovery { entries, ..Recovery::default() };
         recovery.was_cut_off = entries > 0 && !tracker.run_closed;
         recovery.torn_bytes = torn.map(|torn| torn.bytes);

@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub entry_object_bytes_max: usize,
     /// Sessions whose close has not been appended.
     pub open_sessions: AtomicU64,
+    /// The entry that announces the run is on its way, and everything else comes after it.
+    pub has_begun: AtomicBool,
 }
 
 impl Shared {
