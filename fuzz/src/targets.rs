@@ -59,6 +59,7 @@ fn machine() -> Box<dyn Wire> {
         target: Arc::new(TargetHello::default()),
         place: place(),
         block,
+        reveals: Arc::new(|_| true),
     };
     postgres().greet().welcome(opened).unwrap().1
 }

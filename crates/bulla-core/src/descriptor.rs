@@ -56,3 +56,8 @@ pub const COMMON_ACTIONS: &[ActionSpec] = &[
     ActionSpec { verb: "connect", groups: &[], about: "open a session on a resource" },
     ActionSpec { verb: "reveal", groups: &[], about: "see values of a class in the clear" },
 ];
+
+/// The action of [`COMMON_ACTIONS`] that shows values of a class in the clear, and the kind of what
+/// it touches. A command that would show such values touches their classes with it.
+pub const REVEAL: &str = "reveal";
+pub const CLASS_KIND: &str = "class";

@@ -60,7 +60,8 @@ pub enum Credential {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{word}: {detail}")]
 pub struct IdentityError {
-    /// A stable word: `expired`, `bad_signature`, `unknown_issuer`, `malformed`, `keys_unavailable`.
+    /// A stable word: `expired`, `bad_signature`, `unknown_issuer`, `malformed`,
+    /// `keys_unavailable`.
     pub word: &'static str,
     /// For operators. Never holds a token or a part of one.
     pub detail: Arc<str>,
@@ -136,6 +137,23 @@ pub trait Policies: Send + Sync {
         origin: &Origin,
         now: Timestamp,
     ) -> Decision;
+    /// Whether a principal may see values of a class in the clear. Whoever does not answer says no.
+    fn reveals(&self, request: &RevealRequest<'_>) -> bool {
+        let _ = request;
+        false
+    }
+}
+
+/// The facts of one decision about a class of values.
+#[derive(Debug, Clone, Copy)]
+pub struct RevealRequest<'a> {
+    pub principal: &'a Principal,
+    pub resource: &'a Resource,
+    pub part: Option<&'a str>,
+    pub origin: &'a Origin,
+    pub now: Timestamp,
+    /// `pii.ssn`
+    pub class: &'a str,
 }
 
 /// Where the current bundle is found. Reloading swaps it whole.

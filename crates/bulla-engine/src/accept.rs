@@ -13,11 +13,11 @@ use std::{
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bulla_core::{
     Because, CloseRecord, Decision, Expiry, Flow, OpenRecord, Origin, Principal, Request, Resource,
-    SessionId, TurnedAwayRecord,
+    RevealRequest, SessionId, TurnedAwayRecord,
 };
 use bulla_gate::Session;
 use bulla_wire::{
-    Block, CANCEL_KEY_BYTES, Greeting, Hello, Opened, Rejection, Step, Tls, Violation,
+    Block, CANCEL_KEY_BYTES, Greeting, Hello, Opened, Rejection, Reveals, Step, Tls, Violation,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -484,6 +484,28 @@ impl Door<'_> {
         Err(greeting.reject(&Rejection::Target(public)))
     }
 
+    /// Asks the policies of the moment, so that a reload counts for sessions that are open.
+    fn reveals(
+        &self,
+        principal: &Arc<Principal>,
+        resource: &Arc<Resource>,
+        part: Option<Arc<str>>,
+    ) -> Reveals {
+        let (principal, resource) = (principal.clone(), resource.clone());
+        let (origin, engine) = (self.origin.clone(), self.engine.clone());
+        Arc::new(move |class: &str| {
+            let Some(policies) = engine.parts.policies.current() else { return false };
+            policies.reveals(&RevealRequest {
+                principal: &principal,
+                resource: &resource,
+                part: part.as_deref(),
+                origin: &origin,
+                now: engine.parts.clock.now(),
+                class,
+            })
+        })
+    }
+
     /// Records the opening, waits until it is durable, and builds the session.
     async fn start(&self, admitted: Admitted) -> Result<Start, Bytes> {
         let Admitted { mut greeting, principal, resource, place, because, claims, connected } =
@@ -529,18 +551,20 @@ impl Door<'_> {
             id,
             principal.clone(),
             resource.clone(),
-            part,
+            part.clone(),
             self.origin.clone(),
             honours,
             journal,
         );
         let hello = Arc::new(connected.hello);
         let block: Block = Arc::new(|wait: &mut dyn FnMut()| tokio::task::block_in_place(wait));
+        let reveals = self.reveals(&principal, &resource, part.clone());
         let welcome = greeting.welcome(Opened {
             cancel_key,
             target: hello.clone(),
             place: place.clone(),
             block,
+            reveals,
         });
         let (words, wire) = match welcome {
             Ok(welcome) => welcome,

@@ -13,8 +13,8 @@ use std::{
 };
 
 use bulla_core::{
-    CloseRecord, Expiry, Flow, Obligations, Outcome, RecordError, Refusal, RefusalKind, Status,
-    Timestamp,
+    CloseRecord, Expiry, Fact, Flow, Obligations, Outcome, RecordError, Refusal, RefusalKind,
+    Status, Timestamp,
 };
 use bulla_gate::{
     Cleared, Downstream, Holding, Release, Session, Ticket, ToClient, ToTarget, Upstream,
@@ -362,6 +362,12 @@ impl Relay {
         match output {
             Output::Judge { number, draft } => {
                 let payload = draft.payload().clone();
+                if let Some(Fact::Set(classes)) = draft.command().facts.get("masked") {
+                    for class in classes {
+                        metrics::counter!("bulla_masked_commands_total", "class" => class.to_string())
+                            .increment(1);
+                    }
+                }
                 let told = Arc::new(Mutex::new(None));
                 let (gate, session) = (self.engine.parts.gate.clone(), self.s.session.clone());
                 let slot = told.clone();

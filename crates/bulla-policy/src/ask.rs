@@ -7,8 +7,8 @@ use std::{
 };
 
 use bulla_core::{
-    Attribute, Columns, Command, Effects, Fact, FactKind, Origin, Principal, PrincipalKind,
-    Request, Resource, Timestamp, Touch, Touches,
+    Attribute, CLASS_KIND, Columns, Command, Effects, Fact, FactKind, Origin, Principal,
+    PrincipalKind, Request, Resource, RevealRequest, Timestamp, Touch, Touches,
 };
 use cedar_policy::{Context, Entities, Entity, EntityUid, RestrictedExpression};
 
@@ -246,6 +246,20 @@ impl Builder<'_> {
         Ok((uid_, member))
     }
 
+    /// A class, in every class that its name begins with: `pii.ssn` is in `pii`.
+    fn class(&mut self, name: &str) -> Result<(EntityUid, Member), Malformed> {
+        let kind = &self.model.types.class;
+        let own = uid(kind, name);
+        let outer = name.match_indices('.').filter_map(|(at, _)| name.get(..at));
+        let parents: HashSet<EntityUid> = outer.map(|outer| uid(kind, outer)).collect();
+        if !self.there.insert(own.clone()) {
+            let member = self.keys.member(&own, parents.iter());
+            return Ok((own, member));
+        }
+        let member = self.entity(&own, HashMap::new(), parents)?;
+        Ok((own, member))
+    }
+
     fn action(&mut self, action: usize) {
         if let Some(action) = self.model.actions.get(action)
             && self.there.insert(action.uid.clone())
@@ -379,9 +393,18 @@ impl Asks {
         if seen.len() + command.beneath.len() > TOUCHES_MAX {
             return Err(Malformed::Touches);
         }
+        // A class says what may be seen, never what a command does.
+        let others = || seen.iter().filter(|touch| touch.kind != CLASS_KIND);
         // Touches side by side often have the same columns, or none.
         let mut last: Option<(&Columns, Context)> = None;
-        let touched = seen.iter().map(|touch| (touch, Needs::Permit));
+        for touch in seen.iter().filter(|touch| touch.kind == CLASS_KIND) {
+            list.push(reveal(
+                &mut build,
+                &touch.path,
+                base_context(principal, origin, now, approved),
+            )?);
+        }
+        let touched = others().map(|touch| (touch, Needs::Permit));
         let beneath = command.beneath.iter().map(|touch| (touch, Needs::NoForbid));
         for (touch, needs) in touched.chain(beneath) {
             let action = action_of(touch.action.as_str())?;
@@ -413,7 +436,7 @@ impl Asks {
             itself(protocol.unknown, Needs::Permit)?;
         }
         // What its touches do not say about it: a command whose own action none of them names.
-        let named = seen.iter().any(|touch| touch.action == command.action);
+        let named = others().any(|touch| touch.action == command.action);
         let asked = unknown && own == protocol.unknown;
         let also = command.also.iter().map(|name| action_of(name.as_str()));
         let also = also.collect::<Result<Vec<_>, _>>()?;
@@ -422,13 +445,28 @@ impl Asks {
         }
         if also.contains(&own) {
             // Asked already, and more strictly.
-        } else if seen.is_empty() && !unknown {
+        } else if others().next().is_none() && !unknown {
             itself(own, Needs::Permit)?;
         } else if !named && !asked {
             itself(own, Needs::NoForbid)?;
         }
         let entities = build.finish()?;
         Ok(Self { principal: principal_uid, member, entities, list, protocol: number })
+    }
+
+    /// The one question about a class.
+    pub(crate) fn of_reveal(
+        model: &Model,
+        keys: &Keys,
+        request: &RevealRequest<'_>,
+    ) -> Result<Self, Malformed> {
+        let RevealRequest { principal, resource, part: _, origin, now, class } = *request;
+        let (number, _) = find_protocol(model, resource)?;
+        let mut build = Builder { model, keys, entities: Vec::new(), there: HashSet::new() };
+        let (principal_uid, member) = build.principal(principal)?;
+        let ask = reveal(&mut build, class, base_context(principal, origin, now, false))?;
+        let entities = build.finish()?;
+        Ok(Self { principal: principal_uid, member, entities, list: vec![ask], protocol: number })
     }
 
     /// The one question of opening a session.
@@ -456,6 +494,22 @@ impl Asks {
         let entities = build.finish()?;
         Ok(Self { principal: principal_uid, member, entities, list: vec![ask], protocol: number })
     }
+}
+
+/// Whether values of a class may be seen. The resource is not part of the question: classes are the
+/// same everywhere.
+fn reveal(build: &mut Builder<'_>, class: &str, pairs: Pairs) -> Result<Ask, Malformed> {
+    let action = build.model.reveal;
+    let (resource, member) = build.class(class)?;
+    build.action(action);
+    Ok(Ask {
+        action,
+        what: shown(resource.id().unescaped()),
+        resource,
+        member,
+        needs: Needs::Permit,
+        context: context(pairs)?,
+    })
 }
 
 fn find_protocol<'a>(

@@ -1,10 +1,11 @@
 //! The loaded bundle and its decisions.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bulla_core::{
-    Because, Decision, DenyReason, Digest, HoldTerms, Obligations, Origin, Policies, Principal,
-    Request, Resource, Timestamp,
+    ActionName, Because, CLASS_KIND, Columns, Command, Decision, DenyReason, Digest, Effects,
+    HoldTerms, Obligations, Origin, Policies, Principal, Purity, REVEAL, Request, Resource,
+    RevealRequest, Timestamp, Touch, Touches,
 };
 use cedar_policy::{Authorizer, Effect};
 
@@ -32,6 +33,8 @@ pub const BECAUSE_MAX: usize = 64;
 /// - the command's own action on the resource, when no touch names that action, and everything that
 ///   lies beneath its touches ([`bulla_core::Command::beneath`]). These need no permit, but a
 ///   forbid, a failing policy or a hold counts.
+///
+/// - `reveal` on every class whose values it shows in the clear.
 ///
 /// Every question must be answered with a permit, and none with a forbid. A policy that cannot be
 /// evaluated denies, whether it permits or forbids. If **any** permit that applies carries `@hold`,
@@ -337,6 +340,49 @@ impl Policies for Bundle {
             self.cache.keep(request, &verdict.decision);
         }
         verdict.decision
+    }
+
+    /// Only a permit that applies now and holds nothing shows values; whatever cannot be decided
+    /// hides them. Kept as any decision is: the request is the one that a command of nothing else
+    /// would be.
+    fn reveals(&self, request: &RevealRequest<'_>) -> bool {
+        let Ok(action) = ActionName::new(REVEAL) else { return false };
+        let touch = Touch {
+            action: action.clone(),
+            kind: CLASS_KIND,
+            path: request.class.into(),
+            columns: Columns::NotApplicable,
+        };
+        let command = Command {
+            action,
+            effects: Effects::NONE,
+            touches: Touches::Known(vec![touch]),
+            purity: Purity::Read,
+            shown: "".into(),
+            parameters: Arc::default(),
+            facts: BTreeMap::new(),
+            also: Vec::new(),
+            beneath: Vec::new(),
+            settings: "".into(),
+        };
+        let RevealRequest { principal, resource, part, origin, now, class: _ } = *request;
+        let asked =
+            Request { principal, resource, part, origin, command: &command, now, approved: false };
+        let decision = match self.cache.find(&asked) {
+            Some(decision) => decision,
+            None => match Asks::of_reveal(&self.model, &self.keys, request) {
+                Ok(asks) => {
+                    let judged = self.judge_all(&asks);
+                    let decision = self.combine(&asks, &judged, false);
+                    if judged.iter().all(|judged| judged.timeless) {
+                        self.cache.keep(&asked, &decision);
+                    }
+                    decision
+                }
+                Err(malformed) => self.deny_malformed(&malformed),
+            },
+        };
+        matches!(decision, Decision::Allow { .. })
     }
 
     /// A session may open when a permit for `connect` applies, or when some permit could reach this

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use bulla_core::{ActionSpec, COMMON_ACTIONS, Descriptor, FactKind, ResourceName};
+use bulla_core::{ActionSpec, COMMON_ACTIONS, Descriptor, FactKind, REVEAL, ResourceName};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema};
 
 use crate::problem::PolicyProblem;
@@ -85,6 +85,7 @@ pub(crate) struct Types {
     pub group: EntityTypeName,
     pub resource: EntityTypeName,
     pub resource_group: EntityTypeName,
+    pub class: EntityTypeName,
     pub workload: EntityTypeName,
     pub human: EntityTypeName,
 }
@@ -98,8 +99,9 @@ pub(crate) struct Model {
     pub actions: Vec<Action>,
     /// `postgres:select` to its index in `actions`.
     pub action_index: HashMap<Box<str>, usize>,
-    /// Index of `connect`.
+    /// Index of `connect`, and of `reveal`.
     pub connect: usize,
+    pub reveal: usize,
     pub protocols: Vec<Protocol>,
     pub resources: Vec<ResourceInput>,
     pub issuers: BTreeMap<String, BTreeMap<String, AttributeKind>>,
@@ -160,6 +162,7 @@ impl Model {
             group: type_name("Group")?,
             resource: type_name("Resource")?,
             resource_group: type_name("ResourceGroup")?,
+            class: type_name("Class")?,
             workload: type_name("Workload")?,
             human: type_name("Human")?,
         };
@@ -172,11 +175,13 @@ impl Model {
             action_index.insert(name.into_boxed_str(), at);
             at
         };
-        let mut connect = 0;
+        let (mut connect, mut reveal) = (0, 0);
         for spec in COMMON_ACTIONS {
             let at = add(spec.verb.to_owned(), Vec::new(), None);
             if spec.verb == "connect" {
                 connect = at;
+            } else if spec.verb == REVEAL {
+                reveal = at;
             }
         }
         let mut protocols = Vec::new();
@@ -203,6 +208,7 @@ impl Model {
             actions,
             action_index,
             connect,
+            reveal,
             protocols,
             resources: input.resources.clone(),
             issuers: input.issuers.clone(),
@@ -365,7 +371,8 @@ fn schema_text(protocols: &[&Descriptor], attributes: &BTreeMap<&str, AttributeK
          // resource is `resource/part`; `issuer` is the alias too.\n\
          // now, hour (0 to 23) and weekday (1 Monday to 7 Sunday) are UTC.\n\
          // columns: those named; columns_known: there are no others. All of a table is `*`,\n\
-         // not known. unknown: the reading is in doubt; it needs a permit for `<protocol>:unknown`\n\
+         // not known. unknown: the reading is in doubt; it needs a permit for
+         // `<protocol>:unknown`\n\
          // on the resource. `<protocol>:known` is every action but that one.\n\
          namespace Bulla {\n\
          // Why a command is sent. Tier 0: nothing was said.\n\
@@ -390,7 +397,7 @@ fn schema_text(protocols: &[&Descriptor], attributes: &BTreeMap<&str, AttributeK
         );
     }
     for spec in COMMON_ACTIONS {
-        let resource = if spec.verb == "reveal" { "Class" } else { "Resource" };
+        let resource = if spec.verb == REVEAL { "Class" } else { "Resource" };
         let _ = writeln!(
             out,
             "// {}\naction \"{}\" appliesTo {{\n  principal: [Workload, Human],\n  \

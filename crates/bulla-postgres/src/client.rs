@@ -15,6 +15,7 @@ use crate::{
     frame::{self, HEADER_BYTES, Head},
     judge::{Reading, Unknown, coming},
     machine::{Batch, Copying, Expect, Judging, Machine, Manner, Stream, Tried, large},
+    mask::{self, Covered},
     message::{self, Client, Format, Of, Value},
     names::{Change, Meaning, Portal, Prepared},
     reading::{self, Phase},
@@ -230,28 +231,45 @@ impl Machine {
             }
             Reading::Ready(read) => read,
         };
-        let Some(survey) = self.survey(&text, &read) else { return Ok(Flow::Wait) };
+        let Covered { text: sent, read, veil } = match self.cover(&text, read) {
+            Ok(covered) => covered,
+            Err(refusal) => return self.refuse(whole, Manner::Simple, refusal, None, out),
+        };
+        let Some(mut survey) = self.survey(&sent, &read, veil.as_ref()) else {
+            return Ok(Flow::Wait);
+        };
+        if let Some(refusal) = survey.stale.take() {
+            return self.refuse(whole, Manner::Simple, refusal, None, out);
+        }
         let known = read.facts.params() == 0;
-        let command =
-            self.command(&text, &read, &survey, Phase::Simple, (Arc::default(), known))?;
+        let bound = (Arc::default(), known);
+        let command = self.command(&sent, &read, &survey, Phase::Simple, bound, veil.as_ref())?;
         if let Some(refusal) = self.too_many_names(&survey) {
             return self.refuse(whole, Manner::Simple, refusal, None, out);
         }
-        let meaning = self.meaning(&text, &read, &survey);
+        let meaning = self.meaning(&sent, &read, &survey, veil.as_ref());
+        let bytes = if *sent == *text { whole.clone() } else { mask::query(&sent) };
         let judging = Judging {
             steps: survey.steps,
             copies: steps::copies_in(&read.facts) + survey.copies,
             coming: coming(&read.facts),
             meaning: Some(meaning),
+            veil: veil.map(|veil| veil.with(survey.touches)),
             ..self.judging(Manner::Simple, vec![Expect::Query])
         };
-        self.judge(whole.clone(), command, judging, out);
+        self.judge(bytes, command, judging, out);
         Ok(Flow::Taken)
     }
 
     fn call(&mut self, oid: u32, whole: &Bytes, out: &mut Outputs) -> Result<Flow, Violation> {
         if self.judge_batch(out)? == Flow::Wait || self.settle_segment(out) == Flow::Wait {
             return Ok(Flow::Wait);
+        }
+        if self.hides() {
+            let words = "refused: a function call could read columns that are masked for you";
+            let hint = "use SELECT and name the function there";
+            let refusal = reading::principle(RefusalKind::Denied, words.into(), hint);
+            return self.refuse(whole, Manner::Simple, refusal, None, out);
         }
         let command = self.function_call(oid).ok_or_else(|| broke("a call without an action"))?;
         let judging = Judging {
@@ -315,18 +333,28 @@ impl Machine {
             Reading::Wait => Ok(Flow::Wait),
             Reading::Refused(refusal) => self.refuse(whole, Manner::Extended, refusal, None, out),
             Reading::Ready(read) => {
+                let Covered { text: sent, read, veil } = match self.cover(&text, read) {
+                    Ok(covered) => covered,
+                    Err(refusal) => {
+                        return self.refuse(whole, Manner::Extended, refusal, None, out);
+                    }
+                };
+                let bytes =
+                    if *sent == *text { whole.clone() } else { mask::parse(&name, &sent, &types) };
+                let text = sent;
                 let path = read.paths.first().map(|p| (**p).clone());
                 let statement = Arc::new(Prepared {
                     text,
                     facts: read.facts,
                     epoch: read.epoch,
                     path: path.unwrap_or_else(SearchPath::unknown),
+                    veil,
                     types,
                     described: OnceLock::new(),
                 });
                 self.batch.statement = Some(statement.clone());
                 self.batch.unnamed = false;
-                self.push(whole, Expect::Parse(Change::Set(name, statement)))?;
+                self.push(&bytes, Expect::Parse(Change::Set(name, statement)))?;
                 Ok(Flow::Taken)
             }
         }

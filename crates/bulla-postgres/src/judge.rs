@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bulla_core::{Command, Draft, Parameter, Purity, Refusal, RefusalKind};
+use bulla_core::{Command, Draft, Fact, Parameter, Purity, Refusal, RefusalKind, Touches};
 use bulla_sql::{
     Catalog, Effects as SqlEffects, Facts, SearchPath, Statement,
     facts::{NameUse, Tx},
@@ -14,6 +14,7 @@ use crate::{
     ask::{self, End, Question},
     client::Flow,
     machine::{Expect, Judging, Machine, Manner, Meaning, Probe, Replication, Tried},
+    mask::{Covered, Veil},
     names::{Change, Meaning as Name, Prepared},
     reading::{self, Phase},
     refusal::{FLUSH, SYNC, broke},
@@ -56,6 +57,9 @@ pub struct Survey {
     remembered_bytes: usize,
     /// How often that takes copy data.
     pub copies: usize,
+    /// Something that it runs by name touches masked columns, or was prepared with other masks.
+    pub touches: bool,
+    pub stale: Option<Box<Refusal>>,
 }
 
 impl Survey {
@@ -85,8 +89,19 @@ struct At<'a> {
     path: &'a Arc<SearchPath>,
     /// It runs whole, not as far as it is fetched.
     whole: bool,
+    /// What masks a statement within it.
+    veil: &'a Option<Arc<Veil>>,
     /// How many names led here.
     depth: usize,
+}
+
+/// What a text that waited means now.
+pub enum Still {
+    Same,
+    /// The same, read again; what its answers may not hold is told anew.
+    Again(Option<Arc<Veil>>),
+    /// Something else, or it cannot be told.
+    Other,
 }
 
 /// A refusal with the server's own code.
@@ -110,7 +125,7 @@ impl Machine {
 
     /// Where names are looked for in a catalogue. One that was loaded as another role says nothing
     /// about which schemas this one may use.
-    fn path_in(&self, catalog: &Catalog) -> Arc<SearchPath> {
+    pub fn path_in(&self, catalog: &Catalog) -> Arc<SearchPath> {
         let here = self.here();
         if here.user() == Some(catalog.user()) {
             return here.reading().clone();
@@ -295,13 +310,15 @@ impl Machine {
     }
 
     /// What a text does by name. `None`: a name depends on an answer that is still to come.
-    pub fn survey(&self, text: &str, read: &Read) -> Option<Survey> {
+    pub fn survey(&self, text: &str, read: &Read, veil: Option<&Arc<Veil>>) -> Option<Survey> {
+        // A statement within it was rewritten with it; its own text cannot be told from it.
+        let veil = veil.map(|veil| veil.within());
         let missing = read.doubt.map(str::to_owned);
         let (mut survey, mut overlay) =
             (Survey { missing, ..Survey::default() }, Overlay::default());
         for (i, statement) in read.facts.statements.iter().enumerate() {
             let path = read.paths.get(i).or(read.paths.last())?;
-            let at = At { read, text, path, whole: true, depth: 0 };
+            let at = At { read, text, path, whole: true, veil: &veil, depth: 0 };
             let mut step = Step::default();
             self.statement(statement, &at, &mut overlay, &mut step, &mut survey)?;
             survey.steps.push(step);
@@ -329,33 +346,57 @@ impl Machine {
         self.shared.knowledge.get(&self.place).map(|catalog| catalog.epoch())
     }
 
-    pub fn meaning(&self, text: &Arc<str>, read: &Read, survey: &Survey) -> Meaning {
+    pub fn meaning(
+        &self,
+        text: &Arc<str>,
+        read: &Read,
+        survey: &Survey,
+        veil: Option<&Arc<Veil>>,
+    ) -> Meaning {
         let (text, facts) = (text.clone(), read.facts.clone());
         let epoch = match self.here().own() {
             Some(_) => self.shared_epoch(),
             None => Some(read.epoch),
         };
-        Meaning { text, facts, deferred: survey.deferred.clone(), epoch }
+        // What is within another text has none of its own, and cannot be masked again.
+        let original = veil.map_or_else(|| Some(text.clone()), |veil| veil.original.clone());
+        let hidden = self.hidden(&read.catalog).map(|hidden| hidden.id());
+        let deferred = survey.deferred.clone();
+        Meaning { text, original, facts, deferred, epoch, hidden }
     }
 
-    /// Whether a text still means what it was read to mean, now that the catalogue may have moved
-    /// while it waited. The session itself has not: it takes nothing from the client meanwhile.
-    pub fn still_means(&self, meaning: &Meaning) -> bool {
-        if self.shared_epoch() == meaning.epoch {
-            return true;
+    /// Whether a text still means what it was read to mean, and would be sent with the same masks,
+    /// now that the catalogue and the policies may have moved while it waited. The session itself
+    /// has not: it takes nothing from the client meanwhile.
+    pub fn still_means(&self, meaning: &Meaning) -> Still {
+        let Ok(catalog) = self.catalog() else { return Still::Other };
+        let hidden = self.hidden(&catalog).map(|hidden| hidden.id());
+        if hidden == meaning.hidden && self.shared_epoch() == meaning.epoch {
+            return Still::Same;
         }
         // What only this transaction sees cannot be looked at from here.
         if self.here().own().is_some() || self.here().stale() == Stale::Yes {
-            return false;
+            return Still::Other;
         }
-        let Ok(catalog) = self.catalog() else { return false };
+        self.means_now(meaning, catalog).map_or(Still::Other, Still::Again)
+    }
+
+    /// Reads, masks and surveys a text again from what the client wrote. None: what comes of it is
+    /// something else.
+    fn means_now(&self, meaning: &Meaning, catalog: Arc<Catalog>) -> Option<Option<Arc<Veil>>> {
+        let original = meaning.original.as_ref()?;
         let path = self.path_in(&catalog);
-        let Ok(facts) = self.analyse(&meaning.text, &catalog, &path) else { return false };
+        let facts = self.analyse(original, &catalog, &path).ok()?;
         let epoch = catalog.epoch();
         let read = Read { facts, epoch, catalog, paths: vec![path], doubt: None };
-        let Ok(read) = self.one_by_one(&meaning.text, read) else { return false };
-        let Some(survey) = self.survey(&meaning.text, &read) else { return false };
-        read.facts == meaning.facts && survey.deferred == meaning.deferred
+        let read = self.one_by_one(original, read).ok()?;
+        let Covered { text, read, veil } = self.cover(original, read).ok()?;
+        let survey = self.survey(&text, &read, veil.as_ref())?;
+        let same = text == meaning.text
+            && read.facts == meaning.facts
+            && survey.deferred == meaning.deferred
+            && survey.stale.is_none();
+        same.then(|| veil.map(|veil| veil.with(survey.touches)))
     }
 
     /// Adds what one statement does, and what it runs by name, which may do the same again.
@@ -399,7 +440,8 @@ impl Machine {
                 }
                 NameUse::Prepare { inner, .. } | NameUse::Declare { inner, .. } => {
                     let inner = inner.clone().and_then(|range| at.text.get(range));
-                    let inner = inner.and_then(|inner| self.inner(inner, at.read, at.path));
+                    let inner = inner
+                        .and_then(|inner| self.inner(inner, at.read, at.path, at.veil.as_ref()));
                     overlay.follow(name_use, inner, step);
                     continue;
                 }
@@ -424,9 +466,18 @@ impl Machine {
                     continue;
                 }
             };
+            let veil = prepared.veil.as_ref();
+            match self.still_covers(&prepared.text, veil, at.read, at.path) {
+                Ok(now) => survey.touches |= now.is_some_and(|veil| veil.touches),
+                Err(refusal) => {
+                    survey.stale.get_or_insert(refusal);
+                }
+            }
+            survey.touches |= veil.is_some_and(|veil| veil.touches);
             survey.copies += steps::copies_in(&facts);
             survey.remember(name, &prepared, &facts);
-            let inner = At { text: &prepared.text, whole, depth: at.depth + 1, ..*at };
+            let veil = prepared.veil.clone();
+            let inner = At { text: &prepared.text, whole, veil: &veil, depth: at.depth + 1, ..*at };
             for statement in &facts.statements {
                 self.statement(statement, &inner, overlay, step, survey)?;
             }
@@ -443,13 +494,20 @@ impl Machine {
     }
 
     /// The statement that is prepared or declared inside another.
-    pub fn inner(&self, text: &str, read: &Read, path: &Arc<SearchPath>) -> Option<Arc<Prepared>> {
+    pub fn inner(
+        &self,
+        text: &str,
+        read: &Read,
+        path: &Arc<SearchPath>,
+        veil: Option<&Arc<Veil>>,
+    ) -> Option<Arc<Prepared>> {
         let facts = self.analyse(text, &read.catalog, path).ok()?;
         Some(Arc::new(Prepared {
             text: text.into(),
             facts,
             epoch: read.epoch,
             path: (**path).clone(),
+            veil: veil.cloned(),
             types: Vec::new(),
             described: OnceLock::new(),
         }))
@@ -488,10 +546,16 @@ impl Machine {
         survey: &Survey,
         phase: Phase,
         parameters: (Arc<[Parameter]>, bool),
+        veil: Option<&Arc<Veil>>,
     ) -> Result<Command, Violation> {
         let mut shown = text.clone();
+        if let Some((original, sent)) =
+            veil.and_then(|v| v.original.as_ref().zip(v.plan.sent.as_ref()))
+        {
+            shown = format!("{original}\n-- sent with masks: {}", sent.0).into();
+        }
         if !survey.remembered.is_empty() {
-            let mut more = text.to_string();
+            let mut more = shown.to_string();
             for (name, text) in &survey.remembered {
                 more.push_str(&format!("\n-- {}: {text}", name.escape_debug()));
             }
@@ -508,7 +572,35 @@ impl Machine {
             transaction: self.transaction(),
             settings: self.settings(&survey.remembered),
         });
-        command.ok_or_else(|| broke("a command without an action"))
+        let mut command = command.ok_or_else(|| broke("a command without an action"))?;
+        self.tell_classes(&mut command, read, survey, veil);
+        Ok(command)
+    }
+
+    /// Classes that are shown in the clear are touched; those that are masked are facts.
+    fn tell_classes(
+        &self,
+        command: &mut Command,
+        read: &Read,
+        survey: &Survey,
+        veil: Option<&Arc<Veil>>,
+    ) {
+        let hidden = veil.map(|veil| &*veil.hidden);
+        let mut shown = self.shows(&read.facts, &read.catalog, hidden);
+        for facts in &survey.deferred {
+            shown.extend(self.shows(facts, &read.catalog, hidden));
+        }
+        let (Touches::Known(touches) | Touches::Unknown { seen: touches, .. }) =
+            &mut command.touches;
+        for touch in shown {
+            if !touches.contains(&touch) {
+                touches.push(touch);
+            }
+        }
+        if let Some(veil) = veil.filter(|veil| !veil.plan.classes.is_empty()) {
+            let classes = veil.plan.classes.iter().cloned().collect();
+            command.facts.insert("masked", Fact::Set(classes));
+        }
     }
 
     // ---- judging ----
@@ -538,6 +630,7 @@ impl Machine {
             effect: false,
             meaning: None,
             code: None,
+            veil: None,
         }
     }
 
@@ -612,7 +705,23 @@ impl Machine {
                 return Ok(true);
             }
         };
-        let Some(mut survey) = self.survey(&statement.text, &read) else { return Ok(false) };
+        let path = self.path_in(&read.catalog);
+        let covers = self.still_covers(&statement.text, statement.veil.as_ref(), &read, &path);
+        let (veil, stale) = match covers {
+            Ok(veil) => (veil, None),
+            Err(refusal) => (None, Some(refusal)),
+        };
+        let Some(mut survey) = self.survey(&statement.text, &read, veil.as_ref()) else {
+            return Ok(false);
+        };
+        if let Some(refusal) = stale.or_else(|| survey.stale.take()) {
+            let batch = std::mem::take(&mut self.batch);
+            let judging = self.judging(manner, batch.items);
+            let number = judging.number;
+            self.judging = Some(judging);
+            out.push(Output::Refuse { number, bytes: batch.bytes.freeze(), refusal });
+            return Ok(true);
+        }
         let bound = match (&self.batch.portal, phase) {
             (Some(portal), _) => (portal.parameters.clone(), portal.known),
             (None, _) => (Arc::default(), read.facts.params() == 0),
@@ -627,11 +736,12 @@ impl Machine {
             out.push(Output::Refuse { number, bytes: batch.bytes.freeze(), refusal });
             return Ok(true);
         }
-        let command = self.command(&statement.text, &read, &survey, phase, bound)?;
-        let meaning = self.meaning(&statement.text, &read, &survey);
+        let command = self.command(&statement.text, &read, &survey, phase, bound, veil.as_ref())?;
+        let meaning = self.meaning(&statement.text, &read, &survey, veil.as_ref());
         let batch = std::mem::take(&mut self.batch);
         let mut judging = self.judging(manner, batch.items);
         judging.meaning = Some(meaning);
+        judging.veil = veil.map(|veil| veil.with(survey.touches));
         if phase == Phase::Execute {
             judging.steps = std::mem::take(&mut survey.steps);
             judging.copies = steps::copies_in(&read.facts) + survey.copies;

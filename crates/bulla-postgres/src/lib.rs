@@ -4,7 +4,9 @@
 //! bytes that were judged. It opens no socket and reads no clock.
 //!
 //! Invariants:
-//! - **No client byte is re-encoded**: payloads are slices of what came in.
+//! - **No client byte is re-encoded**: payloads are slices of what came in, but for a text that
+//!   masks
+//!   demand to be rewritten: then the rewriting is what is judged, and both are shown.
 //! - **No name is followed on the client's word**: statements, portals, search path and temporary
 //!   relations are what the server confirmed, or what stands or falls with the message at hand.
 //! - **A refusal leaves no half transaction**: an open one is poisoned with a constant statement
@@ -23,6 +25,7 @@
 //! | `judge` | what they mean: texts, names, drafts |
 //! | `reply` | the server half: answers → replies and outcomes |
 //! | `replication` | the replication protocol |
+//! | `mask` | what may not be seen, and what is sent and said because of it |
 //! | `names`, `world` | what names mean, and where they lead |
 //! | `steps` | what each statement changes of that |
 //! | `reading` | facts → command |
@@ -30,6 +33,7 @@
 //! | `login`, `scram` | the way in at a target |
 //! | `ask` | our own questions to a server |
 //! | `scout` | the catalogue |
+//! | `survey` | what looks as if it should be classified |
 //! | `render` | recorded answers for people |
 //! | `value` | bound values for the record |
 
@@ -44,6 +48,7 @@ mod hostile;
 mod judge;
 mod login;
 mod machine;
+mod mask;
 mod message;
 #[cfg(test)]
 mod model;
@@ -56,16 +61,18 @@ mod reply;
 mod scout;
 mod scram;
 mod steps;
+mod survey;
 #[cfg(test)]
 mod transcript;
 mod value;
 mod world;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bulla_core::{ActionSpec, Command, Descriptor, FactKind, FactSpec, TouchSpec};
-use bulla_sql::{Analyzer, Limits, SearchPath};
-use bulla_wire::{Block, Greeting, Login, LoginSpec, Place, Protocol, Scout, TargetHello};
+use bulla_mask::Classes;
+use bulla_sql::{Analyzer, Fault, Limits, SearchPath};
+use bulla_wire::{Block, Greeting, Login, LoginSpec, Place, Protocol, Scout, Survey, TargetHello};
 
 pub use render::render;
 pub use scout::Knowledge;
@@ -177,19 +184,29 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
             required: true,
             about: "their kinds",
         },
+        FactSpec {
+            name: "masked",
+            kind: FactKind::Set,
+            required: false,
+            about: "classes whose masks are sent instead of values",
+        },
     ],
     honours: &["rows_max", "bytes_max"],
 };
 
 /// What all sessions share.
 pub(crate) struct Shared {
+    pub masking: mask::Masking,
     pub analyzer: Analyzer,
     pub knowledge: Arc<Knowledge>,
 }
 
 impl Shared {
     pub fn new(limits: Limits) -> std::io::Result<Self> {
-        Ok(Self { analyzer: Analyzer::new(limits)?, knowledge: Arc::default() })
+        Self::masking(limits, mask::Masking::default())
+    }
+    fn masking(limits: Limits, masking: mask::Masking) -> std::io::Result<Self> {
+        Ok(Self { masking, analyzer: Analyzer::new(limits)?, knowledge: Arc::default() })
     }
 }
 
@@ -201,6 +218,16 @@ impl Postgres {
     /// When the system gives no parser thread.
     pub fn new(limits: Limits) -> std::io::Result<Self> {
         Ok(Self(Arc::new(Shared::new(limits)?)))
+    }
+    /// The same, with the classes of columns by resource.
+    ///
+    /// # Errors
+    /// When the system gives no parser thread.
+    pub fn masking(
+        limits: Limits,
+        classes: HashMap<Arc<str>, Arc<Classes>>,
+    ) -> std::io::Result<Self> {
+        Ok(Self(Arc::new(Shared::masking(limits, mask::Masking::new(classes))?)))
     }
     #[cfg(test)]
     pub(crate) fn over(shared: Arc<Shared>) -> Self {
@@ -245,5 +272,31 @@ impl Protocol for Postgres {
             settings: "".into(),
         })
         .ok_or_else(|| "the statement has no action".into())
+    }
+    fn survey(&self, place: &Place) -> Option<Box<dyn Survey>> {
+        let catalog = self.0.knowledge.get(place)?;
+        Some(Box::new(survey::Sampler::new(&catalog)))
+    }
+    fn mask(
+        &self,
+        place: &Place,
+        text: &str,
+        reveals: &dyn Fn(&str) -> bool,
+        block: &Block,
+    ) -> Result<Option<String>, String> {
+        let catalog = self.0.knowledge.get(place);
+        let catalog = catalog.ok_or("the catalogue of this resource is not known")?;
+        let Some(hidden) = self.0.masking.hidden(place, &catalog, reveals, &**block) else {
+            return Ok(None);
+        };
+        let path = SearchPath::parse(SEARCH_PATH, catalog.user());
+        let facts = self.0.analyzer.read(text, &catalog, &path, &**block);
+        let facts = facts.map_err(|e| e.to_string())?;
+        let plan = self.0.analyzer.mask(text, &facts, &catalog, &path, &hidden, &**block);
+        let plan = plan.map_err(|fault| match fault {
+            Fault::Read(error) => format!("{error}; {}", error.hint()),
+            Fault::Refused(why) => format!("the statement {}; {}", why.why, why.hint),
+        })?;
+        Ok(plan.sent.as_ref().map(|(text, _)| text.to_string()))
     }
 }

@@ -12,13 +12,18 @@ use bulla_core::{
     Draft, Effects, Obligations, Outcome, ParameterValue, Purity, Refusal, Status, Touches,
 };
 use bulla_sql::Facts;
-use bulla_wire::{Block, Control, HoldNotice, Opened, Output, Outputs, Place, Violation, Wire};
+use bulla_wire::{
+    Block, Control, HoldNotice, Opened, Output, Outputs, Place, Reveals, Violation, Wire,
+};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
     Shared,
     ask::Question,
-    frame, login,
+    frame,
+    judge::Still,
+    login,
+    mask::Veil,
     names::{Change, Names, Portal, Prepared, Segment},
     reading::{self, Phase, Transaction},
     refusal::{self, FLUSH, POISON, SYNC},
@@ -96,6 +101,8 @@ pub struct Running {
     pub settled: bool,
     /// A simple query drops the unnamed statement and portal.
     pub drops_unnamed: bool,
+    /// What its answers may not hold.
+    pub veil: Option<Arc<Veil>>,
 }
 
 /// A command that was answered, and whose outcome waits for the end of its segment.
@@ -133,17 +140,24 @@ pub struct Judging {
     pub meaning: Option<Meaning>,
     /// The server's own SQLSTATE for a refusal on principle.
     pub code: Option<&'static str>,
+    /// What its answers may not hold.
+    pub veil: Option<Arc<Veil>>,
 }
 
 /// What a text was read to mean, and when.
 #[derive(Debug)]
 pub struct Meaning {
+    /// As it is sent.
     pub text: Arc<str>,
+    /// As the client wrote it, where that is known.
+    pub original: Option<Arc<str>>,
     pub facts: Arc<Facts>,
     /// Of what it runs by name.
     pub deferred: Vec<Arc<Facts>>,
     /// The shared catalogue at that time.
     pub epoch: Option<u64>,
+    /// What was hidden from the session, if anything was.
+    pub hidden: Option<u64>,
 }
 
 /// Messages of the extended protocol that are not judged yet. All are about one statement.
@@ -232,6 +246,7 @@ pub struct Machine {
     pub shared: Arc<Shared>,
     pub place: Place,
     pub block: Block,
+    pub reveals: Reveals,
     pub numbers: u64,
 
     /// A client message that has begun and is longer than what is read at once.
@@ -281,6 +296,8 @@ pub struct Machine {
     pub late: Option<(u64, Outcome)>,
     /// A notice that waits for the end of a server's message.
     pub notice: Option<Bytes>,
+    /// The transaction touched masked columns, so that what is said at its end may hold values.
+    pub veiled: Option<Arc<Veil>>,
     pub cancelled: bool,
     pub relearn: bool,
     /// The target has said its last words, and the client has them.
@@ -316,6 +333,7 @@ impl Machine {
             shared,
             place: opened.place.clone(),
             block: opened.block.clone(),
+            reveals: opened.reveals.clone(),
             numbers: 0,
             partial: BytesMut::new(),
             waiting: None,
@@ -346,6 +364,7 @@ impl Machine {
             finishing: VecDeque::new(),
             late: None,
             notice: None,
+            veiled: None,
             cancelled: false,
             relearn: false,
             fatal: false,
@@ -562,6 +581,7 @@ impl Wire for Machine {
             copies: judging.copies,
             effect: judging.effect,
             drops_unnamed,
+            veil: judging.veil,
             ..Running::default()
         });
         let count = judging.items.len();
@@ -621,8 +641,24 @@ impl Wire for Machine {
     }
 
     fn still(&mut self, number: u64) -> bool {
-        let judging = self.judging.as_ref().filter(|judging| judging.number == number);
-        judging.and_then(|j| j.meaning.as_ref()).is_none_or(|meaning| self.still_means(meaning))
+        let Some(judging) = self.judging.as_ref().filter(|j| j.number == number) else {
+            return true;
+        };
+        let Some(meaning) = &judging.meaning else {
+            // Nothing of it can be masked.
+            let shows = matches!(judging.manner, Manner::Simple);
+            return !(shows && self.hides());
+        };
+        match self.still_means(meaning) {
+            Still::Same => true,
+            Still::Other => false,
+            Still::Again(veil) => {
+                if let Some(judging) = &mut self.judging {
+                    judging.veil = veil;
+                }
+                true
+            }
+        }
     }
 
     fn takes_client(&self) -> bool {

@@ -57,7 +57,7 @@ pub enum Malformed {
     Type(u8),
 }
 
-type Result<T> = std::result::Result<T, Malformed>;
+pub type Result<T> = std::result::Result<T, Malformed>;
 
 /// The message of type `kind` with this body.
 pub fn client(kind: u8, body: &[u8]) -> Result<Client<'_>> {

@@ -13,6 +13,8 @@ use std::{
 use bulla_core::{Parameter, ParameterValue};
 use bulla_sql::{Facts, SearchPath};
 
+use crate::mask::Veil;
+
 /// Prepared statements, and portals, of one session.
 pub const NAMES_MAX: usize = 10_000;
 /// Bytes of text that the prepared statements of one session may hold in all.
@@ -29,6 +31,8 @@ pub struct Prepared {
     /// What `facts` were read against.
     pub epoch: u64,
     pub path: SearchPath,
+    /// How masks made `text` of what the client wrote; none where nothing was hidden.
+    pub veil: Option<Arc<Veil>>,
     /// Types of parameters as the client gave them; 0 where it gave none.
     pub types: Vec<u32>,
     /// Types of parameters as the server described them.

@@ -6,11 +6,12 @@
 //!
 //! Nothing of what flows is read: it is the whole of a database, or of a cluster, with no tables and
 //! no columns that policy could name. So each command touches the resource itself, and none of them
-//! reaches the target unless policy names the action `postgres:replicate`.
+//! reaches the target unless policy names the action `postgres:replicate`; and none where columns are
+//! masked for the session, since nothing of what flows can be.
 
 use std::sync::Arc;
 
-use bulla_core::{Command, Effects, Fact, Purity, Touches};
+use bulla_core::{Command, Effects, Fact, Purity, RefusalKind, Touches};
 use bulla_sql::Facts;
 use bulla_wire::Outputs;
 use bytes::Bytes;
@@ -110,6 +111,12 @@ impl Machine {
         whole: &Bytes,
         out: &mut Outputs,
     ) -> Result<Flow, bulla_wire::Violation> {
+        if self.hides() {
+            let words = "refused: replication shows columns that are masked for you";
+            let hint = "have it done by a principal who may see them";
+            let refusal = reading::principle(RefusalKind::Denied, words.into(), hint);
+            return self.refuse(whole, Manner::Simple, refusal, None, out);
+        }
         let settings = self.settings(&[]);
         let command = command(sender.word, text, sender.effects, self.transaction(), settings);
         let command = command.ok_or_else(|| broke("a command without an action"))?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bulla_core::{Outcome, Refusal, RefusalKind, Status};
 use bulla_sql::Catalog;
 use bulla_wire::{Output, Outputs, Violation};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
     ask::End,
@@ -108,8 +108,21 @@ impl Machine {
                 return Ok(());
             }
             let body = rest.get(HEADER_BYTES..head.total()).unwrap_or_default();
+            let words = self.veiled_words(head.kind, body)?;
             let mut aside = Outputs::new();
             match self.answer(head.kind, body, &mut aside)? {
+                Pass::On(number) if words.is_some() => {
+                    run.flush(input, out);
+                    drop(input.split_to(head.total()));
+                    let bytes = words.unwrap_or_default();
+                    out.push(Output::Reply { number, bytes, done: None });
+                }
+                Pass::End(number, outcome) if words.is_some() => {
+                    run.flush(input, out);
+                    drop(input.split_to(head.total()));
+                    let bytes = words.unwrap_or_default();
+                    out.push(Output::Reply { number, bytes, done: Some(outcome) });
+                }
                 Pass::Drop => {
                     run.flush(input, out);
                     drop(input.split_to(head.total()));
@@ -223,6 +236,25 @@ impl Machine {
             }
         }
         Some(item)
+    }
+
+    /// What the server may say of the statement at the front, if not its own words; and whether a
+    /// result holds what it may not.
+    fn veiled_words(&mut self, kind: u8, body: &[u8]) -> Result<Option<Bytes>, Violation> {
+        let front = self.queue.front().map_or(0, |item| item.number);
+        let running = self.running.front().filter(|r| r.number == front && front != 0);
+        if let Some(veil) = running.and_then(|r| r.veil.as_ref()) {
+            if kind == b'T' {
+                veil.guard(body)?;
+            }
+            if veil.touches {
+                self.veiled = Some(veil.clone());
+            }
+        }
+        match (&self.veiled, kind) {
+            (Some(veil), b'E' | b'N') => veil.words(kind, body).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn answer(&mut self, kind: u8, body: &[u8], out: &mut Outputs) -> Result<Pass, Violation> {
@@ -568,6 +600,7 @@ impl Machine {
             _ => self.segment_ended(failed && status == b'I', out),
         };
         if status == b'I' {
+            self.veiled = None;
             self.turn(if failed { &Turn::Rollback } else { &Turn::Commit });
             self.portals.retain(|portal| portal.hold);
         }

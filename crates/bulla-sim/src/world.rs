@@ -288,6 +288,7 @@ impl World {
             target: Arc::new(target),
             place: fixture.place.clone(),
             block: Arc::new(|wait: &mut dyn FnMut()| wait()),
+            reveals: Arc::new(|_| false),
         };
         let (welcome, wire) = greeting.welcome(opened).unwrap();
         let start = Start {

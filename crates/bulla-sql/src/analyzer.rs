@@ -1,13 +1,22 @@
 //! The door: text in, facts out, through the cache and the pool.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::catalog::{Catalog, SearchPath};
 use crate::facts::Facts;
 use crate::pool::{ParserPool, PoolError};
+use crate::rewrite::{self, Fault, Hidden, Plan};
 use crate::{parse, reading};
+
+/// Rewritings that are kept, and the longest text of one.
+const PLANS_MAX: usize = 2_000;
+const PLAN_BYTES_MAX: usize = 8 << 10;
+
+/// By text, what is hidden, and search path.
+type Plans = HashMap<(Arc<str>, u64, SearchPath), Result<Arc<Plan>, Fault>>;
 
 /// What a statement may cost. The defaults keep the worst case well under a second when optimised;
 /// `examples/bench.rs` prints it.
@@ -96,6 +105,7 @@ pub struct Analyzer {
     limits: Limits,
     pool: ParserPool,
     cache: Arc<Cache>,
+    plans: Mutex<Plans>,
 }
 
 impl Analyzer {
@@ -106,6 +116,7 @@ impl Analyzer {
             limits,
             pool: ParserPool::new(limits.threads, limits.queue_max)?,
             cache: Arc::new(Cache::new(limits.cache_entries_max, limits.cache_bytes_max)),
+            plans: Mutex::default(),
         })
     }
 
@@ -136,8 +147,54 @@ impl Analyzer {
         answer
     }
 
-    /// The text with every constant replaced by a parameter, and a hash of its form that is the same
-    /// for texts that differ in constants only: for searching records, never for deciding.
+    /// How a text is sent to which some columns are hidden. `facts` are its own, read under the
+    /// same snapshot and path. Nothing is parsed where nothing has to be rewritten.
+    ///
+    /// # Errors
+    /// [`Fault`]: the caller refuses the statement.
+    pub fn mask(
+        &self,
+        text: &str,
+        facts: &Arc<Facts>,
+        catalog: &Arc<Catalog>,
+        path: &SearchPath,
+        hidden: &Arc<Hidden>,
+        block: &dyn Fn(&mut dyn FnMut()),
+    ) -> Result<Arc<Plan>, Fault> {
+        if hidden.is_empty() || !rewrite::survey(facts, catalog, hidden)? {
+            return Ok(Arc::default());
+        }
+        let key = (Arc::<str>::from(text), hidden.id(), path.clone());
+        if let Some(plan) = self.plans().get(&key) {
+            return plan.clone();
+        }
+        let limits = self.limits;
+        let mut answer = Err(Fault::Read(ReadError::Internal));
+        block(&mut || {
+            let (text, catalog, path) = (text.to_owned(), Arc::clone(catalog), path.clone());
+            let (facts, hidden) = (Arc::clone(facts), Arc::clone(hidden));
+            let job = move || {
+                let at = rewrite::Under { catalog: &catalog, path: &path, limits: &limits };
+                Ok(rewrite::rewrite(&text, &facts, at, &hidden).map(Arc::new))
+            };
+            answer = self.wait(job).map_err(Fault::Read).and_then(|plan| plan);
+        });
+        if !matches!(answer, Err(Fault::Read(_))) && text.len() <= PLAN_BYTES_MAX {
+            let mut plans = self.plans();
+            if plans.len() >= PLANS_MAX {
+                plans.clear();
+            }
+            plans.insert(key, answer.clone());
+        }
+        answer
+    }
+
+    fn plans(&self) -> MutexGuard<'_, Plans> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The text with every constant replaced by a parameter, and a hash of its form that is the
+    /// same for texts that differ in constants only: for searching records, never for deciding.
     ///
     /// # Errors
     /// [`ReadError`], as for [`Analyzer::read`].

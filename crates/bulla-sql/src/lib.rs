@@ -1,14 +1,15 @@
 //! PostgreSQL statement text → facts: what each statement does, to which relations and columns,
 //! through which functions, with which settings — and where that could not be told.
 //!
-//! It is *not* a policy, not a rewriter and not a connection: it reads text against a snapshot of
+//! It is *not* a policy and not a connection: it reads text against a snapshot of
 //! the catalogue that the caller loaded, and answers with plain data. It knows nothing of Bulla's
 //! other crates.
 //!
 //! Invariants:
 //! - **Doubt is data.** What cannot be told is `UNKNOWN` with a reason, never left out.
 //! - **The real grammar.** Text is read by PostgreSQL's own scanner and grammar (18); a text that
-//!   they refuse has no facts at all. They read as `standard_conforming_strings = on` and UTF-8: the
+//!   they refuse has no facts at all. They read as `standard_conforming_strings = on` and UTF-8:
+//!   the
 //!   caller keeps the session so.
 //! - **Names are resolved** as the server resolves them, against snapshot and search path; the text
 //!   of a name decides nothing.
@@ -24,7 +25,8 @@
 //! them in or adds their facts); what changed since the snapshot.
 //!
 //! Map: [`facts`] the answer; [`catalog`] the snapshot and the name search; `analyzer` the door;
-//! `cache`; `pool` big-stack threads; `parse` caps and the parser; `reading` the walk (`query` and
+//! `rewrite` masks at the scan; `cache`; `pool` big-stack threads; `parse` caps and the parser;
+//! `reading` the walk (`query` and
 //! `write` for rows, `expr`, `names`, `scope`, `utility` and `define` for the rest, `finish` for
 //! what lies behind the text); `view` what views reach; [`functions`] and [`settings`] the reviewed
 //! lists. `tests/cases/*.txt` show readings, one line a statement.
@@ -37,6 +39,7 @@ pub mod functions;
 mod parse;
 mod pool;
 mod reading;
+mod rewrite;
 pub mod settings;
 mod view;
 
@@ -44,3 +47,4 @@ pub use analyzer::{Analyzer, Limits, Normal, ReadError};
 pub use catalog::{Catalog, SearchPath};
 pub use facts::{Effects, Facts, Kind, Statement};
 pub use pool::{ParserPool, PoolError};
+pub use rewrite::{Cover, Fault, Hidden, Plan, Refused, null_of, quoted, type_name};

@@ -13,6 +13,7 @@
 mod define;
 mod expr;
 mod finish;
+pub(crate) mod marks;
 mod names;
 mod query;
 mod scope;
@@ -32,6 +33,7 @@ use crate::facts::{
     Via,
 };
 use crate::parse::Tree;
+use marks::{Marks, Read, Region, Spot};
 use scope::{Cte, Scope};
 
 /// Relations of one statement, those reached through views and parents included.
@@ -83,6 +85,21 @@ pub(crate) fn statement(
     reader.finish()
 }
 
+/// Reads a statement again and keeps where in its text what stands.
+pub(crate) fn marked(
+    context: Context<'_>,
+    node: &Node,
+    range: std::ops::Range<usize>,
+) -> R<(Statement, Marks)> {
+    let mut reader = Reader::new(context, range, &[]);
+    reader.marks = Some(Marks::default());
+    let (kind, tag) = reader.any_statement(node)?;
+    reader.out.kind = kind;
+    reader.out.tag = tag;
+    let marks = reader.take_marks();
+    Ok((reader.finish()?, marks))
+}
+
 /// What every statement of a text shares.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
@@ -118,6 +135,17 @@ struct Reader<'a> {
     reached: HashMap<(Access, u32, Via), usize>,
     /// Column names compared so far.
     work: usize,
+    /// Kept for rewriting only.
+    marks: Option<Marks>,
+    region: Region,
+    spot: Option<Spot>,
+    /// In a `TABLESAMPLE`.
+    sampling: bool,
+    /// On the side of an outer join that may be empty.
+    nullable: bool,
+    /// The query that is being read, among all of the statement; and how many there were.
+    level: usize,
+    levels: usize,
 }
 
 /// Schema and name as written, and the access.
@@ -152,6 +180,13 @@ impl<'a> Reader<'a> {
             index: HashMap::new(),
             reached: HashMap::new(),
             work: 0,
+            marks: None,
+            region: Region::Query,
+            spot: None,
+            sampling: false,
+            nullable: false,
+            level: 0,
+            levels: 0,
         }
     }
 
@@ -219,7 +254,15 @@ impl<'a> Reader<'a> {
         at
     }
 
+    fn mark_read(&mut self, at: usize, column: Option<&Arc<str>>) {
+        let (spot, region) = (&self.spot, self.region);
+        if let Some(marks) = &mut self.marks {
+            marks.reads.push(Read { at, column: column.cloned(), spot: spot.clone(), region });
+        }
+    }
+
     fn touch(&mut self, at: usize, column: Arc<str>) {
+        self.mark_read(at, Some(&column));
         if let Some(RelationUse { columns: Columns::Known(set), .. }) =
             self.out.relations.get_mut(at)
         {
@@ -228,6 +271,7 @@ impl<'a> Reader<'a> {
     }
 
     fn touch_all(&mut self, at: usize) {
+        self.mark_read(at, None);
         if let Some(relation) = self.out.relations.get_mut(at) {
             relation.columns = Columns::All;
         }

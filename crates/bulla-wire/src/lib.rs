@@ -13,8 +13,10 @@
 //!
 //! Invariants:
 //! - **No client byte leaves a machine except inside a [`Draft`] or an [`Output::More`]**, as a
-//!   slice of what the client sent, never re-encoded.
-//! - **After [`Output::Judge`] or [`Output::Refuse`] a machine takes no client input** until it hears `cleared` or
+//!   slice of what the client sent, never re-encoded; or as the machine's own rewriting where masks
+//!   demand one, and then that is what the draft holds and what is judged.
+//! - **After [`Output::Judge`] or [`Output::Refuse`] a machine takes no client input** until it
+//!   hears `cleared` or
 //!   `refused` for that number.
 //! - **Answers keep the order of the commands**: a gateway's own answer waits for its turn.
 //! - **Arbitrary bytes never panic** and never make a machine hold more than its limits.
@@ -34,6 +36,9 @@ pub use reader::{ReadError, Reader};
 
 /// Runs a wait that may block for long somewhere where blocking is allowed.
 pub type Block = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
+/// Asks policy whether values of a class may be seen in the clear.
+pub type Reveals = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// The other side broke the protocol. The session ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -197,6 +202,8 @@ pub struct Opened {
     /// Full name of the part in use, for reading: `orders/orders`.
     pub place: Place,
     pub block: Block,
+    /// Whether policy lets this session's principal see values of a class in the clear, now.
+    pub reveals: Reveals,
 }
 
 /// Random bytes of a cancel key.
@@ -312,6 +319,23 @@ pub trait Scout: Send {
     fn input(&mut self, input: &mut BytesMut) -> Result<ScoutStep, LoginError>;
 }
 
+/// A column, or what a protocol has of the kind, that looks as if it should be classified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposed {
+    /// As rules of classes write it: `schema.relation.column`.
+    pub path: String,
+    pub class: Arc<str>,
+    /// For people; never holds a value.
+    pub why: String,
+}
+
+/// Looks at names and samples of values over a connection that is logged in, and forgets the
+/// values.
+pub trait Survey: Send {
+    fn input(&mut self, input: &mut BytesMut) -> Result<ScoutStep, LoginError>;
+    fn found(&mut self) -> Vec<Proposed>;
+}
+
 /// One protocol, for the registry.
 pub trait Protocol: Send + Sync {
     fn descriptor(&self) -> &'static Descriptor;
@@ -325,4 +349,21 @@ pub trait Protocol: Send + Sync {
     fn knows(&self, place: &Place) -> bool;
     /// Reads a command's text as the wire would, for `policy test` and `policy explain`.
     fn read(&self, place: &Place, text: &str, block: &Block) -> Result<Command, String>;
+    /// None where there is nothing to classify, or the scout's knowledge of `place` is not there.
+    fn survey(&self, place: &Place) -> Option<Box<dyn Survey>> {
+        let _ = place;
+        None
+    }
+    /// What a command's text would be sent as to whom `reveals` answers for; none where it goes as
+    /// it is. An error says why it would be refused, and what would pass.
+    fn mask(
+        &self,
+        place: &Place,
+        text: &str,
+        reveals: &dyn Fn(&str) -> bool,
+        block: &Block,
+    ) -> Result<Option<String>, String> {
+        let _ = (place, text, reveals, block);
+        Ok(None)
+    }
 }

@@ -204,7 +204,7 @@ pub fn run(path: &Path) -> Result<()> {
 }
 
 async fn serve(config: AgentConfig) -> Result<()> {
-    let protocols = registry::wires()?;
+    let protocols = registry::wires(Default::default())?;
     let targets = Arc::new(Beside::new(&config, &protocols)?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let status = Arc::new(AgentStatus::default());

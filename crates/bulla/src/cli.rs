@@ -61,6 +61,14 @@ pub enum Command {
     /// Policies: check, test, explain.
     #[command(subcommand)]
     Policy(Policy),
+    /// Masks and detectors, tried out.
+    #[command(subcommand)]
+    Mask(Mask),
+    /// Propose classes for a resource's columns, by their names and samples of what they hold.
+    Classify {
+        /// `orders`, or `orders/reports`.
+        resource: String,
+    },
     /// The tamper-evident log: verify, prove, show.
     #[command(subcommand)]
     Log(Log),
@@ -194,6 +202,38 @@ pub enum Policy {
     Explain(Explain),
     /// Print the schema that policies are checked against.
     Schema,
+}
+
+#[derive(Subcommand)]
+pub enum Mask {
+    /// Show what a class's mask makes of a value.
+    Try(Try),
+    /// Say where a text holds card numbers, keys and the like, and never what they are. Exit 4 if
+    /// it holds any.
+    Find {
+        /// By default standard input.
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(clap::Args)]
+pub struct Try {
+    /// `pii.ssn`
+    #[arg(long)]
+    pub class: String,
+    pub value: String,
+    #[arg(long, value_enum, default_value_t = Kind::Text)]
+    pub kind: Kind,
+    /// Whose date it is, for `date-shift`.
+    #[arg(long)]
+    pub subject: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    Text,
+    Number,
+    Json,
 }
 
 #[derive(clap::Args)]

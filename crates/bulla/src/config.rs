@@ -6,6 +6,7 @@
 
 pub mod agent;
 mod check;
+mod classes;
 pub mod file;
 pub mod value;
 
@@ -349,6 +350,7 @@ impl<'i> Parse<'i> {
         let (mut issuers, mut trust_domains, mut resources) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut agents = None;
+        let (mut classes, mut masking) = (BTreeMap::new(), None);
         let before = self.problems.len();
         for (name, node) in self.root.clone() {
             match name.get_ref().as_ref() {
@@ -361,6 +363,8 @@ impl<'i> Parse<'i> {
                 "trust_domains" => trust_domains = self.tables("trust_domains", node),
                 "resources" => resources = self.tables("resources", node),
                 "agents" => agents = self.table("agents", node),
+                "classes" => classes = self.tables("classes", node),
+                "masking" => masking = self.table("masking", node),
                 other => {
                     let known = [
                         "gateway",
@@ -369,6 +373,8 @@ impl<'i> Parse<'i> {
                         "issuers",
                         "trust_domains",
                         "resources",
+                        "classes",
+                        "masking",
                         "limits",
                         "approvals",
                     ];
@@ -390,6 +396,8 @@ impl<'i> Parse<'i> {
             trust_domains,
             resources,
             agents,
+            classes,
+            masking: masking.unwrap_or_default(),
             limits: limits.unwrap_or_default(),
             approvals: approvals.unwrap_or_default(),
         })

@@ -94,7 +94,7 @@ pub fn health(config: &Config, json: bool) -> Result<ExitCode> {
 /// A look at everything around the gateway. Exit 1 if something is broken.
 pub fn run(config: &Config, json: bool) -> Result<ExitCode> {
     let mut found = Found::default();
-    let protocols = registry::protocols(config)?;
+    let protocols = config.protocols()?;
     match policies::load(config, &protocols) {
         Ok(bundle) => {
             found.put("policy", Level::Good, format!("{} policies hold", bundle.policy_count()));

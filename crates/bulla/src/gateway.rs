@@ -193,7 +193,7 @@ pub async fn run(path: PathBuf) -> Result<()> {
     raise_file_limit();
     let signals = Signals::take().context("listen for signals")?;
     let config = load(&path)?;
-    let protocols = registry::protocols(&config)?;
+    let protocols = config.protocols()?;
     let bundle = policies::load(&config, &protocols).map_err(Invalid::policies)?;
     let opening = ledger(&config);
     let ledger = tokio::task::spawn_blocking(move || Ledger::open(opening)).await?;

@@ -17,9 +17,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use bulla_core::{
     Attribute, Clock, Command, CredentialKind, Digest, EventId, Origin, Policies, Principal,
-    PrincipalId, PrincipalKind, Proof, Request, Resource, Timestamp,
+    PrincipalId, PrincipalKind, Proof, Request, Resource, RevealRequest, Timestamp,
 };
 use bulla_engine::{Connector, SystemClock};
+use bulla_host::Hosted;
 use bulla_ledger::PrincipalDetail;
 use bulla_policy::{Bundle, Explanation, PolicyNote};
 use bulla_wire::{Place, Protocol, ScoutStep};
@@ -32,7 +33,7 @@ use crate::{
     config::{Config, file},
     fail::{Invalid, code},
     gateway, policies, print,
-    registry::{self, Protocols},
+    registry::Protocols,
     roads::Roads,
     say::{Paint, line, safe},
     sessions,
@@ -54,7 +55,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(config: &'a Config) -> Result<Self> {
-        let protocols = registry::protocols(config)?;
+        let protocols = config.protocols()?;
         let bundle = policies::load(config, &protocols).map_err(Invalid::policies)?;
         let connector = Roads::new(config, &protocols, None)?;
         let (runtime, learned) = (crate::runtime()?, RefCell::default());
@@ -69,14 +70,40 @@ impl<'a> Bench<'a> {
 
     /// Reads a statement for `resource` or `resource/part`.
     fn read(&self, asked: &str, text: &str) -> Result<Command, String> {
+        if let Some(hosted) = self.hosted(asked)? {
+            return hosted.read(name_of(asked), text);
+        }
+        let (protocol, place) = self.known(asked)?;
+        protocol.read(&place, text, &(Arc::new(|work: &mut dyn FnMut()| work()) as _))
+    }
+
+    /// What a statement would be sent as to whom `reveals` answers for.
+    fn mask(
+        &self,
+        asked: &str,
+        text: &str,
+        reveals: &dyn Fn(&str) -> bool,
+    ) -> Result<Option<String>, String> {
+        if self.hosted(asked)?.is_some() {
+            return Ok(None);
+        }
+        let (protocol, place) = self.known(asked)?;
+        protocol.mask(&place, text, reveals, &(Arc::new(|work: &mut dyn FnMut()| work()) as _))
+    }
+
+    /// Its protocol where a library owns the wire.
+    fn hosted(&self, asked: &str) -> Result<Option<&Arc<dyn Hosted>>, String> {
+        let resource = self.resource(name_of(asked)).map_err(|error| error.to_string())?;
+        Ok(self.protocols.hosted.get(&*resource.protocol))
+    }
+
+    /// The protocol and place of `resource` or `resource/part`, with its catalogue learned.
+    fn known(&self, asked: &str) -> Result<(Arc<dyn Protocol>, Place), String> {
         let (name, part) = match asked.split_once('/') {
             Some((name, part)) => (name, Some(part)),
             None => (asked, None),
         };
         let resource = self.resource(name).map_err(|error| error.to_string())?;
-        if let Some(hosted) = self.protocols.hosted.get(&*resource.protocol) {
-            return hosted.read(name, text);
-        }
         let place = self.connector.place(&resource, part);
         let place = place.ok_or_else(|| format!("`{asked}` is no part that may be asked for"))?;
         let protocol = self.connector.protocol(name).ok_or("the resource has no protocol")?;
@@ -90,8 +117,13 @@ impl<'a> Bench<'a> {
         if let Some(why) = missing {
             return Err(format!("the catalogue of `{asked}` cannot be learned: {why}"));
         }
-        protocol.read(&place, text, &(Arc::new(|work: &mut dyn FnMut()| work()) as _))
+        Ok((protocol, place))
     }
+}
+
+/// The name in `resource` or `resource/part`.
+fn name_of(asked: &str) -> &str {
+    asked.split_once('/').map_or(asked, |(name, _)| name)
 }
 
 /// Learns what readings need to know about a place, over a connection of its own.
@@ -119,7 +151,7 @@ pub async fn learn(connector: &Roads, protocol: &dyn Protocol, place: &Place) ->
 }
 
 pub fn check(config: &Config, json: bool) -> Result<()> {
-    let protocols = registry::protocols(config)?;
+    let protocols = config.protocols()?;
     let bundle = policies::load(config, &protocols).map_err(Invalid::policies)?;
     let (count, digest) = (bundle.policy_count(), bundle.digest());
     if json {
@@ -131,7 +163,7 @@ pub fn check(config: &Config, json: bool) -> Result<()> {
 }
 
 pub fn schema(config: &Config) -> Result<()> {
-    let protocols = registry::protocols(config)?;
+    let protocols = config.protocols()?;
     let bundle = policies::load(config, &protocols).map_err(Invalid::policies)?;
     Ok(print(bundle.schema_text())?)
 }
@@ -228,11 +260,38 @@ pub fn explain(config: &Config, args: &Explain, json: bool) -> Result<ExitCode> 
             })
         }
     };
+    let masked = case.statement.as_ref().map(|text| {
+        bench.mask(&case.resource, text, &|class| {
+            bench.bundle.reveals(&RevealRequest {
+                principal: &case.principal,
+                resource: &resource,
+                part,
+                origin: &case.origin,
+                now: case.now,
+                class,
+            })
+        })
+    });
+    let unmaskable = matches!(masked, Some(Err(_)));
     if json {
-        print(&serde_json::to_string_pretty(&explanation)?)?;
+        let mut value = serde_json::to_value(&explanation)?;
+        match &masked {
+            Some(Ok(Some(sent))) => value["sent_with_masks"] = sent.as_str().into(),
+            Some(Err(why)) => value["masks_refuse"] = why.as_str().into(),
+            Some(Ok(None)) | None => {}
+        }
+        print(&serde_json::to_string_pretty(&value)?)?;
     } else {
         let other = case.bundle.filter(|bundle| *bundle != bench.bundle.digest());
         print(&told(&explanation))?;
+        match &masked {
+            Some(Ok(Some(sent))) => print(&format!("sent with masks: {}", safe(sent)))?,
+            Some(Err(why)) => {
+                let bad = Paint::new().bad("refused because of masks");
+                print(&format!("{bad}: {}", safe(why)))?;
+            }
+            Some(Ok(None)) | None => {}
+        }
         if let Some(other) = other {
             let then = other.short(12);
             print(&format!(
@@ -240,7 +299,7 @@ pub fn explain(config: &Config, args: &Explain, json: bool) -> Result<ExitCode> 
             ))?;
         }
     }
-    let denied = explanation.decision == "deny";
+    let denied = unmaskable || explanation.decision == "deny";
     Ok(if denied { ExitCode::from(code::DENIED) } else { ExitCode::SUCCESS })
 }
 

@@ -20,6 +20,8 @@
 //! | `agent` | `bulla agent` |
 //! | `sessions`, `log` | the record, read back |
 //! | `judge` | `policy test`, `policy explain` |
+//! | `classify` | classes proposed for a target's columns |
+//! | `mask` | masks and detectors, tried out |
 //! | `doctor` | a look at everything around |
 //! | `say`, `fail` | words, exit codes |
 
@@ -27,6 +29,7 @@ mod admin;
 mod agent;
 mod agents;
 mod approvals;
+mod classify;
 mod cli;
 mod config;
 mod doctor;
@@ -35,6 +38,7 @@ mod gateway;
 mod health;
 mod judge;
 mod log;
+mod mask;
 mod notify;
 mod policies;
 mod registry;
@@ -54,7 +58,7 @@ use clap::{CommandFactory, Parser};
 use serde_json::json;
 
 use crate::{
-    cli::{AgentCommand, Cli, Command, ConfigCommand, Log, Policy},
+    cli::{AgentCommand, Cli, Command, ConfigCommand, Log, Mask, Policy},
     config::Config,
     fail::Invalid,
 };
@@ -97,7 +101,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Configuration, policies and the files behind the identities: all that can be told offline.
 fn check(cli: &Cli) -> Result<()> {
     let config = gateway::load(&cli.config)?;
-    let protocols = registry::protocols(&config)?;
+    let protocols = config.protocols()?;
     let bundle = policies::load(&config, &protocols).map_err(Invalid::policies);
     let identity = identity(&config)?;
     let bundle = match (bundle, identity) {
@@ -168,6 +172,13 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 Policy::Explain(explain) => return judge::explain(&config, explain, cli.json),
             }
         }
+        Command::Classify { resource } => {
+            classify::run(&gateway::load(&cli.config)?, resource, cli.json)?;
+        }
+        Command::Mask(command) => match command {
+            Mask::Try(args) => mask::try_on(&gateway::load(&cli.config)?, args, cli.json)?,
+            Mask::Find { file } => return mask::find(file.as_deref(), cli.json),
+        },
         Command::Log(command) => match command {
             Log::Verify { dir, key, earlier, threads } => {
                 return log::verify(dir, key, earlier, *threads, cli.json);

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, anyhow};
 use bulla_core::Descriptor;
 use bulla_host::{Hosted, Transport};
+use bulla_mask::Classes;
 use bulla_wire::Protocol;
 
 pub use http::HttpSettings;
@@ -42,16 +43,17 @@ pub fn is_hosted(protocol: &str) -> bool {
     protocol == bulla_http::DESCRIPTOR.protocol
 }
 
-/// Makes every protocol whose wire we read, with its threads.
-pub fn wires() -> Result<Wires> {
-    let postgres = bulla_postgres::Postgres::new(Default::default());
+/// Makes every protocol whose wire we read, with its threads. `classes`: of columns, by resource.
+pub fn wires(classes: BTreeMap<String, Arc<Classes>>) -> Result<Wires> {
+    let classes = classes.into_iter().map(|(name, classes)| (name.into(), classes)).collect();
+    let postgres = bulla_postgres::Postgres::masking(Default::default(), classes);
     let postgres: Arc<dyn Protocol> = Arc::new(postgres.context("start the parser threads")?);
     Ok(BTreeMap::from([(postgres.descriptor().protocol, postgres)]))
 }
 
-/// Makes every protocol, with its threads.
-pub fn protocols(config: &Config) -> Result<Protocols> {
-    let wires = wires()?;
+/// Makes every protocol, with its threads. `classes`: of columns, by resource.
+pub fn protocols(config: &Config, classes: BTreeMap<String, Arc<Classes>>) -> Result<Protocols> {
+    let wires = wires(classes)?;
     let mut apis = Vec::new();
     for (name, resource) in of(config, bulla_http::DESCRIPTOR.protocol) {
         let api = http::api(config, name, resource).map_err(|mistakes| {
@@ -81,6 +83,10 @@ pub fn mistakes(
     resource: &file::Resource,
 ) -> Vec<(&'static str, String)> {
     let own = bulla_http::DESCRIPTOR.protocol;
+    if resource.protocol == own && !resource.classes.is_empty() {
+        // Columns of an API are not masked: classes that change nothing would mislead.
+        return vec![("classes", "are not for this protocol".to_owned())];
+    }
     match (resource.protocol == own, &resource.http) {
         (true, _) => {
             let mut mistakes = http::api(config, name, resource).err().unwrap_or_default();

@@ -106,7 +106,7 @@ impl Reader<'_> {
                 self.out.params = self.out.params.max(u32::try_from(param.number).unwrap_or(0));
                 Ok(())
             }
-            NodeEnum::ColumnRef(column) => self.column_ref(&column.fields),
+            NodeEnum::ColumnRef(column) => self.column(column),
             NodeEnum::AExpr(e) => self.operation(e),
             NodeEnum::BoolExpr(e) => self.exprs(&e.args),
             NodeEnum::FuncCall(call) => self.func_call(call, false),

@@ -9,6 +9,7 @@ use pg_query::protobuf::{
 };
 
 use super::expr::{Literal, literal};
+use super::marks;
 use super::names::Arity;
 use super::scope::{Cte, Item, Scope, Shape, Source, alias_names};
 use super::{FoundRelation, R, Reader, inner, string, strings};
@@ -86,6 +87,7 @@ impl<'a> Reader<'a> {
     fn plain_select(&mut self, select: &SelectStmt, place: Place) -> R<Shape> {
         let row = settings_row(select);
         let before = std::mem::replace(&mut self.settings_row, row);
+        let outside = self.enter_level();
         let always = place == Place::Top
             && select.from_clause.is_empty()
             && select.where_clause.is_none()
@@ -99,6 +101,8 @@ impl<'a> Reader<'a> {
         let (shape, _) = self.with_scope(scope, |r| {
             let shape = r.targets(&select.target_list, always)?;
             r.expr_of(select.where_clause.as_deref())?;
+            r.mark_equals(select.where_clause.as_deref());
+            r.mark_group(select);
             for node in &select.group_clause {
                 r.by_name(node, &shape)?;
             }
@@ -111,6 +115,7 @@ impl<'a> Reader<'a> {
             Ok(shape)
         })?;
         self.settings_row = before;
+        self.leave_level(outside);
         Ok(shape)
     }
 
@@ -148,7 +153,7 @@ impl<'a> Reader<'a> {
             // An input column of that name, if there is one, is touched too.
             let known = self.out.unknown.len();
             let effects = self.out.effects;
-            self.column_ref(&column.fields)?;
+            self.column(column)?;
             self.out.unknown.truncate(known);
             self.out.effects = effects;
             return Ok(());
@@ -328,6 +333,7 @@ impl<'a> Reader<'a> {
             return;
         }
         let found = self.relation(var);
+        self.mark_scan(var, &found);
         let at = self.use_of(&found, Access::Select, false);
         let item = item_of(&found, alias, at);
         self.push(item);
@@ -335,16 +341,20 @@ impl<'a> Reader<'a> {
 
     fn join(&mut self, join: &JoinExpr) -> R {
         let start = self.scopes.last().map_or(0, |s| s.items.len());
+        let (left_may, right_may) = marks::may_be_empty(join.jointype);
         if let Some(left) = join.larg.as_deref() {
-            self.item_from(left)?;
+            self.beside(left_may, |r| r.item_from(left))?;
         }
         if let Some(right) = join.rarg.as_deref() {
-            self.item_from(right)?;
+            self.beside(right_may, |r| r.item_from(right))?;
         }
         if join.is_natural {
             // The common columns decide; without types and renames all of them might.
             self.operator_named(None, "=");
             self.touch_items(start, None);
+            if let Some(marks) = &mut self.marks {
+                marks.natural = true;
+            }
         }
         for name in join.using_clause.iter().filter_map(string) {
             self.operator_named(None, "=");
@@ -500,7 +510,9 @@ impl<'a> Reader<'a> {
 
     fn sample(&mut self, sample: &RangeTableSample) -> R {
         if let Some(relation) = sample.relation.as_deref() {
+            let before = std::mem::replace(&mut self.sampling, true);
             self.item_from(relation)?;
+            self.sampling = before;
         }
         let method = strings(&sample.method);
         let own = matches!(
@@ -533,7 +545,7 @@ impl<'a> Reader<'a> {
                         .iter()
                         .any(|f| matches!(inner(f), Some(NodeEnum::AStar(_)))) =>
                 {
-                    self.column_ref(&column.fields)?;
+                    self.column(column)?;
                     self.star_shape(&column.fields, &mut shape);
                     continue;
                 }

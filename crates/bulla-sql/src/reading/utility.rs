@@ -669,6 +669,7 @@ impl<'a> Reader<'a> {
         self.effect(if copy.is_from { Effects::WRITE } else { Effects::READ });
         if let Some(var) = &copy.relation {
             let found = self.relation(var);
+            self.mark_copy(copy, var, &found);
             let at = self.use_of(&found, access, false);
             if copy.attlist.is_empty() {
                 self.touch_all(at);

@@ -8,6 +8,7 @@ use pg_query::protobuf::{
     OnConflictClause, ReturningClause, UpdateStmt,
 };
 
+use super::marks::Region;
 use super::query::{item_of, setting_named};
 use super::scope::{Item, Scope, Shape, Source};
 use super::{FoundRelation, R, Reader, inner, string};
@@ -29,6 +30,7 @@ impl<'a> Reader<'a> {
                 return Ok(Shape::open());
             };
             let found = r.relation(var);
+            r.mark_target(var, &found, Access::Insert, false);
             let at = r.use_of(&found, Access::Insert, false);
             if insert.cols.is_empty() {
                 r.touch_all(at);
@@ -43,7 +45,7 @@ impl<'a> Reader<'a> {
             let scope = Scope::of(item);
             let (shape, _) = r.with_scope(scope, |r| {
                 if let Some(conflict) = insert.on_conflict_clause.as_deref() {
-                    r.on_conflict(conflict, &found)?;
+                    r.within(Region::Conflict, |r| r.on_conflict(conflict, &found))?;
                 }
                 r.returning(insert.returning_clause.as_ref())
             })?;
@@ -75,7 +77,7 @@ impl<'a> Reader<'a> {
             for node in &infer.index_elems {
                 if let Some(NodeEnum::IndexElem(element)) = inner(node) {
                     if !element.name.is_empty() {
-                        self.qualify_target(&element.name);
+                        self.within(Region::Infer, |r| r.qualify_target(&element.name));
                     }
                     self.expr_of(element.expr.as_deref())?;
                 }
@@ -129,6 +131,7 @@ impl<'a> Reader<'a> {
                 return Ok(Shape::open());
             };
             let found = r.relation(var);
+            r.mark_target(var, &found, Access::Update, !update.from_clause.is_empty());
             let at = r.use_of(&found, Access::Update, false);
             let mut scope = r.list_from(&update.from_clause)?;
             let item = r.target_item(&found, var.alias.as_ref());
@@ -151,6 +154,7 @@ impl<'a> Reader<'a> {
                 return Ok(Shape::open());
             };
             let found = r.relation(var);
+            r.mark_target(var, &found, Access::Delete, !delete.using_clause.is_empty());
             let at = r.use_of(&found, Access::Delete, false);
             r.touch_all(at);
             let mut scope = r.list_from(&delete.using_clause)?;
@@ -172,6 +176,7 @@ impl<'a> Reader<'a> {
                 return Ok(Shape::open());
             };
             let found = r.relation(var);
+            r.mark_target(var, &found, Access::Merge, true);
             r.use_of(&found, Access::Merge, false);
             let mut scope = match merge.source_relation.as_deref() {
                 Some(source) => r.list_from(std::slice::from_ref(source))?,
@@ -250,7 +255,7 @@ impl<'a> Reader<'a> {
         let own = self.scopes.pop().unwrap_or_default();
         self.scopes.push(scope);
         self.scopes.push(own);
-        let shape = self.targets(&returning.exprs, false);
+        let shape = self.within(Region::Returning, |r| r.targets(&returning.exprs, false));
         let own = self.scopes.pop().unwrap_or_default();
         self.scopes.pop();
         self.scopes.push(own);

@@ -1,4 +1,5 @@
-//! What types cannot say about a configuration: files that must be there, names, what goes together.
+//! What types cannot say about a configuration: files that must be there, names, what goes
+//! together.
 
 use std::path::Path;
 
@@ -52,6 +53,9 @@ impl Check<'_, '_> {
         }
         for (name, resource) in &config.resources {
             self.resource(&format!("resources.{name}"), name, resource, known);
+        }
+        for (key, message, help) in config.masks().err().unwrap_or_default() {
+            self.keep(&key, message, help);
         }
         self.listeners();
         self.agents();

@@ -27,10 +27,77 @@ pub struct File {
     pub resources: BTreeMap<String, Resource>,
     /// The door for agents, which reach targets from inside their networks.
     pub agents: Option<Agents>,
+    /// What classes of values demand where they may not be seen, by the class's name: `pii.ssn`.
+    #[serde(default)]
+    pub classes: BTreeMap<String, Class>,
+    #[serde(default)]
+    pub masking: Masking,
     #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub approvals: Approvals,
+}
+
+/// A class of values. Whoever has no permit to `reveal` it gets the mask.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// `null`, `constant(TEXT)`, `partial(FIRST,LAST)`, `card-last4`, `email-domain`, `zip3`,
+    /// `date-trunc(UNIT)`, `bucket(WIDTH)`, `json(PATH=MASK; …)`, `token`, `fpe`,
+    /// `date-shift(DAYS)`.
+    pub mask: String,
+    /// Whether NULL stays NULL; hidden, a mask of texts stands for it too.
+    #[serde(default)]
+    pub nulls: Nulls,
+    /// Whether conditions `column = value` see the value: who knows it may find its row.
+    #[serde(default)]
+    pub inference: Inference,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Inference {
+    /// Conditions see the mask.
+    #[default]
+    Deny,
+    Equality,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nulls {
+    #[default]
+    Hide,
+    Keep,
+}
+
+/// The key of masks that need one.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Masking {
+    /// Stands in every token, so that keys can be changed: 1 to 16 letters, digits and dashes.
+    pub key_id: Option<String>,
+    /// At least 32 random bytes.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Which columns of a resource belong to which class.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResourceClasses {
+    /// The class of relations that no rule speaks of; by default they are `clear`.
+    pub default: Option<String>,
+    /// `"schema.relation.column" = "class"`; `*` stands for anything, `clear` is the class of what
+    /// need not be masked. The rule with the fewest stars wins, then the longest.
+    pub columns: BTreeMap<String, String>,
+    /// Functions, as `schema.name`, that are known not to read masked columns by themselves.
+    pub trusted: Vec<String>,
+}
+
+impl ResourceClasses {
+    pub fn is_empty(&self) -> bool {
+        self.default.is_none() && self.columns.is_empty() && self.trusted.is_empty()
+    }
 }
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -267,6 +334,9 @@ pub struct Resource {
     /// Groups for policy: `env:prod`.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// Which columns belong to which class.
+    #[serde(default)]
+    pub classes: ResourceClasses,
     /// How long a command may wait for approval inside an open transaction; `0s` refuses it.
     #[serde(default = "zero")]
     pub hold_in_transaction: Time,

@@ -1,0 +1,731 @@
+//! Masks of columns: what a session may not see, and what is sent and said because of it.
+//!
+//! Three layers, each for itself: the text is rewritten so that masks are what the server computes
+//! with (`bulla_sql::Plan`); a result that names a masked column all the same ends the session; and
+//! what the server says about a statement that touches such columns is replaced by generic words.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bulla_core::{ActionName, CLASS_KIND, Columns, REVEAL, Refusal, RefusalKind, Touch};
+use bulla_mask::{Classes, Inference, Mask, date};
+use bulla_sql::{
+    Catalog, Cover, Facts, Fault, Hidden, Plan, SearchPath,
+    facts::{Columns as SqlColumns, RelationKind, Resolved},
+    null_of, type_name,
+};
+use bulla_wire::{Place, Reader, Violation};
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    frame::{self, Said},
+    judge::Read,
+    machine::Machine,
+    message::{Malformed, Result as Decoded},
+    reading,
+    refusal::broke,
+};
+
+/// Combinations of catalogue and classes whose covers are kept.
+const KEPT_MAX: usize = 256;
+
+/// Covers by place, snapshot, and which of the classes in use may be seen.
+type Kept = HashMap<(Place, u64, Vec<bool>), Arc<Hidden>>;
+
+/// What all sessions share of masks: classes by resource, and covers made of them.
+#[derive(Default)]
+pub struct Masking {
+    classes: HashMap<Arc<str>, Arc<Classes>>,
+    kept: Mutex<Kept>,
+}
+
+impl Masking {
+    pub fn new(classes: HashMap<Arc<str>, Arc<Classes>>) -> Self {
+        let classes = classes.into_iter().filter(|(_, classes)| !classes.is_empty()).collect();
+        Self { classes, kept: Mutex::default() }
+    }
+
+    pub fn of(&self, resource: &str) -> Option<&Arc<Classes>> {
+        self.classes.get(resource)
+    }
+
+    /// Whether some class of a resource may not be seen by whom `reveals` answers for, whatever its
+    /// catalogue.
+    pub fn hides(&self, resource: &str, reveals: &dyn Fn(&str) -> bool) -> bool {
+        self.of(resource).is_some_and(|of| of.used().iter().any(|class| !reveals(class)))
+    }
+
+    /// What may not be seen of a place by whom `reveals` answers for. It is made inside `block`
+    /// when it is not there yet: a large catalogue takes a while.
+    pub fn hidden(
+        &self,
+        place: &Place,
+        catalog: &Catalog,
+        reveals: &dyn Fn(&str) -> bool,
+        block: &dyn Fn(&mut dyn FnMut()),
+    ) -> Option<Arc<Hidden>> {
+        let classes = self.of(&place.resource)?;
+        let used = classes.used();
+        let seen: Vec<bool> = used.iter().map(|class| reveals(class)).collect();
+        if seen.iter().all(|seen| *seen) {
+            return None;
+        }
+        let key = (place.clone(), catalog.epoch(), seen);
+        if let Some(hidden) = self.kept().get(&key) {
+            return Some(hidden.clone());
+        }
+        let mut made = None;
+        block(&mut || {
+            let is_seen =
+                |name: &str| used.iter().zip(&key.2).any(|(class, seen)| *seen && **class == *name);
+            made = Some(Arc::new(hide(classes, catalog, &is_seen)));
+        });
+        let mut kept = self.kept();
+        if kept.len() >= KEPT_MAX {
+            kept.clear();
+        }
+        // Whoever was faster is kept, so that all sessions share what is made of it.
+        Some(match made {
+            Some(made) => kept.entry(key).or_insert(made).clone(),
+            None => Arc::new(everything(catalog)),
+        })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every column of everybody's relations: where it could not be told what is hidden.
+fn everything(catalog: &Catalog) -> Hidden {
+    let mut relations: HashMap<u32, BTreeMap<Arc<str>, Cover>> = HashMap::new();
+    for relation in catalog.relations().iter().filter(|r| !r.is_system() && holds_rows(r.kind)) {
+        for column in relation.columns.iter().filter(|column| !column.dropped) {
+            let form = null_of(catalog, column.type_oid).into();
+            let cover = Cover { class: "unknown".into(), form, equality: false };
+            relations.entry(relation.oid).or_default().insert(column.name.clone(), cover);
+        }
+    }
+    Hidden::new(catalog, relations, HashSet::new(), HashSet::new())
+}
+
+fn holds_rows(kind: RelationKind) -> bool {
+    match kind {
+        RelationKind::Table
+        | RelationKind::PartitionedTable
+        | RelationKind::Partition
+        | RelationKind::View
+        | RelationKind::MatView
+        | RelationKind::Foreign => true,
+        RelationKind::Sequence
+        | RelationKind::Index
+        | RelationKind::Toast
+        | RelationKind::Composite
+        | RelationKind::Other => false,
+    }
+}
+
+/// The class of a column. A view that nobody speaks of shows what is behind it, with its masks.
+fn class_of<'c>(
+    classes: &'c Classes,
+    relation: &bulla_sql::catalog::Relation,
+    column: &str,
+) -> Option<&'c Arc<str>> {
+    if relation.is_system() || !holds_rows(relation.kind) {
+        return None;
+    }
+    if relation.kind == RelationKind::View && !classes.speaks(&relation.schema, &relation.name) {
+        return None;
+    }
+    classes.of(&relation.schema, &relation.name, column)
+}
+
+fn hide(classes: &Classes, catalog: &Catalog, seen: &dyn Fn(&str) -> bool) -> Hidden {
+    let mut relations: HashMap<u32, BTreeMap<Arc<str>, Cover>> = HashMap::new();
+    let mut settled = HashSet::new();
+    for relation in catalog.relations() {
+        for column in relation.columns.iter().filter(|column| !column.dropped) {
+            let Some(class) = class_of(classes, relation, &column.name) else { continue };
+            if seen(class) {
+                continue;
+            }
+            let form = form(classes, class, catalog, column.type_oid).into();
+            let of = classes.class(class);
+            let equality = of.is_some_and(|of| of.inference == Inference::Equality);
+            let cover = Cover { class: class.clone(), form, equality };
+            relations.entry(relation.oid).or_default().insert(column.name.clone(), cover);
+        }
+        if relation.kind == RelationKind::MatView
+            && classes.speaks(&relation.schema, &relation.name)
+        {
+            settled.insert(relation.oid);
+        }
+    }
+    let trusted = classes.trusted().filter_map(|name| name.split_once('.'));
+    let trusted = trusted.map(|(schema, name)| (schema.into(), name.into())).collect();
+    Hidden::new(catalog, relations, settled, trusted)
+}
+
+/// What a type is to a mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Text,
+    /// With the bounds of the type.
+    Int(i64, i64),
+    Numeric,
+    Float,
+    Date,
+    Timestamp,
+    TimestampTz,
+    Jsonb,
+    Json,
+    Other,
+}
+
+fn family(catalog: &Catalog, mut oid: u32) -> Family {
+    for _ in 0..32 {
+        match catalog.type_of(oid) {
+            Some(of) if of.base != 0 => oid = of.base,
+            _ => break,
+        }
+    }
+    match oid {
+        25 | 1043 | 1042 | 19 => Family::Text,
+        20 => Family::Int(i64::MIN, i64::MAX),
+        21 => Family::Int(i64::from(i16::MIN), i64::from(i16::MAX)),
+        23 => Family::Int(i64::from(i32::MIN), i64::from(i32::MAX)),
+        1700 => Family::Numeric,
+        700 | 701 => Family::Float,
+        1082 => Family::Date,
+        1114 => Family::Timestamp,
+        1184 => Family::TimestampTz,
+        114 => Family::Json,
+        3802 => Family::Jsonb,
+        _ => match catalog.type_of(oid) {
+            Some(of) if of.extension.as_deref() == Some("citext") && &*of.name == "citext" => {
+                Family::Text
+            }
+            _ => Family::Other,
+        },
+    }
+}
+
+/// A text constant.
+fn literal(text: &str) -> String {
+    format!("'{}'::pg_catalog.text", text.replace('\'', "''"))
+}
+
+const FILL: &str = "'***'::pg_catalog.text";
+
+/// The expression of a class's mask for a column of a type, `{}` the column. Operators are named
+/// with their schema: a search path can lead to others of the same name.
+fn form(classes: &Classes, class: &str, catalog: &Catalog, type_oid: u32) -> String {
+    let null = null_of(catalog, type_oid);
+    let Some(of) = classes.class(class) else { return null };
+    let Some(masked) = masked(&of.mask, family(catalog, type_oid)) else { return null };
+    let cast = type_name(catalog, type_oid);
+    if of.keeps_null && masked.contains("{}") {
+        return format!("CASE WHEN {{}} IS NULL THEN NULL ELSE ({masked})::{cast} END");
+    }
+    format!("({masked})::{cast}")
+}
+
+fn masked(mask: &Mask, family: Family) -> Option<String> {
+    let long = |least: usize| {
+        format!("pg_catalog.char_length({{}}::pg_catalog.text) OPERATOR(pg_catalog.>=) {least}")
+    };
+    Some(match (mask, family) {
+        (Mask::Constant(text), Family::Text) => literal(text),
+        (Mask::Constant(text), Family::Int(min, max)) => {
+            let n = text.parse::<i64>().ok().filter(|n| (min..=max).contains(n))?;
+            format!("{}::pg_catalog.numeric", n)
+        }
+        (Mask::Constant(text), Family::Numeric | Family::Float) => {
+            let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'-');
+            text.parse::<f64>().ok().filter(|_| digits)?;
+            format!("'{text}'::pg_catalog.numeric")
+        }
+        (Mask::Constant(text), Family::Json) => format!("pg_catalog.to_json({})", literal(text)),
+        (Mask::Constant(text), Family::Jsonb) => format!("pg_catalog.to_jsonb({})", literal(text)),
+        (Mask::Partial { first, last }, Family::Text) => format!(
+            "CASE WHEN {} THEN pg_catalog.concat(pg_catalog.left({{}}::pg_catalog.text, {first}), \
+             {FILL}, pg_catalog.right({{}}::pg_catalog.text, {last})) ELSE {FILL} END",
+            long(first + last + bulla_mask::function::HIDDEN_MIN)
+        ),
+        (Mask::CardLast4, Family::Text) => {
+            let digits = "pg_catalog.regexp_replace({}::pg_catalog.text, '[^0-9]', '', 'g')";
+            let count = format!("pg_catalog.char_length({digits})");
+            format!(
+                "CASE WHEN pg_catalog.textregexeq({{}}::pg_catalog.text, '^[0-9 -]+$') AND \
+                 {count} OPERATOR(pg_catalog.>=) 12 AND {count} OPERATOR(pg_catalog.<=) 19 THEN \
+                 pg_catalog.concat('****'::pg_catalog.text, pg_catalog.right({digits}, 4)) ELSE \
+                 '****'::pg_catalog.text END"
+            )
+        }
+        (Mask::EmailDomain, Family::Text) => format!(
+            "CASE WHEN pg_catalog.textregexeq({{}}::pg_catalog.text, '^[^@]+@[^@]+$') THEN \
+             pg_catalog.concat('***@'::pg_catalog.text, \
+             pg_catalog.split_part({{}}::pg_catalog.text, '@', 2)) ELSE {FILL} END"
+        ),
+        (Mask::Zip3, Family::Text) => format!(
+            "CASE WHEN {} THEN pg_catalog.concat(pg_catalog.left({{}}::pg_catalog.text, 3), \
+             '**'::pg_catalog.text) ELSE {FILL} END",
+            long(5)
+        ),
+        // Always in UTC: a client could move the borders of units with its time zone.
+        (Mask::DateTrunc(unit), Family::Date) => {
+            format!("pg_catalog.date_trunc('{}', {{}}::pg_catalog.timestamp)", unit_name(*unit))
+        }
+        (Mask::DateTrunc(unit), Family::Timestamp) => {
+            format!("pg_catalog.date_trunc('{}', {{}})", unit_name(*unit))
+        }
+        (Mask::DateTrunc(unit), Family::TimestampTz) => {
+            format!("pg_catalog.date_trunc('{}', {{}}, 'UTC')", unit_name(*unit))
+        }
+        (Mask::Bucket { width }, Family::Int(min, max)) => format!(
+            "GREATEST({min}::pg_catalog.numeric, LEAST({max}::pg_catalog.numeric, \
+             pg_catalog.floor({{}}::pg_catalog.numeric OPERATOR(pg_catalog./) \
+             {width}::pg_catalog.numeric) OPERATOR(pg_catalog.*) {width}::pg_catalog.numeric))"
+        ),
+        (Mask::Bucket { width }, Family::Numeric) => format!(
+            "pg_catalog.floor({{}} OPERATOR(pg_catalog./) {width}::pg_catalog.numeric) \
+             OPERATOR(pg_catalog.*) {width}::pg_catalog.numeric"
+        ),
+        (Mask::Json(paths), Family::Jsonb) => jsonb(paths)?,
+        // NULL; types that cannot carry the mask; and masks that need a key, which must not stand
+        // in a statement that the target logs.
+        _ => return None,
+    })
+}
+
+fn unit_name(unit: date::Unit) -> &'static str {
+    unit.as_str()
+}
+
+/// Values at plain paths become null, or the constant; any other mask makes them null.
+fn jsonb(paths: &[(bulla_mask::json::Path, Mask)]) -> Option<String> {
+    let mut out = "{}".to_owned();
+    for (path, mask) in paths {
+        let keys: Vec<String> =
+            path.keys()?.map(|key| format!("'{}'", key.replace('\'', "''"))).collect();
+        let value = match mask {
+            Mask::Constant(text) => format!("pg_catalog.to_jsonb({})", literal(text)),
+            _ => "'null'::pg_catalog.jsonb".to_owned(),
+        };
+        out = format!(
+            "pg_catalog.jsonb_set({out}, ARRAY[{}]::pg_catalog.text[], {value}, false)",
+            keys.join(", ")
+        );
+    }
+    // A document whose paths lead elsewhere than to objects is not told apart: a scalar stays out.
+    Some(format!(
+        "CASE WHEN pg_catalog.jsonb_typeof({{}}) OPERATOR(pg_catalog.=) 'object'::pg_catalog.text \
+         THEN {out} ELSE 'null'::pg_catalog.jsonb END"
+    ))
+}
+
+/// How one text of a session is sent, and what its answers may hold.
+#[derive(Debug)]
+pub struct Veil {
+    pub hidden: Arc<Hidden>,
+    catalog: Arc<Catalog>,
+    pub plan: Arc<Plan>,
+    /// As the client wrote it; none for a statement within another.
+    pub original: Option<Arc<str>>,
+    pub touches: bool,
+}
+
+impl Veil {
+    /// The same with what it runs by name.
+    pub fn with(&self, touches: bool) -> Arc<Self> {
+        Arc::new(Self {
+            hidden: self.hidden.clone(),
+            catalog: self.catalog.clone(),
+            plan: self.plan.clone(),
+            original: self.original.clone(),
+            touches: self.touches || touches,
+        })
+    }
+
+    /// The same for a statement within it.
+    pub fn within(&self) -> Arc<Self> {
+        Arc::new(Self {
+            hidden: self.hidden.clone(),
+            catalog: self.catalog.clone(),
+            plan: Arc::default(),
+            original: None,
+            touches: self.touches,
+        })
+    }
+
+    /// A RowDescription that names a column which no rewriting lets through ends the session.
+    pub fn guard(&self, body: &[u8]) -> Result<(), Violation> {
+        for (table, column) in columns(body)? {
+            if self.hidden.has_column(&self.catalog, table, column) {
+                return Err(broke("a result names a masked column that was not to be in it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Generic words in place of the server's own: severity, SQLSTATE and position stay.
+    pub fn words(&self, kind: u8, body: &[u8]) -> Result<Bytes, Violation> {
+        let said = fields(body)?;
+        let of = |field: u8| said.iter().find(|(name, _)| *name == field).map(|(_, text)| *text);
+        let code = of(b'C').unwrap_or("XX000");
+        let position = of(b'P').and_then(|p| p.parse::<usize>().ok());
+        let position = match &self.original {
+            Some(original) => position.and_then(|p| self.plan.origin(original, p)),
+            None => None,
+        };
+        let what = if kind == b'E' {
+            "the target refused the statement"
+        } else {
+            "the target has a notice"
+        };
+        let message =
+            format!("{what} ({code}); its words are left out, since masked columns are touched");
+        let severity = of(b'V').or(of(b'S')).unwrap_or("ERROR");
+        let mut out = BytesMut::new();
+        Said {
+            severity,
+            code,
+            message: &message,
+            detail: None,
+            hint: None,
+            position: position.and_then(|p| u32::try_from(p).ok()),
+        }
+        .put(&mut out, kind);
+        Ok(out.freeze())
+    }
+}
+
+/// Table and number of each column of a RowDescription.
+fn columns(body: &[u8]) -> Decoded<Vec<(u32, i16)>> {
+    let bad = |error| Malformed::Read("RowDescription", error);
+    let mut reader = Reader::new(body);
+    let count = usize::from(reader.u16().map_err(bad)?);
+    let mut out = Vec::new();
+    for _ in 0..count {
+        reader.until_nul().map_err(bad)?;
+        let table = reader.u32().map_err(bad)?;
+        let column = reader.u16().map_err(bad)?;
+        reader.bytes(12).map_err(bad)?;
+        out.push((table, i16::from_be_bytes(column.to_be_bytes())));
+    }
+    reader.finish().map_err(bad)?;
+    Ok(out)
+}
+
+/// The fields of an error or a notice that are text.
+fn fields(body: &[u8]) -> Decoded<Vec<(u8, &str)>> {
+    let bad = |error| Malformed::Read("ErrorResponse", error);
+    let (mut reader, mut out) = (Reader::new(body), Vec::new());
+    loop {
+        let field = reader.u8().map_err(bad)?;
+        if field == 0 {
+            reader.finish().map_err(bad)?;
+            return Ok(out);
+        }
+        if let Ok(text) = std::str::from_utf8(reader.until_nul().map_err(bad)?) {
+            out.push((field, text));
+        }
+    }
+}
+
+/// A text as it is sent.
+pub struct Covered {
+    pub text: Arc<str>,
+    pub read: Read,
+    pub veil: Option<Arc<Veil>>,
+}
+
+fn refused(why: &str, hint: &str) -> Box<Refusal> {
+    reading::principle(RefusalKind::Denied, format!("refused: the statement {why}"), hint)
+}
+
+/// Where objects cannot be looked at, it cannot be told what has to be masked.
+fn certain(read: &Read) -> Result<(), Box<Refusal>> {
+    read.doubt.map_or(Ok(()), |doubt| {
+        let why = format!("could reach masked columns: {doubt}");
+        Err(refused(&why, "end the transaction first"))
+    })
+}
+
+impl Machine {
+    /// What this session may not see now. `None`: nothing is hidden from it.
+    pub fn hidden(&self, catalog: &Catalog) -> Option<Arc<Hidden>> {
+        self.shared.masking.hidden(&self.place, catalog, &*self.reveals, &*self.block)
+    }
+
+    /// Whether something may not be seen of what this session reaches, whether or not the
+    /// catalogue is known.
+    pub fn hides(&self) -> bool {
+        self.shared.masking.hides(&self.place.resource, &*self.reveals)
+    }
+
+    /// How a text is sent, given what it was read to be.
+    pub fn cover(&self, text: &Arc<str>, read: Read) -> Result<Covered, Box<Refusal>> {
+        let Some(hidden) = self.hidden(&read.catalog) else {
+            return Ok(Covered { text: text.clone(), read, veil: None });
+        };
+        certain(&read)?;
+        let path = read.paths.first().cloned().unwrap_or_else(|| self.path_in(&read.catalog));
+        let plan = self.shared.analyzer.mask(
+            text,
+            &read.facts,
+            &read.catalog,
+            &path,
+            &hidden,
+            &*self.block,
+        );
+        let plan = plan.map_err(|fault| match fault {
+            Fault::Read(error) => reading::unreadable(&error),
+            Fault::Refused(refusal) => refused(&refusal.why, &refusal.hint),
+        })?;
+        let veil = Arc::new(Veil {
+            hidden,
+            catalog: read.catalog.clone(),
+            touches: plan.touches,
+            original: Some(text.clone()),
+            plan: plan.clone(),
+        });
+        // It is rewritten as a whole, under one path.
+        if plan.touches && read.paths.len() > 1 {
+            return Err(refused(
+                "changes where names lead and then reads masked columns",
+                "send the statements one by one",
+            ));
+        }
+        let Some((sent, facts)) = &plan.sent else {
+            return Ok(Covered { text: text.clone(), read, veil: Some(veil) });
+        };
+        let read = Read { facts: facts.clone(), ..read };
+        Ok(Covered { text: sent.clone(), read, veil: Some(veil) })
+    }
+
+    /// What was prepared, as it would be prepared now: in the same way, or not at all.
+    pub fn still_covers(
+        &self,
+        text: &str,
+        veil: Option<&Arc<Veil>>,
+        read: &Read,
+        path: &Arc<SearchPath>,
+    ) -> Result<Option<Arc<Veil>>, Box<Refusal>> {
+        let now = self.hidden(&read.catalog);
+        if now.is_some() {
+            certain(read)?;
+        }
+        let again = || refused("was prepared when other columns were masked", "prepare it again");
+        match (veil, &now) {
+            (None, None) => Ok(None),
+            (Some(veil), Some(now)) if veil.hidden.id() == now.id() => Ok(Some(veil.clone())),
+            _ => {
+                let original = match veil {
+                    Some(veil) => veil.original.clone().ok_or_else(again)?,
+                    None => text.into(),
+                };
+                // What is at hand may be the facts of what is sent, or of what runs it by name.
+                let before = Read {
+                    facts: self.analyse(&original, &read.catalog, path)?,
+                    epoch: read.epoch,
+                    catalog: read.catalog.clone(),
+                    paths: vec![path.clone()],
+                    doubt: None,
+                };
+                let covered = self.cover(&original, before)?;
+                if *covered.text == *text { Ok(covered.veil) } else { Err(again()) }
+            }
+        }
+    }
+
+    /// Classes whose values a text shows in the clear: policy is asked about each.
+    pub fn shows(&self, facts: &Facts, catalog: &Catalog, hidden: Option<&Hidden>) -> Vec<Touch> {
+        let Some(classes) = self.shared.masking.of(&self.place.resource) else {
+            return Vec::new();
+        };
+        let mut names: Vec<Arc<str>> = Vec::new();
+        for used in facts.statements.iter().flat_map(|s| &s.relations) {
+            let Resolved::Known(known) = &used.resolved else { continue };
+            let Some(relation) = catalog.relation(known.oid).filter(|_| used.access.reads()) else {
+                continue;
+            };
+            for column in relation.columns.iter().filter(|column| !column.dropped) {
+                let touched = match &used.columns {
+                    SqlColumns::Known(set) => set.contains(&column.name),
+                    SqlColumns::All | SqlColumns::Unknown => true,
+                };
+                let masked =
+                    hidden.is_some_and(|h| h.has_column(catalog, relation.oid, column.attnum));
+                if touched
+                    && !masked
+                    && let Some(class) = class_of(classes, relation, &column.name)
+                    && !names.contains(class)
+                {
+                    names.push(class.clone());
+                }
+            }
+        }
+        names.sort();
+        let Ok(action) = ActionName::new(REVEAL) else { return Vec::new() };
+        names
+            .into_iter()
+            .map(|path| Touch {
+                action: action.clone(),
+                kind: CLASS_KIND,
+                path,
+                columns: Columns::NotApplicable,
+            })
+            .collect()
+    }
+}
+
+/// A simple query.
+pub fn query(text: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(text.len() + 6);
+    frame::put(&mut out, b'Q', |out| frame::put_text(out, text));
+    out.freeze()
+}
+
+/// A Parse.
+pub fn parse(name: &str, text: &str, types: &[u32]) -> Bytes {
+    let mut out = BytesMut::with_capacity(text.len() + name.len() + 16);
+    frame::put(&mut out, b'P', |out| {
+        frame::put_text(out, name);
+        frame::put_text(out, text);
+        out.extend_from_slice(&u16::try_from(types.len()).unwrap_or(u16::MAX).to_be_bytes());
+        for kind in types {
+            out.extend_from_slice(&kind.to_be_bytes());
+        }
+    });
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the search path, a mask calls the server's own functions and operators.
+    #[test]
+    fn masks_name_their_schema() {
+        let masks = [
+            "constant(it's)",
+            "constant(5)",
+            "partial(2,2)",
+            "card-last4",
+            "email-domain",
+            "zip3",
+            "date-trunc(year)",
+            "bucket(10)",
+            "json($.a.b=null; $.c=constant(x))",
+        ];
+        let families = [
+            Family::Text,
+            Family::Int(-9, 9),
+            Family::Numeric,
+            Family::Float,
+            Family::Date,
+            Family::Timestamp,
+            Family::TimestampTz,
+            Family::Jsonb,
+            Family::Json,
+        ];
+        let mut some = 0;
+        for mask in masks.map(|mask| Mask::parse(mask).unwrap()) {
+            for form in families.iter().filter_map(|family| masked(&mask, *family)) {
+                some += 1;
+                let words = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+                for (at, _) in form.match_indices('(') {
+                    let start = form[..at].rfind(|c| !words(c)).map_or(0, |at| at + 1);
+                    let name = &form[start..at];
+                    let own = name.starts_with("pg_catalog.")
+                        || matches!(name, "" | "GREATEST" | "LEAST" | "OPERATOR");
+                    assert!(own, "`{name}` in {form}");
+                }
+                let bare = form.replace("OPERATOR(pg_catalog.", "");
+                assert!(!bare.contains(" = ") && !bare.contains("||"), "{form}");
+            }
+        }
+        assert!(some > 15, "{some}");
+    }
+
+    #[test]
+    fn what_cannot_be_carried_is_null() {
+        for (mask, family) in [
+            ("partial(1,1)", Family::Date),
+            ("token", Family::Text),
+            ("fpe", Family::Int(0, 9)),
+            ("constant(99)", Family::Int(0, 9)),
+            ("constant(1e9)", Family::Numeric),
+            ("bucket(10)", Family::Text),
+            ("json($.a[*]=null)", Family::Jsonb),
+            ("null", Family::Text),
+        ] {
+            assert_eq!(masked(&Mask::parse(mask).unwrap(), family), None, "{mask}");
+        }
+    }
+
+    fn veil() -> Veil {
+        let shared = crate::transcript::shared();
+        let catalog = shared.knowledge.get(&crate::transcript::place()).unwrap();
+        let customers = catalog.relation_named("public", "customers").unwrap().oid;
+        let cover = Cover { class: "pii".into(), form: "NULL".into(), equality: false };
+        let relations = HashMap::from([(customers, BTreeMap::from([("ssn".into(), cover)]))]);
+        let hidden = Hidden::new(&catalog, relations, HashSet::new(), HashSet::new());
+        Veil {
+            hidden: Arc::new(hidden),
+            catalog,
+            plan: Arc::default(),
+            original: Some("SELECT x".into()),
+            touches: true,
+        }
+    }
+
+    /// A result that names a masked column ends the session, whatever the plan was.
+    #[test]
+    fn results_are_guarded() {
+        let veil = veil();
+        let customers = veil.catalog.relation_named("public", "customers").unwrap();
+        let describe = |number: i16| {
+            let mut body = vec![0, 1];
+            body.extend(b"x\0");
+            body.extend(customers.oid.to_be_bytes());
+            body.extend(number.to_be_bytes());
+            body.extend([0; 12]);
+            veil.guard(&body).is_ok()
+        };
+        let number = |name: &str| customers.column(name).unwrap().attnum;
+        assert!(describe(number("id")) && describe(number("name")));
+        assert!(!describe(number("ssn")));
+    }
+
+    #[test]
+    fn words_of_the_server_are_left_out() {
+        let body = b"SERROR\0VERROR\0C23505\0Mduplicate 536-90-4399\0DKey (ssn)=(536)\0Hhint\0\
+                     P8\0Wwhere\0nname\0Fnbtinsert.c\0L1\0R_bt\0\0";
+        let words = veil().words(b'E', body).unwrap();
+        let text = String::from_utf8_lossy(&words).into_owned();
+        assert!(text.contains("C23505\0") && text.contains("SERROR\0") && text.contains("P8\0"));
+        for gone in ["536", "duplicate", "Key", "hint", "where", "name\0", "nbtinsert"] {
+            assert!(!text.contains(gone), "{gone}");
+        }
+        assert!(veil().words(b'E', b"SERROR").is_err());
+    }
+
+    #[test]
+    fn descriptions_are_read_whole() {
+        let column = |table: u32, number: i16| {
+            let mut out = b"name\0".to_vec();
+            out.extend(table.to_be_bytes());
+            out.extend(number.to_be_bytes());
+            out.extend([0; 12]);
+            out
+        };
+        let body = [&2_u16.to_be_bytes()[..], &column(7, 2), &column(0, 0)].concat();
+        assert_eq!(columns(&body), Ok(vec![(7, 2), (0, 0)]));
+        assert!(columns(&body[..body.len() - 1]).is_err());
+        assert!(columns(&[&body[..], b"x"].concat()).is_err());
+    }
+}

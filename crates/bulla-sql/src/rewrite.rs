@@ -1,0 +1,601 @@
+//! Masks at the scan: every relation with columns that may not be seen is replaced, in the text
+//! that is sent, by a sub-select that gives masks instead. Whatever the statement then computes,
+//! compares, sorts or counts, it computes of masks.
+//!
+//! The text is spliced, not printed anew: everything that is not replaced goes as it came. The
+//! result is parsed and read again, and refused unless every such relation in it stands inside what
+//! was put in. What cannot be replaced (the target of a write, a sample, a function whose body
+//! nobody reads) is refused as soon as it could carry a value.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::analyzer::{Limits, ReadError};
+use crate::catalog::{Catalog, SearchPath};
+use crate::facts::{
+    Access, Columns, Effects, Facts, FunctionClass, FunctionUse, Kind, Known, RelationKind,
+    RelationUse, Resolved, Statement, Via,
+};
+use crate::parse;
+use crate::reading::marks::Region;
+use crate::reading::{self, Context};
+use splice::Splice;
+
+mod splice;
+mod text;
+
+/// Bytes of a rewritten text.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// What stands for a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cover {
+    pub class: Arc<str>,
+    /// An expression of the column's own type, of functions in `pg_catalog` named with their
+    /// schema; `{}` stands for the column.
+    pub form: Arc<str>,
+    /// `column = value` may be asked of the values themselves.
+    pub equality: bool,
+}
+
+impl Cover {
+    fn of(&self, column: &str) -> String {
+        self.form.replace("{}", column)
+    }
+}
+
+/// What one principal may not see, under one snapshot.
+#[derive(Debug)]
+pub struct Hidden {
+    id: u64,
+    relations: HashMap<u32, BTreeMap<Arc<str>, Cover>>,
+    settled: HashSet<u32>,
+    trusted: HashSet<(Arc<str>, Arc<str>)>,
+}
+
+static IDS: AtomicU64 = AtomicU64::new(1);
+
+impl Hidden {
+    /// `relations`: covers of columns by relation. They are carried over to parents, children and
+    /// partitions by the column's name. `settled`: materialized views whose own classes are meant,
+    /// whatever they were made of. `trusted`: functions that read nothing of it.
+    #[must_use]
+    pub fn new(
+        catalog: &Catalog,
+        mut relations: HashMap<u32, BTreeMap<Arc<str>, Cover>>,
+        settled: HashSet<u32>,
+        trusted: HashSet<(Arc<str>, Arc<str>)>,
+    ) -> Self {
+        relations.retain(|_, columns| !columns.is_empty());
+        let mut next: Vec<u32> = relations.keys().copied().collect();
+        while let Some(oid) = next.pop() {
+            let Some(relation) = catalog.relation(oid) else { continue };
+            let Some(columns) = relations.get(&oid).cloned() else { continue };
+            for near in relation.parents.iter().chain(&relation.children) {
+                let Some(other) = catalog.relation(*near) else { continue };
+                if other.kind == RelationKind::Index {
+                    continue;
+                }
+                let known = relations.entry(*near).or_default();
+                let before = known.len();
+                for (name, cover) in &columns {
+                    if other.column(name).is_some() && !known.contains_key(name) {
+                        known.insert(name.clone(), cover.clone());
+                    }
+                }
+                if known.len() > before {
+                    next.push(*near);
+                }
+            }
+        }
+        relations.retain(|_, columns| !columns.is_empty());
+        Self { id: IDS.fetch_add(1, Ordering::Relaxed), relations, settled, trusted }
+    }
+
+    /// A number that nothing else hidden in this process has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.relations.is_empty()
+    }
+
+    /// Whether a column of a base relation may not come out as it is.
+    #[must_use]
+    pub fn has_column(&self, catalog: &Catalog, oid: u32, attnum: i16) -> bool {
+        let Some(columns) = self.relations.get(&oid) else { return false };
+        catalog.relation(oid).is_some_and(|relation| {
+            relation.columns.iter().any(|c| c.attnum == attnum && columns.contains_key(&c.name))
+        })
+    }
+}
+
+/// Why a statement cannot be masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// ``reads `ssn` of `public.customers` to change rows``
+    pub why: String,
+    /// The nearest that would pass.
+    pub hint: String,
+}
+
+fn refused<T>(why: impl Into<String>, hint: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::Refused(Refused { why: why.into(), hint: hint.into() }))
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    Read(ReadError),
+    Refused(Refused),
+}
+
+impl From<ReadError> for Fault {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// How a text is sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The rewriting and its facts; none where the text goes as it is.
+    pub sent: Option<(Arc<str>, Arc<Facts>)>,
+    /// It touches a relation with columns that may not be seen: what the server says about it may
+    /// hold values.
+    pub touches: bool,
+    /// Classes whose masks the rewriting holds.
+    pub classes: BTreeSet<Arc<str>>,
+    edits: Vec<Edit>,
+}
+
+impl Plan {
+    /// The place in the client's text, in characters from 1, that a place in the sent one means.
+    #[must_use]
+    pub fn origin(&self, original: &str, position: usize) -> Option<usize> {
+        let Some((sent, _)) = &self.sent else { return Some(position) };
+        let byte = sent.char_indices().nth(position.checked_sub(1)?).map_or(sent.len(), |(b, _)| b);
+        let mut shift: isize = 0;
+        let mut at = None;
+        for edit in &self.edits {
+            let start = edit.span.start.checked_add_signed(shift)?;
+            let end = start + edit.text.len();
+            if byte < start {
+                break;
+            }
+            if byte < end {
+                at = Some(edit.span.start);
+                break;
+            }
+            let (new, old) =
+                (isize::try_from(edit.text.len()).ok()?, isize::try_from(edit.span.len()).ok()?);
+            shift += new - old;
+        }
+        let at = match at {
+            Some(at) => at,
+            None => byte.checked_add_signed(-shift)?,
+        };
+        Some(original.get(..at)?.chars().count() + 1)
+    }
+}
+
+/// A stretch of the text and what stands there instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Edit {
+    span: Range<usize>,
+    text: String,
+}
+
+/// Built-in functions with an effect, or that nobody reviewed, which read no rows.
+const BLIND: [&str; 41] = [
+    "nextval",
+    "setval",
+    "currval",
+    "lastval",
+    "pg_notify",
+    "set_config",
+    "pg_advisory_lock",
+    "pg_advisory_lock_shared",
+    "pg_advisory_unlock",
+    "pg_advisory_unlock_all",
+    "pg_advisory_unlock_shared",
+    "pg_advisory_xact_lock",
+    "pg_advisory_xact_lock_shared",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_lock_shared",
+    "pg_try_advisory_xact_lock",
+    "pg_try_advisory_xact_lock_shared",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
+    "txid_current",
+    "txid_current_if_assigned",
+    "txid_current_snapshot",
+    "pg_current_xact_id",
+    "pg_current_xact_id_if_assigned",
+    "pg_current_snapshot",
+    "pg_export_snapshot",
+    "setseed",
+    "random",
+    "random_normal",
+    "gen_random_uuid",
+    "uuidv4",
+    "uuidv7",
+    "clock_timestamp",
+    "timeofday",
+    "pg_cancel_backend",
+    "pg_terminate_backend",
+    "pg_is_in_recovery",
+    "pg_postmaster_start_time",
+    "pg_relation_size",
+    "pg_total_relation_size",
+];
+
+/// Relations of the server that hold values of others, or what other sessions run.
+const CLOSED: [&str; 19] = [
+    "pg_statistic",
+    "pg_statistic_ext_data",
+    "pg_stats",
+    "pg_stats_ext",
+    "pg_stats_ext_exprs",
+    "pg_stat_activity",
+    "pg_stat_statements",
+    "pg_largeobject",
+    "pg_locks",
+    "pg_stat_replication",
+    "pg_stat_progress_copy",
+    "pg_stat_ssl",
+    "pg_stat_gssapi",
+    "pg_authid",
+    "pg_shadow",
+    "pg_file_settings",
+    "pg_hba_file_rules",
+    "pg_replication_slots",
+    "pg_stat_subscription",
+];
+
+/// Columns of the server's own relations that hold its secrets; the rest of them tells of none.
+const CLOSED_COLUMNS: [(&str, &str); 3] = [
+    ("pg_subscription", "subconninfo"),
+    ("pg_user_mapping", "umoptions"),
+    ("pg_user_mappings", "umoptions"),
+];
+
+/// Parts of the names of statements that make or change code.
+const CODE: [&str; 10] = [
+    "FUNCTION",
+    "PROCEDURE",
+    "ROUTINE",
+    "TRIGGER",
+    "RULE",
+    "OPERATOR",
+    "CAST",
+    "AGGREGATE",
+    "EXTENSION",
+    "LANGUAGE",
+];
+
+/// What the facts alone say. True: something of it has to be rewritten.
+pub(crate) fn survey(facts: &Facts, catalog: &Catalog, hidden: &Hidden) -> Result<bool, Fault> {
+    let mut needed = false;
+    for statement in &facts.statements {
+        needed |= survey_one(statement, catalog, hidden)?;
+    }
+    Ok(needed)
+}
+
+/// Whether what is read of it may hold values of any column, or the server's own secrets.
+fn is_closed(relation: &RelationUse, known: &Known) -> bool {
+    if &*known.schema == "pg_toast" || &*known.name == "pg_stat_statements" {
+        return true;
+    }
+    if &*known.schema != "pg_catalog" {
+        return false;
+    }
+    if CLOSED.contains(&&*known.name) {
+        return true;
+    }
+    // What a view of the server's own gives of it is judged at the view.
+    let through = matches!(&relation.via, Some(Via::View(view)) if view.starts_with("pg_catalog."));
+    !through
+        && CLOSED_COLUMNS.iter().any(|(name, column)| {
+            *name == &*known.name
+                && match &relation.columns {
+                    Columns::Known(set) => set.contains(*column),
+                    Columns::All | Columns::Unknown => true,
+                }
+        })
+}
+
+fn survey_one(statement: &Statement, catalog: &Catalog, hidden: &Hidden) -> Result<bool, Fault> {
+    if statement.effects.contains(Effects::UNKNOWN) {
+        let why = statement.unknown.first().map_or("it cannot be read with certainty", |w| w);
+        return refused(
+            format!("could reach masked columns: {why}"),
+            "name relations with their schema, and columns as they are",
+        );
+    }
+    if statement.kind == Kind::Do {
+        return refused(
+            "runs code whose body cannot be followed to masked columns",
+            "send the statements themselves",
+        );
+    }
+    let makes = CODE.iter().any(|word| statement.tag.contains(word));
+    if makes && matches!(statement.kind, Kind::Ddl | Kind::Server) {
+        return refused(
+            format!("`{}` could make code that reads masked columns", statement.tag),
+            "have it done by a principal who may see them",
+        );
+    }
+    for function in &statement.functions {
+        survey_function(function, hidden)?;
+    }
+    let untold = statement.effects.contains(Effects::OPAQUE)
+        && !statement
+            .functions
+            .iter()
+            .any(|f| matches!(f.class, FunctionClass::User | FunctionClass::Volatile));
+    if untold {
+        return refused(
+            "runs code that cannot be followed to masked columns",
+            "read or write the tables themselves",
+        );
+    }
+    let mut touches = false;
+    for relation in &statement.relations {
+        let Resolved::Known(known) = &relation.resolved else { continue };
+        if relation.access.reads() && is_closed(relation, known) {
+            return refused(
+                format!("`{}` holds values of columns that are masked for you", known.name),
+                "leave it out",
+            );
+        }
+        let is_hidden = hidden.relations.contains_key(&known.oid);
+        touches |= is_hidden;
+        let rules = catalog.relation(known.oid).is_some_and(|r| r.has_rules);
+        if rules
+            && !relation.access.reads()
+            && relation.access != Access::Lock
+            && !hidden.is_empty()
+        {
+            return refused(
+                format!("`{}` has rules or triggers instead of writes", known.name),
+                "write to the table behind it",
+            );
+        }
+        if is_hidden
+            && matches!(
+                relation.access,
+                Access::Alter | Access::Drop | Access::Create | Access::Grant | Access::Merge
+            )
+        {
+            return refused(
+                format!("changes `{}`, which has columns that are masked for you", known.name),
+                "have it done by a principal who may see them",
+            );
+        }
+    }
+    if touches && statement.kind == Kind::Ddl {
+        return refused(
+            "would keep what it reads from masked columns under another name",
+            "have it done by a principal who may see them",
+        );
+    }
+    Ok(touches)
+}
+
+fn survey_function(function: &FunctionUse, hidden: &Hidden) -> Result<(), Fault> {
+    let name = &function.name;
+    let trusted = |schema: &Option<Arc<str>>| {
+        schema.as_ref().is_some_and(|s| hidden.trusted.contains(&(s.clone(), name.clone())))
+    };
+    let fits = match function.class {
+        FunctionClass::Reviewed | FunctionClass::Harmless => {
+            !(name.starts_with("pg_stat_get_") || name.starts_with("pg_stat_statements"))
+        }
+        FunctionClass::Volatile => {
+            function.schema.as_deref() == Some("pg_catalog") && BLIND.contains(&&**name)
+                || trusted(&function.schema)
+        }
+        FunctionClass::User => trusted(&function.schema),
+        FunctionClass::Dangerous(_) | FunctionClass::Unresolved => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    refused(
+        format!("calls `{name}`, which could read columns that are masked for you"),
+        "leave the function out, or have its owner listed among the trusted functions",
+    )
+}
+
+/// What a text is read under.
+#[derive(Clone, Copy)]
+pub(crate) struct Under<'a> {
+    pub catalog: &'a Catalog,
+    pub path: &'a SearchPath,
+    pub limits: &'a Limits,
+}
+
+/// Rewrites a text that [`survey`] says has to be. On a thread with a big stack.
+pub(crate) fn rewrite(
+    text: &str,
+    own: &Facts,
+    at: Under<'_>,
+    hidden: &Hidden,
+) -> Result<Plan, Fault> {
+    let Under { catalog, path, limits } = at;
+    let mut splice =
+        Splice { catalog, limits, hidden, classes: BTreeSet::new(), views: Vec::new() };
+    let edits = splice.edits(text, path)?;
+    let mut plan = Plan { touches: true, classes: splice.classes, ..Plan::default() };
+    if edits.is_empty() {
+        return Ok(plan);
+    }
+    let sent = apply(text, &edits)?;
+    let mut facts = check(text, &sent, &edits, at, hidden)?;
+    for (now, before) in facts.statements.iter_mut().zip(&own.statements) {
+        through_views(now, before);
+    }
+    plan.sent = Some((sent.into(), Arc::new(facts)));
+    plan.edits = edits;
+    Ok(plan)
+}
+
+/// What stands behind a view is reached through it, unfolded or not: the view is what the client
+/// named, and what is permitted.
+fn through_views(now: &mut Statement, before: &Statement) {
+    let same = |a: &RelationUse, b: &RelationUse| a.resolved == b.resolved && a.access == b.access;
+    for relation in now.relations.iter_mut().filter(|r| r.via.is_none()) {
+        if before.relations.iter().any(|r| r.via.is_none() && same(r, relation)) {
+            continue;
+        }
+        let behind = before
+            .relations
+            .iter()
+            .find(|r| matches!(r.via, Some(Via::View(_))) && r.resolved == relation.resolved);
+        if let Some(behind) = behind {
+            relation.via.clone_from(&behind.via);
+        }
+    }
+    for named in before.relations.iter().filter(|r| r.via.is_none()) {
+        if !now.relations.iter().any(|r| r.via.is_none() && same(r, named)) {
+            now.relations.push(named.clone());
+        }
+    }
+}
+
+fn apply(text: &str, edits: &[Edit]) -> Result<String, Fault> {
+    let mut out = String::with_capacity(text.len() * 2);
+    let mut at = 0;
+    for edit in edits {
+        let Some(kept) = text.get(at..edit.span.start) else { return torn() };
+        out.push_str(kept);
+        out.push_str(&edit.text);
+        at = edit.span.end;
+        if out.len() > TEXT_BYTES_MAX {
+            return Err(ReadError::TooLarge { bytes: out.len(), max: TEXT_BYTES_MAX }.into());
+        }
+    }
+    let Some(rest) = text.get(at..) else { return torn() };
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn torn<T>() -> Result<T, Fault> {
+    refused(
+        "cannot be rewritten so that masked columns stay masked",
+        "write it in another way, for example with every table named once",
+    )
+}
+
+/// Reads what will be sent: every relation with hidden columns stands within what was put in.
+fn check(
+    text: &str,
+    sent: &str,
+    edits: &[Edit],
+    at: Under<'_>,
+    hidden: &Hidden,
+) -> Result<Facts, Fault> {
+    let Under { catalog, path, limits } = at;
+    let own = parse::parse(text, limits)?;
+    let Ok(tree) = parse::parse(sent, limits) else { return torn() };
+    if own.parsed.stmts.len() != tree.parsed.stmts.len() {
+        return torn();
+    }
+    let facts = reading::read(sent, &tree, catalog, path, limits)?;
+    survey(&facts, catalog, hidden)?;
+    let mut spans: Vec<Range<usize>> = Vec::new();
+    let mut shift = 0_usize;
+    let mut gone = 0_usize;
+    for edit in edits {
+        let start = edit.span.start + shift - gone;
+        spans.push(start..start + edit.text.len());
+        shift += edit.text.len();
+        gone += edit.span.len();
+    }
+    let inside = |at: usize| spans.iter().any(|span| span.contains(&at));
+    let context = Context { tokens: &tree.tokens, catalog, path, limits };
+    for raw in &tree.parsed.stmts {
+        let Some(node) = raw.stmt.as_deref() else { continue };
+        let (statement, marks) = reading::marked(context, node, 0..sent.len())?;
+        let scans = marks.scans.iter().map(|s| (s.oid, s.location));
+        let copies = marks.copies.iter().filter(|c| !c.from).map(|c| (c.oid, c.location));
+        for (oid, location) in scans.chain(copies) {
+            if reaches(catalog, hidden, &statement, oid) && !inside(location) {
+                return torn();
+            }
+        }
+        for read in marks.reads.iter().filter(|r| r.region == Region::Returning) {
+            let target = marks.targets.iter().any(|t| marks.relation(read) == Some(t.oid));
+            let covers = marks.relation(read).and_then(|oid| hidden.relations.get(&oid));
+            let hit =
+                covers.is_some_and(|c| read.column.as_ref().is_none_or(|n| c.contains_key(n)));
+            if target && hit && !read.spot.as_ref().is_some_and(|spot| inside(spot.location)) {
+                return torn();
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// Whether values of hidden columns are in a relation, or may be in it.
+fn reaches(catalog: &Catalog, hidden: &Hidden, statement: &Statement, oid: u32) -> bool {
+    if hidden.relations.contains_key(&oid) {
+        return true;
+    }
+    let Some(relation) = catalog.relation(oid) else { return true };
+    match relation.kind {
+        RelationKind::View | RelationKind::MatView if !relation.is_system() => {
+            if relation.kind == RelationKind::MatView && hidden.settled.contains(&oid) {
+                return false;
+            }
+            match relation.body.get() {
+                Some(body) => body.relations.iter().any(|r| match &r.resolved {
+                    Resolved::Known(known) => hidden.relations.contains_key(&known.oid),
+                    Resolved::Temp | Resolved::Unresolved => true,
+                }),
+                // Not read: only if the statement reaches nothing hidden at all is that certain.
+                None => statement.relations.iter().any(|r| match &r.resolved {
+                    Resolved::Known(known) => hidden.relations.contains_key(&known.oid),
+                    Resolved::Temp | Resolved::Unresolved => true,
+                }),
+            }
+        }
+        _ => false,
+    }
+}
+
+/// NULL of a type; of a domain, of the type below it, since a domain may refuse NULL.
+#[must_use]
+pub fn null_of(catalog: &Catalog, type_oid: u32) -> String {
+    format!("NULL::{}", type_name(catalog, type_oid))
+}
+
+/// The name of a type as a cast takes it; of a domain, of the type below it.
+#[must_use]
+pub fn type_name(catalog: &Catalog, type_oid: u32) -> String {
+    let mut found = catalog.type_of(type_oid);
+    for _ in 0..32 {
+        match found {
+            Some(of) if of.base != 0 => found = catalog.type_of(of.base),
+            _ => break,
+        }
+    }
+    match found {
+        Some(of) => format!("{}.{}", quoted(&of.schema), quoted(&of.name)),
+        None => "pg_catalog.text".to_owned(),
+    }
+}
+
+/// A name in quotation marks.
+#[must_use]
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
