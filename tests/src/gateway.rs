@@ -85,6 +85,8 @@ pub struct ResourceSpec {
     pub root: String,
     pub user: String,
     pub password: Option<String>,
+    /// The vault that holds the password instead, as an inline table.
+    pub vault: Option<String>,
     /// PEM of a client certificate and of its key.
     pub identity: Option<(String, String)>,
     /// `strict` or `bounded`; the gateway's default if none.
@@ -121,6 +123,7 @@ impl ResourceSpec {
             root: server.authority().pem(),
             user: user.to_owned(),
             password: Some(password.to_owned()),
+            vault: None,
             identity: None,
             durability: None,
             agents: Vec::new(),
@@ -142,6 +145,9 @@ impl ResourceSpec {
         );
         if self.password.is_some() {
             write!(toml, ", password_file = \"{name}.password\"")?;
+        }
+        if let Some(vault) = &self.vault {
+            write!(toml, ", vault = {vault}")?;
         }
         if self.identity.is_some() {
             write!(toml, ", cert = \"{name}.client.pem\", key = \"{name}.client.key\"")?;
@@ -574,6 +580,7 @@ mod tests {
             root: "PEM".to_owned(),
             user: "back\\slash".to_owned(),
             password: Some("secret".to_owned()),
+            vault: None,
             identity: Some(("CERT".to_owned(), "KEY".to_owned())),
             durability: Some("bounded".to_owned()),
             agents: if name == "far" { vec!["eu-1".to_owned()] } else { Vec::new() },

@@ -27,6 +27,7 @@
 //! | [`tap`] | a client that keeps every byte, and thousands of it |
 //! | [`raw`] | a client of bare bytes |
 //! | [`arena`] | where attacks are tried, with the gateway and past it |
+//! | [`vault`] | a server of Vault's HTTP API |
 //! | [`neighbours`] | what the gateway is measured beside: PgBouncer and a bare TLS relay |
 
 pub mod agent;
@@ -46,6 +47,7 @@ pub mod postgres;
 pub mod proc;
 pub mod raw;
 pub mod tap;
+pub mod vault;
 
 /// Chooses the cryptography for this process, once, as the gateway does for its own.
 pub fn crypto() {

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bulla_e2e::agent::{Agent, AgentSpec, GatewayLink, Join};
-use bulla_e2e::ca::Authority;
+use bulla_e2e::ca::{Authority, Wish};
 use bulla_e2e::client::{Dial, program};
-use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec, cli_in};
+use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec, TrustDomainSpec, cli_in};
 use bulla_e2e::issuer::Issuer;
 use bulla_e2e::netns::{APP, AUDIT, Net, TARGET, gateway_at};
 use bulla_e2e::place::TempDir;
@@ -190,6 +190,45 @@ fn an_agent_enrols_by_its_own_token() {
     world.gateway.wait_agents(1).unwrap();
     assert_eq!(world.dial().psql_rows("SELECT 7").unwrap(), "7");
     has(&world.notes(), &["bed|infra/agent", "no [agents.enrol] lets"]);
+}
+
+#[test]
+fn an_agent_enrols_by_its_svid() {
+    let mesh = Authority::new("mesh").unwrap();
+    let enrol = "[agents.enrol.eu-1]\nprincipal = \"mesh|ns/infra/sa/agent\"\n\
+                 resources = [\"orders\"]\n";
+    let world = World::start_with(&["eu-1"], |spec| {
+        spec.trust_domains.push(TrustDomainSpec {
+            alias: "mesh".into(),
+            trust_domain: "mesh.example".into(),
+            bundle: mesh.pem(),
+        });
+        spec.last.push_str(enrol);
+    });
+    let dir = TempDir::new("svid").unwrap();
+    let pin = world.gateway.cli(&["agents", "pin"]).unwrap().success().unwrap();
+    let start = |name: &str, by: &Authority, id: &str| {
+        let wish = Wish::spiffe(id).unwrap();
+        let (cert, key) = by.issue(&wish).unwrap().write(&dir, name).unwrap();
+        let pin = pin.trim();
+        let lines = format!("svid = {{ cert = {cert:?}, key = {key:?} }}\npin = {pin:?}\n");
+        let mut spec = AgentSpec::new("eu-1", 0, "", &world.target);
+        let address = format!("127.0.0.1:{}", world.gateway.agents_port());
+        spec.gateways = vec![GatewayLink { address, join: Join::Lines(lines) }];
+        Agent::start(&spec).unwrap()
+    };
+    // Somebody of the mesh who is no agent, and somebody who only says to be of the mesh.
+    let other = start("other", &mesh, "spiffe://mesh.example/ns/infra/sa/other");
+    other.proc().wait_line("the gateway refuses", SOON).unwrap();
+    let stranger = Authority::new("stranger").unwrap();
+    let forged = start("forged", &stranger, "spiffe://mesh.example/ns/infra/sa/agent");
+    forged.proc().wait_line("certificate", SOON).unwrap();
+    assert_eq!(world.dial().psql(&["SELECT 1"]).unwrap().code(), 2);
+    let _agent = start("agent", &mesh, "spiffe://mesh.example/ns/infra/sa/agent");
+    world.gateway.wait_agents(1).unwrap();
+    assert_eq!(world.dial().psql_rows("SELECT 7").unwrap(), "7");
+    has(&world.notes(), &["mesh|ns/infra/sa/agent", "no [agents.enrol] lets", "agent refused"]);
+    world.verified();
 }
 
 #[test]

@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use bulla_e2e::agent::{Agent, AgentSpec};
 use bulla_e2e::ca::{Authority, Wish};
 use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec, TrustDomainSpec, cli_in};
 use bulla_e2e::issuer::Issuer;
 use bulla_e2e::place::TempDir;
 use bulla_e2e::postgres::{Flavor, Options, Postgres};
+use bulla_e2e::vault::Vault;
 
 const EVERYTHING: &str = r#"
 @id("everything")
@@ -153,5 +155,74 @@ permit (principal == Bulla::Workload::"mesh|ns/billing/sa/api", action, resource
     assert_eq!(code, 2, "{seen}");
     let listed = gateway.cli(&["sessions", "ls"]).unwrap().success().unwrap();
     assert!(listed.contains("mesh|ns/billing/sa/api"), "{listed}");
+    verified(&gateway);
+}
+
+#[test]
+fn a_vault_holds_the_password() {
+    let authority = Authority::new("vault").unwrap();
+    let stranger = Authority::new("stranger").unwrap();
+    let server = Postgres::start(&authority).unwrap();
+    let issuer = Issuer::start().unwrap();
+    let vault = Vault::start(&authority).unwrap();
+    vault.put("orders", "scram secret").unwrap();
+    let resource = |name: &str, table: String| {
+        let mut resource = ResourceSpec::new(name, &server, "bulla_scram", "");
+        (resource.password, resource.vault) = (None, Some(table));
+        resource
+    };
+    let mut spec = Spec::new(&server, &issuer).policy("all.cedar", EVERYTHING);
+    spec.resources = vec![
+        resource("good", vault.table("orders", "password", &authority).unwrap()),
+        resource("path", vault.table("elsewhere", "password", &authority).unwrap()),
+        resource("field", vault.table("orders", "passphrase", &authority).unwrap()),
+        resource("forged", vault.table("orders", "password", &stranger).unwrap()),
+    ];
+    // The same through an agent: the vault's token is beside the target, too.
+    let mut far = resource("far", vault.table("orders", "password", &authority).unwrap());
+    let target = far.clone();
+    far.agents = vec!["eu-1".into()];
+    spec.resources.push(far);
+    let gateway = Gateway::start(&authority, spec).unwrap();
+    let token = gateway.join_token("eu-1").unwrap();
+    let agent = Agent::start(&AgentSpec::new("eu-1", gateway.agents_port(), &token, &target));
+    let agent = agent.unwrap();
+    gateway.wait_agents(1).unwrap();
+
+    let token = issuer.mint().unwrap().subject("billing/api").token().unwrap();
+    let run = |name: &str| {
+        let done = gateway.dial_resource(name, &token).psql(&["SELECT current_user"]).unwrap();
+        format!("{}{}", done.out(), done.err())
+    };
+    let is_in = |names: &[&str], want: bool| {
+        for name in names {
+            let seen = run(name);
+            let words = format!("could not reach `{name}`");
+            assert_eq!(seen.contains("bulla_scram"), want, "{name}: {seen}\n{}", gateway.log());
+            assert_eq!(seen.contains(&words), !want, "{name}: {seen}");
+        }
+    };
+    is_in(&["good", "far"], true);
+    is_in(&["path", "field", "forged"], false);
+    for words in ["answers 404", "lacks the field", "ask the vault"] {
+        assert!(gateway.log().contains(words), "{words}: {}", gateway.log());
+    }
+    // Rotated in place: the next login reads the new one, and an old one is not kept.
+    server.sql("ALTER ROLE bulla_scram PASSWORD 'rotated secret'").unwrap();
+    is_in(&["good", "far"], false);
+    vault.put("orders", "rotated secret").unwrap();
+    is_in(&["good", "far"], true);
+    // A token that is worth nothing is told apart, and so is a vault that is away.
+    vault.set_token(Some("worth-nothing")).unwrap();
+    is_in(&["good", "far"], false);
+    assert!(gateway.log().contains("answers 403"), "{}", gateway.log());
+    vault.set_token(None).unwrap();
+    is_in(&["good", "far"], true);
+    drop(vault);
+    is_in(&["good", "far"], false);
+    for word in ["scram secret", "rotated secret", "worth-nothing"] {
+        assert!(!gateway.log().contains(word), "`{word}` is in the gateway's log");
+        assert!(!agent.log().contains(word), "`{word}` is in the agent's log");
+    }
     verified(&gateway);
 }

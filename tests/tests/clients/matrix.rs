@@ -201,16 +201,47 @@ fn with_file<T>(change: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
         }
     }
     let result = change(&mut rows);
-    let made = document(&rows);
-    if updating() {
-        fs::write(path(), made).unwrap();
-    } else {
-        assert_eq!(
-            text, made,
-            "docs/clients.md is out of date: BULLA_UPDATE=1 cargo xtask test clients"
-        );
+    let readme = fs::read_to_string(readme_path()).unwrap();
+    for (path, text, made) in
+        [(path(), &text, document(&rows)), (readme_path(), &readme, with_summary(&readme, &rows))]
+    {
+        if updating() {
+            fs::write(path, made).unwrap();
+        } else {
+            let old = "is out of date: BULLA_UPDATE=1 cargo xtask test clients";
+            assert_eq!(*text, made, "{} {old}", path.display());
+        }
     }
     result
+}
+
+fn readme_path() -> PathBuf {
+    xtask::places::root().join("README.md")
+}
+
+/// Around the summary in the README.
+const BEGIN: &str = "<!-- clients: written by `BULLA_UPDATE=1 cargo xtask test clients` -->\n";
+const END: &str = "<!-- /clients -->\n";
+
+/// The README with what the rows say, in short.
+fn with_summary(readme: &str, rows: &BTreeMap<String, String>) -> String {
+    let (before, rest) = readme.split_once(BEGIN).expect("the README's summary of clients begins");
+    let (_, after) = rest.split_once(END).expect("the README's summary of clients ends");
+    let mut table =
+        String::from("| Client | Version | Tried on PostgreSQL 15 and 18 |\n|---|---|---|\n");
+    for row in CLIENTS.iter().filter_map(|client| rows.get(*client)) {
+        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        let marks = cells.get(2..).unwrap_or_default();
+        let all = FEATURES.iter().map(|(name, _)| *name).zip(marks);
+        let tried = all.filter(|(_, mark)| **mark != "–").map(|(name, mark)| match *mark {
+            "✓" => name.to_owned(),
+            some => format!("{name} ({some})"),
+        });
+        let others = marks.get(FEATURES.len()).filter(|others| !others.is_empty());
+        let tried: Vec<String> = tried.chain(others.map(|others| (*others).to_owned())).collect();
+        let _ = writeln!(table, "| {} | {} | {} |", cells[0], cells[1], tried.join(", "));
+    }
+    format!("{before}{BEGIN}{table}{END}{after}")
 }
 
 fn document(rows: &BTreeMap<String, String>) -> String {
@@ -244,6 +275,7 @@ fn document(rows: &BTreeMap<String, String>) -> String {
 const NOT: &str = "\
 - **OAUTHBEARER** is not offered yet. A client that insists on it (`require_auth=oauth`) is told that
   the server asks for a password, and sends nothing.
-- **Replication** connections are refused, so `pg_basebackup` and logical replication do not work.
+- **Replication** connections need a permit of their own (`postgres:replicate`, docs/postgres.md), since
+  what they carry is recorded and not read. Without it `pg_basebackup` is refused.
 - **`pg_dump`** wants to be at least as new as its server; version 15 is tried on PostgreSQL 15 alone.
 ";

@@ -201,8 +201,7 @@ pub fn section() -> String {
         let _ = writeln!(text, "| {} | {} | {why} |", shown(what), words.trim());
     }
     text.push_str(
-        "| a replication connection | replication is not allowed | its stream is read by nobody |\n\
-         | a byte that is not UTF-8, a NUL, a frame that does not add up | protocol violation | \
+        "| a byte that is not UTF-8, a NUL, a frame that does not add up | protocol violation | \
          as a server would |\n\
          | TLS off, or GSS encryption | | no credential is asked for in the clear |\n",
     );
