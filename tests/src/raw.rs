@@ -338,14 +338,19 @@ impl Raw {
     /// # Errors
     /// Nothing comes in time.
     pub fn ready(&mut self, count: usize) -> Result<Answer> {
-        self.until(|messages| messages.iter().filter(|m| m.kind == b'Z').count() >= count)
+        let mut left = count;
+        self.until(|messages| {
+            let ready = messages.last().is_some_and(|message| message.kind == b'Z');
+            left = left.saturating_sub(usize::from(ready));
+            left == 0
+        })
     }
 
     /// Everything until `enough` says so, or up to the end of the connection.
     ///
     /// # Errors
     /// Nothing comes in time.
-    pub fn until(&mut self, enough: impl Fn(&[Message]) -> bool) -> Result<Answer> {
+    pub fn until(&mut self, mut enough: impl FnMut(&[Message]) -> bool) -> Result<Answer> {
         let mut answer = Answer::default();
         while !enough(&answer.messages) {
             match self.message(PATIENCE).with_context(|| answer.describe())? {
