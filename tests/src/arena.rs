@@ -19,7 +19,7 @@ use crate::gateway::{Gateway, IssuerSpec, Spec, cli_in};
 use crate::issuer::Issuer;
 use crate::neighbours;
 use crate::place::{Port, TempDir};
-use crate::postgres::{DATABASE, Options, Postgres, SUPERUSER_PASSWORD};
+use crate::postgres::{DATABASE, Flavor, Options, Postgres, SUPERUSER_PASSWORD};
 use crate::raw::{Answer, Raw, Route};
 
 /// Everybody proves himself by a password in the clear (within TLS), so that one raw client can
@@ -35,6 +35,7 @@ pub const SECRETS: &[&str] = &["5100.00", "6400.00"];
 /// - `deny`: everything that was read with certainty, but for salaries and what is dangerous.
 /// - `app`: everything that an application, a driver or a tool needs.
 /// - `held`: as `app`; deleting needs an approval.
+/// - `watch`: everything that was read with certainty, but for writing to customers.
 pub const POLICY: &str = r#"
 @id("least-session")
 permit (principal in Bulla::Group::"team:least", action in [Bulla::Action::"postgres:session"],
@@ -79,8 +80,16 @@ forbid (principal in Bulla::Group::"team:deny",
         action in [Bulla::Action::"postgres:server", Bulla::Action::"postgres:role",
                    Bulla::Action::"postgres:set_privileged", Bulla::Action::"postgres:do",
                    Bulla::Action::"postgres:call_dangerous", Bulla::Action::"postgres:call",
-                   Bulla::Action::"postgres:function_call", Bulla::Action::"postgres:replication"],
+                   Bulla::Action::"postgres:function_call", Bulla::Action::"postgres:replication",
+                   Bulla::Action::"postgres:two_phase"],
         resource);
+
+@id("watch-all-but")
+permit (principal in Bulla::Group::"team:watch", action in [Bulla::Action::"postgres:known"],
+        resource in Bulla::Resource::"orders");
+@id("watch-customers")
+forbid (principal in Bulla::Group::"team:watch", action in [Bulla::Action::"postgres:write"],
+        resource == Bulla::Table::"orders.public.customers");
 
 @id("app")
 permit (principal in Bulla::Group::"team:app",
@@ -105,7 +114,7 @@ permit (principal in Bulla::Group::"team:held", action == Bulla::Action::"postgr
 /// What else stands in the database: roads to salaries that do not say so.
 const MORE: &str = r#"
 CREATE EXTENSION dblink; CREATE EXTENSION tablefunc; CREATE EXTENSION postgres_fdw;
-CREATE EXTENSION file_fdw;
+CREATE EXTENSION file_fdw; CREATE EXTENSION pg_trgm;
 CREATE VIEW pay AS SELECT employee, amount FROM salaries;
 CREATE VIEW pay_of_pay AS SELECT amount AS n FROM pay;
 CREATE MATERIALIZED VIEW pay_kept AS SELECT employee, amount FROM salaries;
@@ -124,6 +133,9 @@ CREATE FUNCTION pay_prefix(text, integer) RETURNS numeric LANGUAGE sql
 CREATE OPERATOR public.<~> (LEFTARG = text, RIGHTARG = integer, FUNCTION = pay_prefix);
 CREATE FUNCTION to_pay(integer) RETURNS text LANGUAGE sql
     AS 'SELECT amount::text FROM public.salaries WHERE id = $1';
+CREATE FUNCTION pay_fixed(integer) RETURNS numeric LANGUAGE sql IMMUTABLE
+    AS 'SELECT amount FROM public.salaries WHERE id = $1';
+CREATE TABLE parts (n numeric) PARTITION BY LIST (n); CREATE TABLE spare (n numeric);
 CREATE TYPE paid AS (id integer);
 CREATE FUNCTION pay_cast(paid) RETURNS numeric LANGUAGE sql
     AS 'SELECT amount FROM public.salaries WHERE id = ($1).id';
@@ -199,8 +211,20 @@ impl Arena {
     /// # Errors
     /// As [`Arena::start`].
     pub fn with_issuer(issuer: Issuer, change: impl FnOnce(Spec) -> Spec) -> Result<Self> {
+        Self::whole(Flavor::System, issuer, change)
+    }
+
+    /// Before another server.
+    ///
+    /// # Errors
+    /// As [`Arena::start`].
+    pub fn on(flavor: Flavor) -> Result<Self> {
+        Self::whole(flavor, Issuer::start()?, |spec| spec)
+    }
+
+    fn whole(flavor: Flavor, issuer: Issuer, change: impl FnOnce(Spec) -> Spec) -> Result<Self> {
         let authority = Authority::new("arena")?;
-        let options = Options { hba: HBA.to_owned(), ..Options::default() };
+        let options = Options { flavor, hba: HBA.to_owned(), ..Options::default() };
         let options = options.set("log_min_duration_statement", "0");
         let options = options.set("max_prepared_transactions", "4");
         let options = options.set("wal_level", "logical");

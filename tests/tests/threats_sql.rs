@@ -8,6 +8,8 @@
 
 #[path = "threats/benign.rs"]
 mod benign;
+#[path = "threats/corners.rs"]
+mod corners;
 #[path = "threats/family.rs"]
 mod family;
 #[path = "threats/kinds.rs"]
@@ -19,6 +21,7 @@ mod names;
 
 use anyhow::Result;
 use bulla_e2e::arena::Arena;
+use bulla_e2e::postgres::Flavor;
 
 #[test]
 fn quoting_hides_nothing() -> Result<()> {
@@ -33,6 +36,16 @@ fn names_hide_nothing() -> Result<()> {
 #[test]
 fn kinds_hide_nothing() -> Result<()> {
     family::run(Arena::start()?, kinds::FAMILIES)
+}
+
+#[test]
+fn corners_hide_nothing() -> Result<()> {
+    family::run(Arena::start()?, corners::FAMILIES)
+}
+
+#[test]
+fn newer_grammar_hides_nothing() -> Result<()> {
+    family::run(Arena::on(Flavor::Eighteen)?, corners::EIGHTEEN)
 }
 
 #[test]

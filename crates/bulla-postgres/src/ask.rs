@@ -7,9 +7,9 @@
 //! guess. All questions are constants, and every operator in them is qualified, since the path that
 //! they are run under is not ours.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use bulla_sql::catalog::{QUERIES, Row};
+use bulla_sql::catalog::{QUERIES, Row, Temporary};
 
 use crate::{frame, message};
 
@@ -27,7 +27,20 @@ macro_rules! question {
         "SELECT 'p', pg_catalog.current_setting('search_path') \
 UNION ALL SELECT 'u', CURRENT_USER::pg_catalog.text \
 UNION ALL SELECT 't', c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
-WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()"
+WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+AND c.relkind OPERATOR(pg_catalog.<>) 'v' \
+UNION ALL SELECT 'v', pg_catalog.concat((SELECT pg_catalog.string_agg(\
+DISTINCT d.refobjid::pg_catalog.text, ',') FROM pg_catalog.pg_rewrite r \
+JOIN pg_catalog.pg_depend d ON d.objid OPERATOR(pg_catalog.=) r.oid \
+AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass \
+AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+AND d.refobjid OPERATOR(pg_catalog.<>) c.oid \
+JOIN pg_catalog.pg_class b ON b.oid OPERATOR(pg_catalog.=) d.refobjid \
+AND (b.relkind OPERATOR(pg_catalog.=) 'v' OR b.relnamespace \
+OPERATOR(pg_catalog.<>) c.relnamespace) \
+WHERE r.ev_class OPERATOR(pg_catalog.=) c.oid), ' ', c.relname) FROM pg_catalog.pg_class c \
+WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() \
+AND c.relkind OPERATOR(pg_catalog.=) 'v'"
     };
 }
 
@@ -234,12 +247,20 @@ fn row(body: &[u8]) -> Result<Row, message::Malformed> {
     Ok(cells.into_iter().map(|cell| cell.map(str::to_owned)).collect())
 }
 
+/// `12,34 name`: what a temporary view shows, and its name.
+pub fn temporary_view(text: &str) -> Option<(String, Temporary)> {
+    let (shows, name) = text.split_once(' ')?;
+    let shows = shows.split(',').filter(|oid| !oid.is_empty());
+    let shows: Result<Vec<u32>, _> = shows.map(str::parse).collect();
+    Some((name.to_owned(), Temporary::View(shows.ok()?)))
+}
+
 /// What the rows of an answer say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Told {
     pub path: Option<String>,
     pub user: Option<String>,
-    pub temporary: BTreeSet<String>,
+    pub temporary: BTreeMap<String, Temporary>,
     /// `name=value` of role and database.
     pub defaults: Vec<String>,
     /// The transaction changed relations.
@@ -255,7 +276,13 @@ impl Told {
             Ok([Some("p"), Some(path)]) if self.path.is_none() => self.path = Some((*path).into()),
             Ok([Some("u"), Some(user)]) if self.user.is_none() => self.user = Some((*user).into()),
             Ok([Some("t"), Some(name)]) if self.temporary.len() <= TEMPORARY_MAX => {
-                self.temporary.insert((*name).into());
+                self.temporary.insert((*name).into(), Temporary::Own);
+            }
+            Ok([Some("v"), Some(view)]) if self.temporary.len() <= TEMPORARY_MAX => {
+                match temporary_view(view) {
+                    Some((name, shows)) => _ = self.temporary.insert(name, shows),
+                    None => self.failed = true,
+                }
             }
             Ok([Some("x"), Some("")]) => self.changed = true,
             Ok([Some("d"), Some(pair)]) if self.defaults.len() <= DEFAULTS_MAX => {
@@ -322,9 +349,12 @@ mod tests {
 
     #[test]
     fn only_a_whole_answer_counts() {
-        let whole = told(&[&["p", "a, b"], &["u", "boss"], &["t", "x"], &["d", "n=v"]]);
+        let whole =
+            told(&[&["p", "a, b"], &["u", "boss"], &["t", "x"], &["v", "7,8 y z"], &["d", "n=v"]]);
         assert_eq!(whole.whole(), Some(("boss", "a, b")));
-        assert_eq!((whole.temporary.len(), whole.defaults.as_slice()), (1, &["n=v".into()][..]));
+        assert_eq!(whole.defaults, ["n=v"]);
+        let shown = [("x".into(), Temporary::Own), ("y z".into(), Temporary::View(vec![7, 8]))];
+        assert_eq!(whole.temporary, shown.into());
         for rows in [
             &[&["p", "a"][..]][..],
             &[&["u", "a"]],
@@ -332,6 +362,8 @@ mod tests {
             &[&["p", "a"], &["u", "b"], &["u", "c"]],
             &[&["p", "a"], &["u", "b"], &["x", "c"]],
             &[&["p", "a"], &["u", "b"], &["t"]],
+            &[&["p", "a"], &["u", "b"], &["v", "x"]],
+            &[&["p", "a"], &["u", "b"], &["v", "1,x y"]],
         ] {
             assert_eq!(told(rows).whole(), None, "{rows:?}");
         }

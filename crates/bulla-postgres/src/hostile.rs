@@ -287,6 +287,7 @@ fn every_kind_and_access_has_an_action() {
         Kind::Show,
         Kind::Discard,
         Kind::Transaction,
+        Kind::TwoPhase,
         Kind::Prepare,
         Kind::Execute,
         Kind::Deallocate,

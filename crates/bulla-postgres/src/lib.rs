@@ -123,6 +123,11 @@ pub const DESCRIPTOR: Descriptor = Descriptor {
         spec("ddl", &["admin"], "create, alter or drop objects"),
         spec("grant", &["admin"], "GRANT and REVOKE"),
         spec("maintenance", &["admin"], "VACUUM, ANALYZE, REINDEX, CLUSTER, REFRESH"),
+        spec(
+            "two_phase",
+            &["admin"],
+            "PREPARE TRANSACTION, which outlives its session with its locks, and the end of one",
+        ),
         spec("role", &["admin"], "roles"),
         spec("server", &["admin"], "what reaches beyond the database"),
         spec("replication", &["admin"], "publications and subscriptions"),

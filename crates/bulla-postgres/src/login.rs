@@ -19,6 +19,7 @@
 //! a statement is read; the target has to report the latter two back, and a role or database whose
 //! defaults say otherwise is not used. Then the target is asked where names lead ([`crate::ask`]).
 
+use bulla_sql::catalog::Temporary;
 use bulla_wire::{Login, LoginContext, LoginError, LoginSpec, LoginStep, Reader, TargetHello};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use md5::{Digest as _, Md5};
@@ -82,6 +83,7 @@ pub const ASKED_PATH: &str = "bulla.asked_path";
 pub const PATH: &str = "bulla.search_path";
 pub const USER: &str = "bulla.user";
 pub const TEMPORARY: &str = "bulla.temporary";
+pub const TEMPORARY_VIEW: &str = "bulla.temporary_view";
 pub const REPLICATION: &str = "bulla.replication";
 
 /// One login, or one cancel.
@@ -503,7 +505,13 @@ fn known(mut hello: Box<TargetHello>, told: &Told) -> Result<Box<TargetHello>, L
     }
     hello.parameters.push((PATH.into(), path.into()));
     hello.parameters.push((USER.into(), user.into()));
-    let temporary = told.temporary.iter().map(|name| (TEMPORARY.into(), name.clone()));
+    let temporary = told.temporary.iter().map(|(name, what)| match what {
+        Temporary::Own => (TEMPORARY.into(), name.clone()),
+        Temporary::View(shows) => {
+            let shows: Vec<String> = shows.iter().map(u32::to_string).collect();
+            (TEMPORARY_VIEW.into(), format!("{} {name}", shows.join(",")))
+        }
+    });
     hello.parameters.extend(temporary);
     Ok(hello)
 }

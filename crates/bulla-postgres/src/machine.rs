@@ -11,7 +11,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bulla_core::{
     Draft, Effects, Obligations, Outcome, ParameterValue, Purity, Refusal, Status, Touches,
 };
-use bulla_sql::Facts;
+use bulla_sql::{Facts, catalog::Temporary};
 use bulla_wire::{
     Block, Control, HoldNotice, Opened, Output, Outputs, Place, Reveals, Violation, Wire,
 };
@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     Shared,
-    ask::Question,
+    ask::{self, Question},
     frame,
     judge::Still,
     login,
@@ -323,7 +323,11 @@ impl Machine {
         let path: Option<Arc<str>> = said(login::PATH).map(Into::into);
         if let (Some(user), Some(path)) = (said(login::USER), &path) {
             world.told_path(path, false);
-            world.told(user, each(login::TEMPORARY).map(str::to_owned).collect());
+            let tables = each(login::TEMPORARY).map(|name| Some((name.into(), Temporary::Own)));
+            let views = each(login::TEMPORARY_VIEW).map(ask::temporary_view);
+            if let Some(temporary) = tables.chain(views).collect() {
+                world.told(user, temporary);
+            }
         }
         // A login trigger may have set another path than the one that RESET goes back to.
         let initial_path = path.filter(|path| said(login::ASKED_PATH) == Some(&**path));

@@ -170,6 +170,7 @@ fn is_told_by_touches(kind: Kind) -> bool {
         | Kind::Grant
         | Kind::Discard
         | Kind::Transaction
+        | Kind::TwoPhase
         | Kind::Listen
         | Kind::Notify
         | Kind::Do

@@ -7,9 +7,9 @@
 //! that others can take, so the session's own connection is asked for the catalogue as it sees it.
 //! Source: PostgreSQL's `guc.c`, "stack" of SET LOCAL and transactions.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use bulla_sql::{Catalog, SearchPath};
+use bulla_sql::{Catalog, SearchPath, catalog::Temporary};
 
 /// What a statement does to the world once it has succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub struct World {
     start: Option<Arc<str>>,
     session: Option<Arc<str>>,
     now: Option<Arc<str>>,
-    temporary: Option<Arc<BTreeSet<String>>>,
+    temporary: Option<Arc<BTreeMap<String, Temporary>>>,
     /// Of the transaction: the role or the path, even if it came back; temporary relations; other
     /// objects.
     user_changed: bool,
@@ -106,7 +106,7 @@ impl World {
             _ => SearchPath::unknown(),
         };
         let reading = match &self.temporary {
-            Some(names) if path.schemas().is_some() => path.with_temp(names.iter().cloned()),
+            Some(names) if path.schemas().is_some() => path.with_temporary((**names).clone()),
             _ => path.with_temp_unknown(),
         };
         if *self.reading != reading {
@@ -222,7 +222,7 @@ impl World {
     }
 
     /// The server says which role is in effect, and which temporary relations there are.
-    pub fn told(&mut self, user: &str, temporary: BTreeSet<String>) {
+    pub fn told(&mut self, user: &str, temporary: BTreeMap<String, Temporary>) {
         if self.user.as_deref() != Some(user) {
             self.user = Some(user.into());
         }
@@ -261,7 +261,7 @@ mod tests {
     fn world() -> World {
         let mut world = World::unknown();
         world.told_path(&"public".into(), false);
-        world.told("u", BTreeSet::new());
+        world.told("u", BTreeMap::new());
         world
     }
     fn set(names: &str) -> Turn {
@@ -319,16 +319,16 @@ mod tests {
         world.apply(&Turn::Opaque);
         assert!(!world.is_sure());
         world.told_path(&"\"$user\"".into(), true);
-        world.told("boss", ["t".to_string()].into());
+        world.told("boss", [("t".to_string(), Temporary::Own)].into());
         assert!(world.is_sure() && world.is_changed());
-        assert_eq!(world.reading().temp().map(BTreeSet::len), Some(1));
+        assert_eq!(world.reading().temp().map(BTreeMap::len), Some(1));
         // The role that is in effect, not the one that logged in.
         assert_eq!(world.reading().schemas(), Some(&["boss".to_string()][..]));
         // Within the transaction only the present was told.
         world.apply(&Turn::Commit);
         assert!(!world.is_sure());
         world.told_path(&"a".into(), false);
-        world.told("u", BTreeSet::new());
+        world.told("u", BTreeMap::new());
         assert!(world.is_sure() && !world.is_changed());
         world.told_path(&"no, such \" path".into(), false);
         assert!(!world.is_sure());

@@ -16,7 +16,7 @@ use crate::view::Body;
 mod path;
 mod queries;
 
-pub use path::{Found, SearchPath};
+pub use path::{Found, SearchPath, Temporary};
 pub use queries::{FINGERPRINT, QUERIES, SESSION, SETUP};
 
 /// Rows that one snapshot may hold in all; a larger catalogue is refused.

@@ -160,8 +160,11 @@ pub enum Kind {
     Set,
     Show,
     Discard,
-    /// `BEGIN`, `COMMIT`, `ROLLBACK`, savepoints, two-phase commit, `SET TRANSACTION` is `Set`.
+    /// `BEGIN`, `COMMIT`, `ROLLBACK`, savepoints; `SET TRANSACTION` is `Set`.
     Transaction,
+    /// `PREPARE TRANSACTION`, `COMMIT PREPARED`, `ROLLBACK PREPARED`: a transaction that outlives
+    /// its session, with its locks, and is ended by whoever knows its name.
+    TwoPhase,
     Prepare,
     Execute,
     Deallocate,
@@ -208,6 +211,7 @@ impl Kind {
             Self::Show => "show",
             Self::Discard => "discard",
             Self::Transaction => "transaction",
+            Self::TwoPhase => "two_phase",
             Self::Prepare => "prepare",
             Self::Execute => "execute",
             Self::Deallocate => "deallocate",

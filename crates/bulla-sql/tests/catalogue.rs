@@ -38,7 +38,9 @@ fn names_are_found_as_the_server_finds_them() {
     assert_eq!(find(&catalog, &path, Some("public"), "customers"), "public.customers");
     assert_eq!(find(&catalog, &path, None, "pg_class"), "pg_catalog.pg_class");
     assert_eq!(find(&catalog, &path, None, "Customers"), "nothing");
-    assert_eq!(find(&catalog, &path, Some("pg_temp_3"), "x"), "temp");
+    assert_eq!(find(&catalog, &path, Some("pg_temp"), "x"), "temp");
+    // Some session's, and nobody knows whose.
+    assert_eq!(find(&catalog, &path, Some("pg_temp_3"), "x"), "nothing");
     let temp = path.clone().with_temp(["orders"]);
     assert_eq!(find(&catalog, &temp, None, "orders"), "temp");
     assert_eq!(find(&catalog, &path.with_temp_unknown(), None, "orders"), "nothing");

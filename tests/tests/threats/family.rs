@@ -39,6 +39,7 @@ pub struct Family {
 pub const BOTH: &[&str] = &["least", "deny"];
 pub const LEAST: &[&str] = &["least"];
 pub const DENY: &[&str] = &["deny"];
+pub const WATCH: &[&str] = &["watch"];
 
 /// How a statement is said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

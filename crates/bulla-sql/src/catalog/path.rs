@@ -1,6 +1,6 @@
 //! Where names are looked for, and what they are found to be.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::{Catalog, Relation};
 
@@ -10,7 +10,16 @@ use super::{Catalog, Relation};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SearchPath {
     schemas: Option<Vec<String>>,
-    temp: Option<BTreeSet<String>>,
+    temp: Option<BTreeMap<String, Temporary>>,
+}
+
+/// A temporary relation of the session.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Temporary {
+    /// It holds rows of its own.
+    Own,
+    /// It shows rows of these relations (by OID); of its own temporary tables nothing is said.
+    View(Vec<u32>),
 }
 
 impl SearchPath {
@@ -19,7 +28,7 @@ impl SearchPath {
     pub fn new<S: Into<String>>(schemas: impl IntoIterator<Item = S>) -> Self {
         Self {
             schemas: Some(schemas.into_iter().map(Into::into).collect()),
-            temp: Some(BTreeSet::new()),
+            temp: Some(BTreeMap::new()),
         }
     }
 
@@ -37,13 +46,19 @@ impl SearchPath {
         let schemas = split_identifiers(value).map(|items| {
             items.into_iter().map(|i| if i == "$user" { user.to_owned() } else { i }).collect()
         });
-        Self { schemas, temp: Some(BTreeSet::new()) }
+        Self { schemas, temp: Some(BTreeMap::new()) }
+    }
+
+    /// The same path with these temporary tables in front.
+    #[must_use]
+    pub fn with_temp<S: Into<String>>(self, names: impl IntoIterator<Item = S>) -> Self {
+        self.with_temporary(names.into_iter().map(|name| (name.into(), Temporary::Own)).collect())
     }
 
     /// The same path with these temporary relations in front.
     #[must_use]
-    pub fn with_temp<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
-        self.temp = Some(names.into_iter().map(Into::into).collect());
+    pub fn with_temporary(mut self, names: BTreeMap<String, Temporary>) -> Self {
+        self.temp = Some(names);
         self
     }
 
@@ -61,9 +76,9 @@ impl SearchPath {
         self.schemas.as_deref()
     }
 
-    /// The names of temporary relations, or `None` when unknown.
+    /// The temporary relations by name, or `None` when unknown.
     #[must_use]
-    pub fn temp(&self) -> Option<&BTreeSet<String>> {
+    pub fn temp(&self) -> Option<&BTreeMap<String, Temporary>> {
         self.temp.as_ref()
     }
 
@@ -99,14 +114,15 @@ impl Catalog {
         name: &str,
     ) -> Found<'a> {
         if let Some(schema) = schema {
-            if schema == "pg_temp" || schema.starts_with("pg_temp_") {
-                return Found::Temp;
+            // `pg_temp_3` may be another session's.
+            if schema == "pg_temp" {
+                return if path.temp().is_some() { Found::Temp } else { Found::Nothing };
             }
             return self.relation_named(schema, name).map_or(Found::Nothing, Found::Relation);
         }
         let (Some(temp), Some(order)) = (path.temp(), path.order()) else { return Found::Nothing };
         let listed_temp = path.schemas().is_some_and(|s| s.iter().any(|s| s == "pg_temp"));
-        if temp.contains(name) {
+        if temp.contains_key(name) {
             // `pg_temp` may be listed behind other schemas; then its place decides.
             if !listed_temp {
                 return Found::Temp;

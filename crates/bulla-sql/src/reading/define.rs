@@ -6,13 +6,15 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{
     AlterTableStmt, AlterTableType, ColumnDef, Constraint, CreateForeignTableStmt,
     CreateFunctionStmt, CreateStmt, CreateTableAsStmt, DropBehavior, DropStmt, Node, ObjectType,
-    RangeVar,
+    PartitionBoundSpec, RangeVar,
 };
 
 use super::scope::{Item, Scope, Source};
 use super::utility::{Named, alter_tag, def_text, is_relation};
-use super::{R, Reader, inner, string, strings};
-use crate::facts::{Access, Created, CreatedKind, Effects, Kind, Resolved};
+use super::{R, RELATIONS_MAX, Reader, inner, string, strings};
+use crate::catalog::is_system_schema;
+use crate::facts::{Access, Created, CreatedKind, Effects, Kind, RelationKind, Resolved};
+use crate::functions::builtin;
 
 impl<'a> Reader<'a> {
     pub(super) fn one(&mut self, var: &RangeVar, access: Access) {
@@ -102,6 +104,12 @@ impl<'a> Reader<'a> {
             (None, false) => self.creation_schema(),
         };
         let temporary = temporary || schema.as_deref() == Some("pg_temp");
+        // A name of the server's own is what it is reviewed to be only while nobody else makes it.
+        if schema.as_deref().is_some_and(is_system_schema)
+            || (what == CreatedKind::Schema && is_system_schema(name))
+        {
+            self.effect(Effects::SERVER);
+        }
         self.out.creates.push(Created { what, schema, name: name.to_owned(), temporary });
     }
 
@@ -146,7 +154,24 @@ impl<'a> Reader<'a> {
                 _ => self.unknown("a part of a table of an unknown form"),
             }
         }
+        if let Some(bound) = &create.partbound {
+            self.partition_bound(bound)?;
+        }
+        if let Some(by) = &create.partspec {
+            for node in &by.part_params {
+                if let Some(NodeEnum::PartitionElem(element)) = inner(node) {
+                    self.expr_of(element.expr.as_deref())?;
+                }
+            }
+        }
         self.constraints(&create.constraints)
+    }
+
+    /// The server works its expressions out at once.
+    fn partition_bound(&mut self, bound: &PartitionBoundSpec) -> R {
+        self.exprs(&bound.listdatums)?;
+        self.exprs(&bound.lowerdatums)?;
+        self.exprs(&bound.upperdatums)
     }
 
     pub(super) fn create_foreign_table(&mut self, create: &CreateForeignTableStmt) -> R<Named> {
@@ -196,6 +221,9 @@ impl<'a> Reader<'a> {
                 NodeEnum::PartitionCmd(partition) => {
                     if let Some(var) = &partition.name {
                         self.one(var, Access::Alter);
+                    }
+                    if let Some(bound) = &partition.bound {
+                        self.partition_bound(bound)?;
                     }
                 }
                 NodeEnum::RangeVar(var) => self.one(var, Access::Alter),
@@ -264,6 +292,16 @@ impl<'a> Reader<'a> {
     pub(super) fn constraint(&mut self, constraint: &Constraint) -> R {
         self.expr_of(constraint.raw_expr.as_deref())?;
         self.expr_of(constraint.where_clause.as_deref())?;
+        for node in &constraint.exclusions {
+            let Some(NodeEnum::List(pair)) = inner(node) else { continue };
+            for part in &pair.items {
+                match inner(part) {
+                    Some(NodeEnum::IndexElem(element)) => self.expr_of(element.expr.as_deref())?,
+                    Some(NodeEnum::List(operator)) => self.operator(&operator.items),
+                    _ => self.unknown("an EXCLUDE of an unknown form"),
+                }
+            }
+        }
         if let Some(var) = &constraint.pktable {
             // A foreign key tells which keys exist.
             let found = self.relation(var);
@@ -277,6 +315,9 @@ impl<'a> Reader<'a> {
 
     pub(super) fn create_function(&mut self, create: &CreateFunctionStmt) -> R<Named> {
         self.created_list(&create.funcname, CreatedKind::Function);
+        if create.replace {
+            self.replaces_reviewed(&strings(&create.funcname));
+        }
         for node in &create.options {
             let Some(NodeEnum::DefElem(option)) = inner(node) else { continue };
             if option.defname == "language" {
@@ -288,6 +329,66 @@ impl<'a> Reader<'a> {
         }
         self.effect(Effects::SCHEMA);
         Ok((Kind::Ddl, if create.is_procedure { "CREATE PROCEDURE" } else { "CREATE FUNCTION" }))
+    }
+
+    /// Whoever calls a function of an extension means the extension's code.
+    fn replaces_reviewed(&mut self, name: &[&str]) {
+        let (schema, name) = match name {
+            [name] => (None, *name),
+            [.., schema, name] => (Some(*schema), *name),
+            [] => return,
+        };
+        let mut same = self.cx.catalog.functions_named(name).iter();
+        let schema_is = |of: &str| schema.is_none_or(|schema| schema == of);
+        if same.any(|known| known.extension.is_some() && schema_is(&known.schema)) {
+            self.effect(Effects::SERVER);
+        }
+    }
+
+    /// `ALTER` of something that is no relation, by its name: one of the server's own is altered for
+    /// all, and with `to` it may become one.
+    pub(super) fn altered(&mut self, object: Option<&Node>, to: Option<&str>) {
+        let name = match object.and_then(inner) {
+            Some(NodeEnum::ObjectWithArgs(object)) => strings(&object.objname),
+            Some(NodeEnum::List(list)) => strings(&list.items),
+            Some(NodeEnum::TypeName(name)) => strings(&name.names),
+            _ => Vec::new(),
+        };
+        self.altered_name(&name, to);
+    }
+
+    pub(super) fn altered_name(&mut self, name: &[&str], to: Option<&str>) {
+        let own = match name {
+            [] => false,
+            [name] => builtin(name).is_some() && self.cx.catalog.functions_named(name).is_empty(),
+            [.., schema, _] => is_system_schema(schema),
+        };
+        if own || to.is_some_and(is_system_schema) {
+            self.effect(Effects::SERVER);
+        }
+    }
+
+    /// Everything in a schema gets another name.
+    pub(super) fn renamed_schema(&mut self, schema: &str) {
+        let catalog = self.cx.catalog;
+        if catalog.schema(schema).is_none() {
+            self.unknown(format!("no schema `{schema}` in the catalogue snapshot"));
+        }
+        if is_system_schema(schema) {
+            self.effect(Effects::SERVER);
+        }
+        let inside = catalog.relations().iter().filter(|relation| {
+            let index = matches!(relation.kind, RelationKind::Index | RelationKind::Toast);
+            &*relation.schema == schema && !index
+        });
+        let mut names: Vec<Arc<str>> = inside.map(|relation| Arc::clone(&relation.name)).collect();
+        if names.len() >= RELATIONS_MAX {
+            return self.unknown("more relations than can be listed");
+        }
+        names.sort();
+        for name in names {
+            self.named(&[schema, &name], Access::Alter, false);
+        }
     }
 
     pub(super) fn drop_objects(&mut self, drop: &DropStmt) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::names::{Depth, is_view, known};
 use super::{Context, Note, R, RELATIONS_MAX, Reader, VIEWS_MAX, inner, statement};
-use crate::catalog::{Relation, Type};
+use crate::catalog::{Relation, Temporary, Type};
 use crate::facts::{Access, Columns, Effects, RelationKind, RelationUse, Resolved, Statement, Via};
 use crate::functions::{made, reviewed_extension};
 use crate::parse;
@@ -67,6 +67,7 @@ impl<'a> Reader<'a> {
     }
 
     fn reach(&mut self, at: usize) -> R {
+        self.through_temporary(at)?;
         let Some(Note { relation: Some(relation), children, .. }) = self.notes.get(at).copied()
         else {
             return Ok(());
@@ -75,13 +76,16 @@ impl<'a> Reader<'a> {
             return Ok(());
         };
         let (access, columns) = (*access, columns.clone());
-        if matches!(access, Access::Create | Access::Grant) {
+        if access == Access::Grant || (access == Access::Create && !relation.is_system()) {
             return Ok(());
         }
         let rows = moves_rows(access);
         if rows {
             self.column_types(relation, &columns);
-            self.kinds(relation, access);
+            self.kinds(relation, access, &columns);
+        } else if relation.is_system() {
+            // What everybody's statements mean rests on it.
+            self.effect(Effects::SERVER);
         }
         if is_view(relation.kind) && rows {
             self.through_view(relation, access)?;
@@ -111,19 +115,22 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn kinds(&mut self, relation: &Relation, access: Access) {
-        if relation.kind == RelationKind::Foreign {
+    fn kinds(&mut self, relation: &Relation, access: Access, columns: &Columns) {
+        // The long values of some table, which the name does not tell.
+        if matches!(relation.kind, RelationKind::Foreign | RelationKind::Toast) {
             self.effect(Effects::SERVER);
         }
         if relation.has_rules && !access.reads() && access != Access::Lock {
             self.effect(Effects::OPAQUE);
         }
         if relation.is_system() {
-            if SERVER_RELATIONS.contains(&&*relation.name) {
+            if SERVER_RELATIONS.contains(&&*relation.name) || is_secret(relation, columns) {
                 self.effect(Effects::SERVER);
             }
-            if !access.reads() && &*relation.schema == "pg_catalog" && access != Access::Lock {
-                self.effect(Effects::SCHEMA);
+            let writes = !access.reads() && !matches!(access, Access::Lock | Access::Maintain);
+            // `pg_settings` is no catalogue: to write it is to set, which is told apart.
+            if writes && &*relation.schema == "pg_catalog" && &*relation.name != "pg_settings" {
+                self.effect(Effects::SCHEMA | Effects::SERVER);
             }
         }
     }
@@ -143,6 +150,41 @@ impl<'a> Reader<'a> {
             return self.unknown("more relations than can be listed");
         }
         self.out.relations.push(relation);
+    }
+
+    /// A temporary view is the session's own words: what it shows counts as if they stood here.
+    fn through_temporary(&mut self, at: usize) -> R {
+        let Some(RelationUse { access, resolved: Resolved::Temp, name, .. }) =
+            self.out.relations.get(at)
+        else {
+            return Ok(());
+        };
+        let (access, name) = (*access, Arc::clone(name));
+        let temporary = self.cx.path.temp().and_then(|temp| temp.get(&*name));
+        let Some(Temporary::View(shows)) = temporary else { return Ok(()) };
+        if !moves_rows(access) {
+            return Ok(());
+        }
+        for oid in shows.clone() {
+            let Some(base) = self.cx.catalog.relation(oid) else {
+                self.unknown(format!("what the temporary view `{name}` shows is not known"));
+                continue;
+            };
+            let mut uses = vec![(Access::Select, Columns::All)];
+            if !access.reads() {
+                uses.push((access, Columns::Unknown));
+            }
+            for (access, columns) in uses {
+                let mut used = reached(base, access, &columns, Via::View(base.qualified()));
+                used.via = None;
+                self.add(used);
+                self.kinds(base, access, &columns);
+                if is_view(base.kind) {
+                    self.through_view(base, access)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn through_view(&mut self, view: &'a Relation, access: Access) -> R {
@@ -364,6 +406,19 @@ impl<'a> Reader<'a> {
                 self.effect(Effects::OPAQUE);
             }
         }
+    }
+}
+
+/// How this server logs in at others.
+fn is_secret(relation: &Relation, columns: &Columns) -> bool {
+    let secret = match &*relation.name {
+        "pg_subscription" => "subconninfo",
+        "pg_user_mappings" => "umoptions",
+        _ => return false,
+    };
+    match columns {
+        Columns::Known(names) => names.contains(secret),
+        Columns::All | Columns::Unknown => true,
     }
 }
 

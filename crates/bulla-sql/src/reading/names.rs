@@ -22,9 +22,10 @@ impl<'a> Reader<'a> {
     pub(super) fn relation(&mut self, var: &RangeVar) -> FoundRelation<'a> {
         let found = self.lookup(var);
         if matches!(found.resolved, Resolved::Unresolved) {
-            let why = if var.schemaname.is_empty() && self.cx.path.schemas().is_none() {
+            let free = var.schemaname.is_empty();
+            let why = if free && self.cx.path.schemas().is_none() {
                 "the search path is not known"
-            } else if var.schemaname.is_empty() && self.cx.path.temp().is_none() {
+            } else if (free || var.schemaname == "pg_temp") && self.cx.path.temp().is_none() {
                 "the session may hold temporary relations that nobody followed"
             } else {
                 "no such relation in the catalogue snapshot"
@@ -187,11 +188,9 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn operator_named(&mut self, schema: Option<&str>, name: &str) {
-        if schema == Some("pg_catalog") {
-            return;
-        }
         let catalog = self.cx.catalog;
-        let mut found = false;
+        // The server's own are not listed; somebody's own may stand beside them.
+        let mut found = schema == Some("pg_catalog");
         for (at, operator) in catalog.operators_named(name).iter().enumerate() {
             if !self.reaches(schema, &operator.schema) {
                 continue;
@@ -250,8 +249,8 @@ impl<'a> Reader<'a> {
 
     fn cast_to_named(&mut self, schema: Option<&str>, name: &str) -> bool {
         let catalog = self.cx.catalog;
-        if schema.is_some_and(|s| s == "pg_temp" || s.starts_with("pg_temp_"))
-            || (schema.is_none() && self.cx.path.temp().is_some_and(|t| t.contains(name)))
+        if schema.is_none_or(|s| s == "pg_temp")
+            && self.cx.path.temp().is_some_and(|t| t.contains_key(name))
         {
             // The row type of a temporary relation.
             return true;

@@ -427,6 +427,10 @@ impl<'a> Reader<'a> {
                 if let Some(var) = &create.constrrel {
                     self.one(var, Access::Alter);
                 }
+                self.lenient = true;
+                if let Some(var) = &create.relation {
+                    self.defined(var, |r| r.expr_of(create.when_clause.as_deref()))?;
+                }
                 self.call(&strings(&create.funcname), Arity::Any);
                 "CREATE TRIGGER"
             }
@@ -434,15 +438,25 @@ impl<'a> Reader<'a> {
                 if let Some(var) = &rule.relation {
                     self.one(var, Access::Alter);
                 }
+                // `OLD` and `NEW` are not in sight here; relations and functions are.
+                self.lenient = true;
+                self.expr_of(rule.where_clause.as_deref())?;
                 // They run later, inside of statements that do not show them.
                 if !rule.actions.is_empty() {
                     self.effect(Effects::OPAQUE);
+                    for action in &rule.actions {
+                        self.rule_action(action)?;
+                    }
                 }
                 "CREATE RULE"
             }
             NodeEnum::CreatePolicyStmt(policy) => {
                 if let Some(var) = &policy.table {
                     self.one(var, Access::Alter);
+                    self.defined(var, |r| {
+                        r.expr_of(policy.qual.as_deref())?;
+                        r.expr_of(policy.with_check.as_deref())
+                    })?;
                 }
                 self.roles(&policy.roles);
                 "CREATE POLICY"
@@ -450,12 +464,28 @@ impl<'a> Reader<'a> {
             NodeEnum::AlterPolicyStmt(policy) => {
                 if let Some(var) = &policy.table {
                     self.one(var, Access::Alter);
+                    self.defined(var, |r| {
+                        r.expr_of(policy.qual.as_deref())?;
+                        r.expr_of(policy.with_check.as_deref())
+                    })?;
                 }
                 self.roles(&policy.roles);
                 "ALTER POLICY"
             }
             NodeEnum::CreateStatsStmt(stats) => {
                 self.relations(&stats.relations, Access::Alter);
+                if let [one] = stats.relations.as_slice()
+                    && let Some(NodeEnum::RangeVar(var)) = inner(one)
+                {
+                    self.defined(var, |r| {
+                        for node in &stats.exprs {
+                            if let Some(NodeEnum::StatsElem(element)) = inner(node) {
+                                r.expr_of(element.expr.as_deref())?;
+                            }
+                        }
+                        Ok(())
+                    })?;
+                }
                 "CREATE STATISTICS"
             }
             other => return self.object_statement(other),
@@ -493,6 +523,11 @@ impl<'a> Reader<'a> {
                     self.effect(SCHEMA);
                     return Ok((Kind::Role, "ALTER ROLE"));
                 }
+                if ObjectType::try_from(rename.rename_type) == Ok(ObjectType::ObjectSchema) {
+                    self.renamed_schema(&rename.subname);
+                    self.created(None, &rename.newname, CreatedKind::Schema, false);
+                }
+                self.altered(rename.object.as_deref(), None);
                 "ALTER … RENAME"
             }
             NodeEnum::AlterObjectSchemaStmt(alter) => {
@@ -501,6 +536,7 @@ impl<'a> Reader<'a> {
                     let schema = Some(alter.newschema.clone());
                     self.created(schema, &var.relname, CreatedKind::Other, false);
                 }
+                self.altered(alter.object.as_deref(), Some(&alter.newschema));
                 "ALTER … SET SCHEMA"
             }
             NodeEnum::AlterObjectDependsStmt(alter) => {
@@ -514,6 +550,7 @@ impl<'a> Reader<'a> {
                     self.one(var, Access::Alter);
                 }
                 self.role(alter.newowner.as_ref());
+                self.altered(alter.object.as_deref(), None);
                 "ALTER … OWNER"
             }
             NodeEnum::CommentStmt(comment) => {
@@ -552,6 +589,8 @@ impl<'a> Reader<'a> {
                 if let Some(NodeEnum::Constraint(constraint)) = alter.def.as_deref().and_then(inner)
                 {
                     self.constraint(constraint)?;
+                } else {
+                    self.expr_of(alter.def.as_deref())?;
                 }
                 "ALTER DOMAIN"
             }
@@ -572,7 +611,12 @@ impl<'a> Reader<'a> {
                 self.created_list(&define.defnames, kind);
                 "CREATE … (definition)"
             }
-            NodeEnum::AlterFunctionStmt(_) => "ALTER FUNCTION",
+            NodeEnum::AlterFunctionStmt(alter) => {
+                if let Some(function) = &alter.func {
+                    self.altered_name(&strings(&function.objname), None);
+                }
+                "ALTER FUNCTION"
+            }
             NodeEnum::AlterEnumStmt(_) | NodeEnum::AlterTypeStmt(_) => "ALTER TYPE",
             NodeEnum::AlterCollationStmt(_) => "ALTER COLLATION",
             NodeEnum::AlterOperatorStmt(_) => "ALTER OPERATOR",
@@ -601,6 +645,17 @@ impl<'a> Reader<'a> {
         };
         self.effect(SCHEMA);
         Ok((Kind::Ddl, tag))
+    }
+
+    /// What a rule will do, as far as its text tells.
+    fn rule_action(&mut self, action: &Node) -> R {
+        match inner(action) {
+            Some(NodeEnum::NotifyStmt(notify)) => {
+                self.out.channels.push(notify.conditionname.clone());
+                Ok(())
+            }
+            _ => self.sub_query(action).map(|_| ()),
+        }
     }
 
     pub(super) fn server(&mut self, tag: &'static str) -> Named {
@@ -742,11 +797,14 @@ impl<'a> Reader<'a> {
                 return (Kind::Transaction, "");
             }
         };
-        if matches!(tx, Tx::CommitPrepared(_) | Tx::RollbackPrepared(_)) {
-            self.unknown("ends a transaction that some session prepared");
+        let outlives =
+            matches!(tx, Tx::Prepare(_) | Tx::CommitPrepared(_) | Tx::RollbackPrepared(_));
+        if matches!(tx, Tx::CommitPrepared(_)) {
+            // Of what was prepared, whatever it was.
+            self.effect(Effects::WRITE | SCHEMA);
         }
         self.out.transaction = Some(tx);
-        (Kind::Transaction, tag)
+        (if outlives { Kind::TwoPhase } else { Kind::Transaction }, tag)
     }
 
     /// `READ ONLY` or `READ WRITE` among the modes of a transaction; the last one counts.
