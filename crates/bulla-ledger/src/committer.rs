@@ -1,9 +1,11 @@
 //! The one thread that makes appends durable: it takes all that is waiting, writes it in one frame,
 //! and completes all of it at once.
 //!
-//! It never waits for more to come when somebody waits for what is there. What nobody waits for (the
-//! intent of a plain read, which its response follows; anything in `bounded` mode) stays for up to
-//! [`UNHURRIED_MAX`], so that it costs neither a wake-up nor a flush of its own.
+//! Who waits alone is served at once. Who waits while other sessions are at work waits for a part
+//! of them, for about as long as a command takes, if they are likely to come ([`Company`]): a flush
+//! costs as much as the rest of a small command, and one flush serves all who wait. What nobody
+//! waits for (the intent of a plain read, which its response follows; anything in `bounded` mode)
+//! stays for up to [`UNHURRIED_MAX`], so that it costs neither a wake-up nor a flush of its own.
 //!
 //! An append decides whether it may start before anything of it exists ([`Gauge::admit`]): once
 //! admitted it has its place on disk, and only a failing disk can keep it from becoming durable.
@@ -25,6 +27,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     archive::Feed,
+    company::Company,
     config::RealTime,
     journal::{frame::Payload, segment::Room, writer::Writer},
 };
@@ -35,6 +38,8 @@ const PRIORITY: i32 = 10;
 const OWED_MAX: Duration = Duration::from_micros(150);
 /// As much as this does not wait for somebody to wait for it.
 const UNHURRIED_BYTES_MAX: usize = 256 << 10;
+/// How often it looks for who waits, at most, while sessions are at work.
+const GATHER_MIN: Duration = Duration::from_micros(250);
 /// Longest time that an append stays unwritten because nobody waits for it.
 pub(crate) const UNHURRIED_MAX: Duration = Duration::from_millis(2);
 
@@ -112,6 +117,7 @@ pub(crate) struct Gauge {
     backlog_bytes_max: u64,
     waiting_bytes: AtomicU64,
     pub entries: AtomicU64,
+    pub company: Company,
     pub latency: Histogram,
     pub real_time: AtomicBool,
     /// Set once, never unset.
@@ -132,6 +138,7 @@ impl Gauge {
             backlog_bytes_max,
             waiting_bytes: AtomicU64::new(0),
             entries: AtomicU64::new(entries),
+            company: Company::new(),
             latency: Histogram::new(),
             real_time: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
@@ -197,6 +204,8 @@ impl Gauge {
 enum State {
     /// Writes, and looks again before it rests.
     Works,
+    /// Waits for company, and looks again by itself within [`Company::patience`] or [`GATHER_MIN`].
+    Gathers,
     /// Rests, and looks again by itself within [`UNHURRIED_MAX`].
     Dozes,
     /// Rests until it is woken.
@@ -209,10 +218,29 @@ enum State {
 struct Waiting {
     items: VecDeque<Item>,
     bytes: usize,
-    /// Somebody waits for it, or it is much.
-    hurried: bool,
+    /// How many wait for some of it.
+    waiters: usize,
+    /// It is so much that it does not wait for anybody.
+    much: bool,
     stop: bool,
     state: State,
+}
+
+impl Waiting {
+    /// It is much, or enough wait for it.
+    fn is_due(&self, company: &Company) -> bool {
+        self.much || company.is_enough(self.waiters)
+    }
+
+    /// Whether who has appended or waits must wake the committer.
+    fn must_wake(&self, company: &Company) -> bool {
+        match self.state {
+            State::Works | State::Ended => false,
+            State::Gathers => self.is_due(company),
+            State::Dozes => self.much || self.waiters > 0,
+            State::Sleeps => true,
+        }
+    }
 }
 
 struct Shared {
@@ -228,7 +256,7 @@ pub(crate) struct Queue(Arc<Shared>);
 impl Queue {
     fn new(gauge: Arc<Gauge>) -> Self {
         let (items, state) = (VecDeque::new(), State::Works);
-        let waiting = Waiting { items, bytes: 0, hurried: false, stop: false, state };
+        let waiting = Waiting { items, bytes: 0, waiters: 0, much: false, stop: false, state };
         Self(Arc::new(Shared { waiting: Mutex::new(waiting), changed: Condvar::new(), gauge }))
     }
 
@@ -259,10 +287,13 @@ impl Queue {
         waiting.items.push_back(item);
         waiting.bytes += bytes;
         waiting.stop = stop;
-        let much = waiting.bytes >= UNHURRIED_BYTES_MAX && !waiting.hurried;
-        waiting.hurried |= much;
-        let now = much || stop;
-        let wake = waiting.state == State::Sleeps || (now && waiting.state == State::Dozes);
+        waiting.much |= stop || waiting.bytes >= UNHURRIED_BYTES_MAX;
+        // Who waits wakes it when that is known.
+        let wake = match waiting.state {
+            State::Sleeps => true,
+            State::Gathers | State::Dozes => waiting.much,
+            State::Works | State::Ended => false,
+        };
         if wake {
             waiting.state = State::Works;
         }
@@ -285,8 +316,8 @@ impl Hurry for Shared {
     fn hurry(self: Arc<Self>) {
         {
             let mut waiting = self.waiting.lock();
-            waiting.hurried = true;
-            if !matches!(waiting.state, State::Dozes | State::Sleeps) {
+            waiting.waiters += 1;
+            if !waiting.must_wake(&self.gauge.company) {
                 return;
             }
         }
@@ -297,12 +328,11 @@ impl Hurry for Shared {
 }
 
 impl Shared {
-    /// Wakes the committer if it rests and somebody waits.
+    /// Wakes the committer if it rests and there is something to be done.
     fn wake(&self) {
         let wake = {
             let mut waiting = self.waiting.lock();
-            let rests = matches!(waiting.state, State::Dozes | State::Sleeps);
-            let wake = rests && waiting.hurried;
+            let wake = waiting.must_wake(&self.gauge.company);
             if wake {
                 waiting.state = State::Works;
             }
@@ -443,27 +473,38 @@ impl Loop {
 
     /// Takes all that waits, once there is something that must be written. True to stop after it.
     fn wait(&self, batch: &mut VecDeque<Item>) -> bool {
+        let company = &self.shared.gauge.company;
         let mut waiting = self.shared.waiting.lock();
-        let mut rested = false;
+        let (mut rested, mut quiet) = (false, Duration::ZERO);
         loop {
-            let ready = waiting.hurried || rested || !batch.is_empty();
-            if waiting.stop || (ready && !(waiting.items.is_empty() && batch.is_empty())) {
+            let due = rested || !batch.is_empty() || waiting.is_due(company);
+            let some = !(waiting.items.is_empty() && batch.is_empty());
+            if waiting.stop || (due && some) {
                 break;
             }
-            waiting.hurried = false;
-            if waiting.items.is_empty() && rested {
+            if rested {
                 waiting.state = State::Sleeps;
                 self.shared.changed.wait(&mut waiting);
                 // What woke it may stay for a while like everything else.
-                rested = false;
+                (rested, quiet) = (false, Duration::ZERO);
+            } else if waiting.waiters > 0 || company.is_some() {
+                // It looks by itself, so that the first to wait need not wake it to count the time.
+                waiting.state = State::Gathers;
+                let tick = company.patience().max(GATHER_MIN);
+                if self.shared.changed.wait_for(&mut waiting, tick).timed_out() {
+                    quiet += tick;
+                    rested = waiting.waiters > 0 || quiet >= UNHURRIED_MAX;
+                }
             } else {
                 waiting.state = State::Dozes;
                 rested = self.shared.changed.wait_for(&mut waiting, UNHURRIED_MAX).timed_out();
             }
         }
         waiting.state = State::Works;
-        waiting.hurried = false;
-        waiting.bytes = 0;
+        if waiting.waiters > 0 {
+            company.serves(waiting.waiters);
+        }
+        (waiting.waiters, waiting.much, waiting.bytes) = (0, false, 0);
         if batch.is_empty() {
             std::mem::swap(batch, &mut waiting.items);
         } else {

@@ -28,6 +28,7 @@ use bulla_tlog::{
 
 use crate::{
     committer::{Claim, Gauge, Item, Queue},
+    company::{Counted, Sent},
     config::{Compression, OBJECT_BYTES_MAX},
     detail::DetailWriter,
     journal::frame::{Payload, frame_bytes},
@@ -445,12 +446,21 @@ fn describe(entry: &mut Entry, detail: &mut DetailWriter<'_>, command: &Command)
     detail.command(command);
 }
 
+/// A command whose outcome is still to come.
+struct OpenCommand {
+    /// Bytes returned so far.
+    returned: u64,
+    /// None of what nobody waits for.
+    sent: Option<Sent>,
+}
+
 /// The record of one session.
 pub(crate) struct SessionJournal {
     shared: Arc<Shared>,
     chain: Chain,
-    /// Bytes returned so far, for each command whose outcome is still to come.
-    returned: HashMap<u64, u64>,
+    /// Each command whose outcome is still to come.
+    open: HashMap<u64, OpenCommand>,
+    counted: Counted,
     closed: bool,
 }
 
@@ -478,7 +488,16 @@ pub(crate) fn open_session(
     let pending = chain.append(shared, Append::new(entry, detail, claim))?;
     let shared = shared.clone();
     shared.open_sessions.fetch_add(1, Ordering::AcqRel);
-    Ok((SessionJournal { shared, chain, returned: HashMap::new(), closed: false }, pending))
+    Ok((
+        SessionJournal {
+            shared,
+            chain,
+            open: HashMap::new(),
+            counted: Counted::default(),
+            closed: false,
+        },
+        pending,
+    ))
 }
 
 /// A refusal before a session: a chain of one entry.
@@ -555,7 +574,7 @@ impl Journal for SessionJournal {
 
     fn intent(&mut self, record: &IntentRecord<'_>) -> Result<Pending, RecordError> {
         self.check()?;
-        if self.returned.len() >= COMMANDS_OPEN_MAX {
+        if self.open.len() >= COMMANDS_OPEN_MAX {
             return Err(RecordError::TooLarge("commands without an outcome"));
         }
         let mut entry = self.chain.entry(&self.shared, Kind::Intent, record.at);
@@ -577,7 +596,10 @@ impl Journal for SessionJournal {
         let mut append = Append::new(entry, detail, Claim::Ordinary);
         (append.flow, append.bulk) = (Flow::ToTarget, bulk);
         let pending = self.chain.append(&self.shared, append)?;
-        self.returned.insert(record.number, 0);
+        // Somebody will wait for its response.
+        let sent = (self.chain.mode == entry::Mode::Strict)
+            .then(|| self.shared.gauge.company.sends(&mut self.counted));
+        self.open.insert(record.number, OpenCommand { returned: 0, sent });
         Ok(pending)
     }
 
@@ -642,7 +664,7 @@ impl Journal for SessionJournal {
         let kind = if record.outcome.is_some() { Kind::Outcome } else { Kind::Chunk };
         let mut entry = self.chain.entry(&self.shared, kind, record.at);
         entry.cmd = Some(record.number);
-        let before = self.returned.get(&record.number).copied().unwrap_or(0);
+        let before = self.open.get(&record.number).map_or(0, |open| open.returned);
         let returned = match record.flow {
             Flow::ToTarget => before,
             Flow::ToClient | Flow::Gateway => before.saturating_add(len),
@@ -672,11 +694,13 @@ impl Journal for SessionJournal {
         (append.flow, append.bulk, append.entry_last) = (record.flow, bulk, true);
         let pending = self.chain.append(&self.shared, append)?;
         if ends {
-            self.returned.remove(&record.number);
-        } else if let Some(sum) = self.returned.get_mut(&record.number) {
-            *sum = returned;
-        } else if self.returned.len() < COMMANDS_OPEN_MAX {
-            self.returned.insert(record.number, returned);
+            if let Some(sent) = self.open.remove(&record.number).and_then(|open| open.sent) {
+                self.shared.gauge.company.answered(sent);
+            }
+        } else if let Some(open) = self.open.get_mut(&record.number) {
+            open.returned = returned;
+        } else if self.open.len() < COMMANDS_OPEN_MAX {
+            self.open.insert(record.number, OpenCommand { returned, sent: None });
         }
         Ok(pending)
     }
