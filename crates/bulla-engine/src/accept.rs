@@ -4,9 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -22,7 +20,7 @@ use bulla_wire::{
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
@@ -32,57 +30,11 @@ use crate::{
     Engine, Listener,
     registry::{Counters, Handle},
     relay::{Relay, Start},
+    wide::Wide,
 };
 
 /// Most bytes that a client may send before its session is open.
 const GREETING_BYTES_MAX: usize = 64 * 1024;
-
-/// A socket whose first bytes were already read.
-struct Prefixed {
-    head: BytesMut,
-    tcp: TcpStream,
-}
-
-impl AsyncRead for Prefixed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.head.is_empty() {
-            let n = self.head.len().min(buf.remaining());
-            buf.put_slice(&self.head.split_to(n));
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Prefixed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
 
 /// Counts what one source has open before login.
 #[derive(Clone, Default)]
@@ -180,7 +132,7 @@ pub(crate) async fn accept_each<F: Future<Output = ()> + Send + 'static>(
 /// A greeting's stream, in the clear until TLS.
 enum Conn {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Prefixed>>),
+    Tls(Box<TlsStream<Wide>>),
 }
 
 struct Door<'a> {
@@ -342,7 +294,7 @@ impl Door<'_> {
         let config = self.listener.tls.load_full();
         let head = std::mem::take(&mut self.input);
         let acceptor = tokio_rustls::TlsAcceptor::from(config);
-        let stream = acceptor.accept(Prefixed { head, tcp }).await?;
+        let stream = acceptor.accept(Wide::new(tcp, head)).await?;
         let session = stream.get_ref().1;
         let certificate = session.peer_certificates().and_then(|c| c.first());
         *state = Tls::On { certificate: certificate.is_some() };

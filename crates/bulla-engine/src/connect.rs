@@ -15,6 +15,8 @@ use tokio::{
     sync::Semaphore,
 };
 
+use crate::wide::Wide;
+
 /// Most bytes that a target may send during a login.
 const LOGIN_BYTES_MAX: usize = 1 << 20;
 
@@ -232,7 +234,7 @@ async fn drive(
                 let name = ServerName::try_from(target.host.clone())
                     .map_err(|e| tls_error(std::io::Error::other(e)))?;
                 let tls = tokio_rustls::TlsConnector::from(config.clone())
-                    .connect(name, tcp)
+                    .connect(name, Wide::new(tcp, BytesMut::new()))
                     .await
                     .map_err(tls_error)?;
                 let certificate = tls.get_ref().1.peer_certificates().and_then(|c| c.first());

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `accept` | listeners, budgets, greeting, identity, opening |
 //! | `relay` | the loop of one live session |
-//! | `side` | reading and writing one side of it |
+//! | `side`, `wide` | reading and writing one side of it; sockets below TLS |
 //! | `connect` | the `Connector` port and the direct connector |
 //! | `scouts` | keeping what readings need to know fresh |
 //! | `hosted` | listeners and targets of protocols whose wire a library owns |
@@ -30,6 +30,7 @@ mod scouts;
 mod side;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
