@@ -10,8 +10,8 @@ use std::{
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bulla_core::{
-    Because, CloseRecord, Decision, Expiry, Flow, OpenRecord, Origin, Principal, Request, Resource,
-    RevealRequest, SessionId, TurnedAwayRecord,
+    Because, CloseRecord, Decision, Expiry, Flow, OpenRecord, Origin, Principal, RecordError,
+    Request, Resource, RevealRequest, SessionId, TurnedAwayRecord,
 };
 use bulla_gate::Session;
 use bulla_wire::{
@@ -487,17 +487,12 @@ impl Door<'_> {
             claims,
         });
         let unrecorded = Rejection::Unavailable("the record cannot be written".into());
-        let (journal, pending) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::error!(%error, "record the opening of a session");
-                return Err(greeting.reject(&unrecorded));
-            }
-        };
-        if let Err(error) = pending.await {
+        let unrecorded = greeting.reject(&unrecorded);
+        let failed = |error: RecordError| {
             tracing::error!(%error, "record the opening of a session");
-            return Err(greeting.reject(&unrecorded));
-        }
+            unrecorded.clone()
+        };
+        let (journal, durable) = opened.map_err(failed)?;
         let honours = protocol.descriptor().honours;
         let session = Session::new(
             id,
@@ -524,15 +519,14 @@ impl Door<'_> {
                 let why = Some(violation.why.as_ref().into());
                 let _ =
                     session.close(&CloseRecord { at: now, why: "violation".into(), detail: why });
+                durable.await.map_err(failed)?;
                 return Err(violation.answer);
             }
         };
-        // The welcome is evidence like every other byte.
-        let welcome = session.aside(Flow::Gateway, words, now);
-        let welcome = match welcome {
-            Ok(release) => release,
-            Err(_) => return Err(Bytes::new()),
-        };
+        // The welcome is evidence like every other byte, and shares the flush of the opening,
+        // without which nobody is let in, whatever the mode.
+        let welcome = session.aside(Flow::Gateway, words, now).map_err(failed)?;
+        durable.await.map_err(failed)?;
         let (tell, inbox) = mpsc::unbounded_channel();
         let counters = Arc::new(Counters::default());
         let entered = self.engine.registry.enter(Handle {
