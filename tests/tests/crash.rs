@@ -47,6 +47,9 @@ struct World {
 
 impl World {
     fn start(shape: impl FnOnce(Spec) -> Spec) -> Self {
+        Self::start_with(shape, &[])
+    }
+    fn start_with(shape: impl FnOnce(Spec) -> Spec, env: &[(String, String)]) -> Self {
         let authority = Authority::new("crash").unwrap();
         let options = Options::default().set("log_statement", "none").set("log_connections", "off");
         let server = Postgres::with(&authority, &options).unwrap();
@@ -54,7 +57,7 @@ impl World {
         let token =
             issuer.mint().unwrap().subject("billing/api").claim("team", "billing").token().unwrap();
         let spec = Spec::new(&server, &issuer).policy("orders.cedar", EVERYTHING);
-        let gateway = Gateway::start(&authority, shape(spec)).unwrap();
+        let gateway = Gateway::start_with(&authority, shape(spec), env).unwrap();
         let door = Door::new(&gateway.dial(&token)).unwrap();
         Self { server, gateway, door, token, _issuer: issuer }
     }
@@ -355,18 +358,7 @@ fn a_full_disk_stops_traffic_and_records_the_refusal() {
     assert_eq!(entry.entry.status.as_deref(), Some("recorder_unavailable"));
     // And what the client got before is there.
     others.push(client);
-    let sessions: Vec<Vec<u8>> =
-        reader.sessions().map(|found| delivered(&reader, found.unwrap().1)).collect();
-    for client in &others {
-        let received = &client.received;
-        let whole = sessions.iter().any(|recorded| {
-            // Last words of a session whose record failed stand nowhere, and say so.
-            let common = recorded.iter().zip(received).take_while(|(a, b)| a == b).count();
-            let words = String::from_utf8_lossy(&received[common..]).into_owned();
-            common > 200 && (words.is_empty() || words.contains("58030"))
-        });
-        assert!(whole, "a client got what is not recorded");
-    }
+    got_only_what_is_recorded(&reader, &others.iter().collect::<Vec<_>>());
     assert!(world.gateway.terminate().unwrap().success(), "{}", world.gateway.log());
 }
 
@@ -423,9 +415,16 @@ fn a_disk_gone_read_only_stops_the_ledger_for_good() {
     let copy = world.copy();
     verified(copy.path());
     let record = Reader::open(ReaderConfig::of_ledger(copy.path())).unwrap();
+    got_only_what_is_recorded(&record, &[&reader, &writer]);
+    assert!(world.psql("SELECT 6 * 7 AS answer").contains("42"));
+}
+
+/// What a client got is in the record. Last words of a session whose record failed stand nowhere,
+/// and say so.
+fn got_only_what_is_recorded(reader: &Reader, clients: &[&Raw]) {
     let sessions: Vec<Vec<u8>> =
-        record.sessions().map(|found| delivered(&record, found.unwrap().1)).collect();
-    for client in [&reader, &writer] {
+        reader.sessions().map(|found| delivered(reader, found.unwrap().1)).collect();
+    for client in clients {
         let whole = sessions.iter().any(|recorded| {
             let common = recorded.iter().zip(&client.received).take_while(|(a, b)| a == b).count();
             let words = String::from_utf8_lossy(&client.received[common..]).into_owned();
@@ -433,7 +432,72 @@ fn a_disk_gone_read_only_stops_the_ledger_for_good() {
         });
         assert!(whole, "a client got what is not recorded");
     }
-    assert!(world.psql("SELECT 6 * 7 AS answer").contains("42"));
+}
+
+/// Compiles the disk that fails, to be loaded before everything else.
+fn failing_disk(dir: &TempDir) -> String {
+    let source = dir.write("failing_disk.c", include_str!("failing_disk.c")).unwrap();
+    let library = dir.join("failing_disk.so");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl");
+    let made = capture(cc, None, Duration::from_secs(60));
+    let made = made.unwrap_or_else(|e| panic!("{e}; apt-get install build-essential"));
+    made.success().unwrap();
+    library.to_str().unwrap().to_owned()
+}
+
+/// One write of the journal fails with EIO, whatever of it reached the disk; the next would
+/// succeed. Nobody gets what was not recorded, nothing with an effect is sent, everybody is told,
+/// and nothing passes until a restart, which finds all that was delivered.
+#[test]
+fn one_failed_write_stops_the_ledger_for_good() {
+    let dir = TempDir::new("failing-disk").unwrap();
+    let library = failing_disk(&dir);
+    let order = dir.join("fail");
+    let env = [
+        ("LD_PRELOAD".to_owned(), library),
+        ("FAILING_DISK".to_owned(), order.to_str().unwrap().to_owned()),
+    ];
+    for (n, reached) in ["none", "half", "all"].into_iter().enumerate() {
+        let mut world = World::start_with(|spec| spec, &env);
+        let (mut reader, mut writer, mut idle) = (world.client(), world.client(), world.client());
+        let insert = |id: usize| {
+            format!("INSERT INTO orders (id, customer_id, item, quantity) VALUES ({id}, 7, 'x', 1)")
+        };
+        let runtime = tap::runtime();
+        assert_eq!(runtime.block_on(writer.query(&insert(97))).unwrap().0, None);
+        assert_eq!(runtime.block_on(reader.query("SELECT 1")).unwrap().0, None);
+        // Large enough to be torn.
+        let large = format!("SELECT '{}'", "x".repeat(30_000));
+        fs::write(&order, reached).unwrap();
+        // The first sees the failure, whether its intent or its response met it.
+        let (told, ..) = match n % 2 {
+            0 => until_refused(&world, &mut writer, &insert(98)),
+            _ => until_refused(&world, &mut reader, &large),
+        };
+        let told = told.unwrap();
+        assert!(told.contains("recorder_unavailable") || told.contains("58030"), "{told}");
+        assert!(!order.exists(), "{reached}: nothing failed");
+        // The disk works again, and still nothing passes. Who was told already may be cut off.
+        for (n, client) in [&mut idle, &mut reader, &mut writer].into_iter().enumerate() {
+            let (told, _, ran) = until_refused(&world, client, &insert(99));
+            assert_eq!(ran, 0, "{reached}");
+            let told = told.unwrap();
+            let over = n > 0 && told.contains("closed the line");
+            let words = told.contains("recorder_unavailable") || told.contains("58030");
+            assert!(words || over, "{reached}: {told}");
+        }
+        world.gateway.wait_http("/readyz", 503).unwrap();
+        assert!(world.psql("SELECT 1").contains("the record cannot be written"));
+        assert_eq!(world.server.sql("SELECT id FROM orders WHERE id > 90").unwrap(), "97");
+        world.gateway.kill().unwrap();
+        world.gateway.restart().unwrap();
+        let copy = world.copy();
+        verified(copy.path());
+        let record = Reader::open(ReaderConfig::of_ledger(copy.path())).unwrap();
+        got_only_what_is_recorded(&record, &[&reader, &writer, &idle]);
+        assert!(world.psql("SELECT 6 * 7 AS answer").contains("42"));
+    }
 }
 
 #[test]
