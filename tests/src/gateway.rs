@@ -49,6 +49,8 @@ pub struct Spec {
     pub mounts: Option<String>,
     /// The network in which it runs; then it listens on every address of that.
     pub host: Option<Host>,
+    /// Another build of the gateway than [`binary`].
+    pub program: Option<PathBuf>,
 }
 
 /// Who may speak for a service.
@@ -184,6 +186,7 @@ impl Spec {
             last: String::new(),
             mounts: None,
             host: None,
+            program: None,
         }
     }
 
@@ -533,13 +536,14 @@ pub fn cli_in(dir: &Path, args: &[&str]) -> Result<Captured> {
 }
 
 fn spawn(dir: &TempDir, env: &[(String, String)], spec: &Spec) -> Result<Proc> {
+    let program = spec.program.clone().map_or_else(binary, Ok)?;
     let mut command = match &spec.mounts {
-        None => Command::new(binary()?),
+        None => Command::new(program),
         Some(mounts) => {
             let mut command = Command::new("unshare");
             command.args(if places::is_root() { &["-m"][..] } else { &["-m", "-Ur"] });
             let script = format!("set -e; {mounts}; exec \"$0\" \"$@\"");
-            command.args(["--", "sh", "-c", &script]).arg(binary()?);
+            command.args(["--", "sh", "-c", &script]).arg(program);
             command
         }
     };
@@ -607,6 +611,7 @@ mod tests {
             last: "[extra]\nkey = 1\n".to_owned(),
             mounts: None,
             host: None,
+            program: None,
         };
         let port = || Port::new().unwrap();
         let resources = vec![port(), port(), port()];

@@ -226,6 +226,7 @@ impl World {
             last,
             mounts: None,
             host: None,
+            program: None,
         };
         let gateway = Gateway::start(&authority, spec)?;
         Ok(Self { gateway, issuer, authority, dir, port })

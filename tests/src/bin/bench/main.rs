@@ -29,7 +29,7 @@ use traffic::{Bed, WORKLOADS, Workload};
 
 const USAGE: &str = "\
 usage: bulla-bench [--quick] [--seconds N] [--rounds N] [--only NAME] [--json FILE]
-                   [--no-traffic] [--no-cost] [--only-gateway]
+                   [--no-traffic] [--no-cost] [--only-gateway] [--beside FILE]
 
   --quick          a look, not a measurement: one second, two rounds
   --seconds N      how long each measurement takes (3)
@@ -38,7 +38,8 @@ usage: bulla-bench [--quick] [--seconds N] [--rounds N] [--only NAME] [--json FI
   --json FILE      where the results go as JSON (bench.json in the target folder)
   --no-traffic     only what single steps cost
   --no-cost        only traffic
-  --only-gateway   traffic through the gateway alone, for a profiler; no ratios";
+  --only-gateway   traffic through the gateway alone, for a profiler; no ratios
+  --beside FILE    another build of the gateway in the same rounds";
 
 #[derive(Clone, Debug)]
 pub struct Args {
@@ -50,6 +51,7 @@ pub struct Args {
     pub traffic: bool,
     pub cost: bool,
     pub only_gateway: bool,
+    pub beside: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -92,6 +94,7 @@ fn parse(args: &[String]) -> Result<Args> {
         traffic: true,
         cost: true,
         only_gateway: false,
+        beside: None,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -105,6 +108,7 @@ fn parse(args: &[String]) -> Result<Args> {
             "--no-traffic" => parsed.traffic = false,
             "--no-cost" => parsed.cost = false,
             "--only-gateway" => parsed.only_gateway = true,
+            "--beside" => parsed.beside = Some(value()?.into()),
             _ => bail!("no such option: `{arg}`"),
         }
     }

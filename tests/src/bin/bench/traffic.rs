@@ -98,6 +98,8 @@ pub struct Sample {
     operations: f64,
     /// Microseconds of the process between, for each operation or megabyte.
     pub cpu_us: Option<f64>,
+    /// How often a thread of the process between slept and was woken, for each of them.
+    wakes: Option<f64>,
     /// Median latency of one operation.
     pub p50_us: Option<f64>,
     /// Of the disk, right before.
@@ -152,12 +154,17 @@ impl Bed {
         let issuer = Issuer::start()?;
         let token = issuer.mint()?.claim("team", "bench").expires(3600).token()?;
         let (mut gateways, mut agents) = (Vec::new(), Vec::new());
-        for (name, durability, by_agent) in [
-            ("bulla-strict", "strict", false),
-            ("bulla-bounded", "bounded", false),
+        let mut ways = vec![
+            ("bulla-strict", "strict", false, None),
+            ("bulla-bounded", "bounded", false, None),
             // As `bulla-strict`, but for the way.
-            ("bulla-agent", "strict", true),
-        ] {
+            ("bulla-agent", "strict", true, None),
+        ];
+        if let Some(other) = &args.beside {
+            ways.push(("bulla-strict'", "strict", false, Some(other.clone())));
+            ways.push(("bulla-bounded'", "bounded", false, Some(other.clone())));
+        }
+        for (name, durability, by_agent, program) in ways {
             let mut resource = ResourceSpec::new("bench", &server, USER, PASSWORD);
             resource.durability = Some(durability.to_owned());
             let target = resource.clone();
@@ -166,6 +173,7 @@ impl Bed {
             }
             let mut spec = Spec::new(&server, &issuer).policy("bench.cedar", POLICY);
             spec.resources = vec![resource];
+            spec.program = program;
             // A process each: what one still has to archive is not counted as the other's work.
             let gateway = Gateway::start(&authority, spec)?;
             if by_agent {
@@ -215,6 +223,7 @@ impl Bed {
     fn sample(&self, args: &Args, workload: &Workload, contender: &Contender) -> Result<Sample> {
         let flush = disk::flush_time(self.scripts.path())?;
         let before = contender.pid.map(cpu_time).transpose()?;
+        let slept = contender.pid.map(sleeps).transpose()?;
         let mut sample = match workload.kind {
             Kind::BulkCopy => self.copy(args, &contender.dial)?,
             _ => self.pgbench(args, workload, &contender.dial)?,
@@ -225,6 +234,9 @@ impl Bed {
         let after = contender.pid.map(cpu_time).transpose()?;
         let cpu = before.zip(after).map(|(before, after)| micros(after.saturating_sub(before)));
         sample.cpu_us = cpu.map(|cpu| cpu / sample.operations.max(1e-9));
+        let wakes = slept.zip(contender.pid.map(sleeps).transpose()?);
+        sample.wakes =
+            wakes.map(|(from, to)| to.saturating_sub(from) as f64 / sample.operations.max(1e-9));
         sample.flush_us = Some(micros(flush));
         Ok(sample)
     }
@@ -260,7 +272,14 @@ impl Bed {
             format!("{} s were not enough to connect {clients} clients: --seconds N", args.seconds)
         })? * each;
         let p50_us = latency(log.path())?;
-        Ok(Sample { rate, operations: done * each, cpu_us: None, p50_us, flush_us: None })
+        Ok(Sample {
+            rate,
+            operations: done * each,
+            cpu_us: None,
+            wakes: None,
+            p50_us,
+            flush_us: None,
+        })
     }
 
     /// COPY out, as a backup does it.
@@ -278,7 +297,7 @@ impl Bed {
             capture(command, None, Duration::from_secs(PATIENCE_S))?.success()?;
         }
         let rate = operations / started.elapsed().as_secs_f64();
-        Ok(Sample { rate, operations, cpu_us: None, p50_us: None, flush_us: None })
+        Ok(Sample { rate, operations, cpu_us: None, wakes: None, p50_us: None, flush_us: None })
     }
 }
 
@@ -328,6 +347,7 @@ impl Measured {
             low: ratios.first().copied(),
             high: ratios.last().copied(),
             cpu_us: self.middle(who, |sample| sample.cpu_us),
+            wakes: self.middle(who, |sample| sample.wakes),
             p50_us: self.middle(who, |sample| sample.p50_us),
         }
     }
@@ -341,15 +361,15 @@ impl Measured {
         let unit = if self.workload.is_bulk() { "MB/s" } else { "/s" };
         println!("\n{} (flush {} µs)", self.workload.name, show(self.flush()));
         println!(
-            "  {:<14} {unit:>11} {:>8} {:>15} {:>8} {:>9}",
-            "", "ratio", "spread", "CPU µs", "p50 µs"
+            "  {:<14} {unit:>11} {:>8} {:>15} {:>8} {:>8} {:>9}",
+            "", "ratio", "spread", "CPU µs", "wakes", "p50 µs"
         );
         for who in &self.order {
             let s = self.summary(who);
             let spread = format!("{}–{}", show(s.low), show(s.high));
-            let (rate, ratio, cpu, p50) =
-                (show(s.rate), show(s.ratio), show(s.cpu_us), show(s.p50_us));
-            println!("  {who:<14} {rate:>11} {ratio:>8} {spread:>15} {cpu:>8} {p50:>9}");
+            let (rate, ratio, cpu) = (show(s.rate), show(s.ratio), show(s.cpu_us));
+            let (wakes, p50) = (show(s.wakes), show(s.p50_us));
+            println!("  {who:<14} {rate:>11} {ratio:>8} {spread:>15} {cpu:>8} {wakes:>8} {p50:>9}");
         }
     }
 
@@ -358,7 +378,7 @@ impl Measured {
             let s = self.summary(who);
             json!({
                 "name": who, "rate": s.rate, "ratio": s.ratio, "ratio_low": s.low,
-                "ratio_high": s.high, "cpu_us": s.cpu_us, "p50_us": s.p50_us,
+                "ratio_high": s.high, "cpu_us": s.cpu_us, "wakes": s.wakes, "p50_us": s.p50_us,
             })
         };
         let unit = if self.workload.is_bulk() { "MB/s" } else { "1/s" };
@@ -376,7 +396,20 @@ struct Summary {
     low: Option<f64>,
     high: Option<f64>,
     cpu_us: Option<f64>,
+    wakes: Option<f64>,
     p50_us: Option<f64>,
+}
+
+/// How often the threads of a process have given up their processor to wait.
+fn sleeps(pid: libc::pid_t) -> Result<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).context("list a process's threads")? {
+        // One that ends meanwhile is not counted.
+        let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sum += count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
 }
 
 /// User and system time of a process and its ended threads: fields 14 and 15 of its `stat`.
