@@ -68,3 +68,10 @@ fn what_is_harmless_passes() -> Result<()> {
     benign::pass(&arena);
     arena.finish()
 }
+
+#[test]
+fn what_is_harmless_passes_on_eighteen() -> Result<()> {
+    let arena = Arena::on(Flavor::Eighteen)?;
+    benign::pass_on_eighteen(&arena);
+    arena.finish()
+}

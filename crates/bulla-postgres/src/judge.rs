@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bulla_core::{Command, Draft, Fact, Parameter, Purity, Refusal, RefusalKind, Touches};
 use bulla_sql::{
     Catalog, Effects as SqlEffects, Facts, SearchPath, Statement,
-    facts::{NameUse, Tx},
+    facts::{Access, NameUse, Resolved, Tx},
 };
 use bulla_wire::{Output, Outputs, Violation};
 use bytes::Bytes;
@@ -160,7 +160,7 @@ impl Machine {
     /// Does what may remove a doubt about `facts`: the role, the path or the catalogue are not
     /// known as they are now. True: an answer is awaited. Each is tried once for a message.
     fn ask(&mut self, facts: &Facts, catalog: &Catalog, out: &mut Outputs) -> bool {
-        let doubt = facts.effects().contains(SqlEffects::UNKNOWN);
+        let doubt = facts.effects().contains(SqlEffects::UNKNOWN) || misses(facts);
         if !doubt && (self.here().stale() != Stale::Yes || !is_about_names(facts)) {
             return false;
         }
@@ -259,7 +259,8 @@ impl Machine {
             world.apply(&Turn::Opaque);
         }
         for whole in &read.facts.statements {
-            let (from, path) = (whole.text.start, world.reading().clone());
+            let (from, path) = (whole.text.start, moved.on(world.reading()));
+            let temporary = world.temporary();
             let part = text.get(whole.text.clone()).unwrap_or_default();
             let one = self.analyse(part, &read.catalog, &path)?;
             // The same text has the same statement in it, with places counted from its own start.
@@ -270,12 +271,23 @@ impl Machine {
                     "send the statements one by one",
                 ));
             };
-            for turn in self.turns(statement, &read.catalog) {
-                world.apply(turn.in_transaction(&mut rolls_back));
+            let turns = self.turns(statement, &read.catalog);
+            for turn in &turns {
+                let turn = turn.in_transaction(&mut rolls_back);
+                if matches!(turn, Turn::Opaque | Turn::Rollback | Turn::Back) {
+                    moved.forget();
+                }
+                world.apply(turn);
             }
             let mut statement = statement.clone();
-            moved.doubt(&mut statement);
-            moved.follow(&statement);
+            moved.doubt(&mut statement, &path);
+            let made = moved.follow(&statement);
+            if turns.contains(&Turn::Opaque) {
+                // Code that nobody read ran with it.
+                moved.forget();
+            } else if let (Some(name), Some(before)) = (made, &temporary) {
+                world.with_temporary(before, name);
+            }
             statement.text = whole.text.clone();
             for name_use in &mut statement.names {
                 if let NameUse::Prepare { inner: Some(inner), .. }
@@ -316,8 +328,15 @@ impl Machine {
         let missing = read.doubt.map(str::to_owned);
         let (mut survey, mut overlay) =
             (Survey { missing, ..Survey::default() }, Overlay::default());
+        let mut moved = false;
         for (i, statement) in read.facts.statements.iter().enumerate() {
             let path = read.paths.get(i).or(read.paths.last())?;
+            // What was prepared is planned again where an object has changed.
+            if moved && statement.names.iter().any(|n| matches!(n, NameUse::Execute { .. })) {
+                let why = "objects were changed earlier in the same text";
+                survey.missing.get_or_insert_with(|| why.to_owned());
+            }
+            moved |= steps::changes_objects(statement);
             let at = At { read, text, path, whole: true, veil: &veil, depth: 0 };
             let mut step = Step::default();
             self.statement(statement, &at, &mut overlay, &mut step, &mut survey)?;
@@ -756,6 +775,12 @@ impl Machine {
         self.judge(batch.bytes.freeze(), command, judging, out);
         Ok(true)
     }
+}
+
+/// `IF EXISTS` of what is not known to exist: no doubt by itself, but worth another look.
+fn misses(facts: &Facts) -> bool {
+    let mut relations = facts.statements.iter().flat_map(|statement| &statement.relations);
+    relations.any(|r| r.access != Access::Create && r.resolved == Resolved::Unresolved)
 }
 
 /// Whether what a text means depends on where names lead.

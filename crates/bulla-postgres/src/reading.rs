@@ -255,8 +255,13 @@ impl Collect {
                 let at = match &relation.resolved {
                     Resolved::Known(known) => path(&known.schema, &known.name),
                     Resolved::Temp => path("pg_temp", &relation.name),
+                    Resolved::Made(schema) => path(schema, &relation.name),
                     Resolved::Unresolved => {
-                        if relation.access != Access::Create {
+                        // `IF EXISTS`: what is not there is not touched.
+                        let may_be_missing =
+                            matches!(relation.access, Access::Drop | Access::Alter)
+                                && !statement.effects.contains(SqlEffects::UNKNOWN);
+                        if relation.access != Access::Create && !may_be_missing {
                             self.doubt(format!("`{}` is not a known relation", relation.name));
                         }
                         // What is made is in no catalogue yet; the statement says where it goes.

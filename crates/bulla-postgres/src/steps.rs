@@ -11,8 +11,8 @@ use bulla_sql::{
     Catalog, Effects, Facts, Kind, SearchPath, Statement,
     catalog::Volatility,
     facts::{
-        Access, CopyDirection, CopyTarget, CreatedKind, FunctionClass, FunctionUse, NameUse,
-        Resolved, Tx,
+        Access, CopyDirection, CopyTarget, Created, CreatedKind, FunctionClass, FunctionUse,
+        NameUse, RelationUse, Resolved, Tx,
     },
     settings::{SettingAction, SettingScope, SettingValue},
 };
@@ -114,7 +114,7 @@ pub fn turns(statement: &Statement, catalog: &Catalog, initial: Option<&Arc<str>
     if temporary {
         turns.push(Turn::Temporary);
     }
-    if statement.effects.contains(Effects::SCHEMA) && !only_temporary(statement) {
+    if changes_objects(statement) {
         turns.push(Turn::Schema);
     }
     turns.extend(match &statement.transaction {
@@ -131,6 +131,11 @@ pub fn turns(statement: &Statement, catalog: &Catalog, initial: Option<&Arc<str>
         | None => None,
     });
     turns
+}
+
+/// Others will have to learn of what it makes, changes or drops.
+pub fn changes_objects(statement: &Statement) -> bool {
+    statement.effects.contains(Effects::SCHEMA) && !only_temporary(statement)
 }
 
 /// Everything that it makes, changes or drops is the session's own: nobody else has to learn of it.
@@ -157,21 +162,56 @@ pub fn moves_names(turns: &[Turn]) -> bool {
     })
 }
 
-/// Names of relations that earlier statements of the same text made, changed or dropped. The
-/// catalogue cannot be looked at between them, so what they mean behind that is in doubt.
+/// What earlier statements of the same text made, changed or dropped. The catalogue cannot be looked
+/// at between them: tables that they made anew are followed, and what else they touched is in doubt
+/// behind that.
 #[derive(Default)]
 pub struct Moved {
     names: BTreeSet<Arc<str>>,
+    /// Any name may lead elsewhere.
     schemas: bool,
+    /// Schemas that are made, and that no path has found yet.
+    new: BTreeSet<Arc<str>>,
+    /// Tables, by schema and name, and temporary ones.
+    made: BTreeSet<(Arc<str>, Arc<str>)>,
+    temporary: BTreeSet<Arc<str>>,
 }
 
 impl Moved {
-    pub fn doubt(&self, statement: &mut Statement) {
-        let moved = statement.relations.iter().find(|relation| {
-            relation.via.is_none()
-                && relation.access != Access::Create
-                && (self.schemas || self.names.contains(&relation.name))
-        });
+    /// The path with what was made on it.
+    pub fn on(&self, path: &Arc<SearchPath>) -> Arc<SearchPath> {
+        if self.made.is_empty() {
+            return path.clone();
+        }
+        Arc::new((**path).clone().with_made(self.made.clone()))
+    }
+
+    fn is_doubtful(&self, relation: &RelationUse, lost: bool) -> bool {
+        if relation.via.is_some() || relation.access == Access::Create {
+            return false;
+        }
+        match &relation.resolved {
+            _ if lost => true,
+            Resolved::Made(_) => false,
+            Resolved::Temp if self.temporary.contains(&relation.name) => false,
+            _ => self.names.contains(&relation.name) || self.is_implied(&relation.name),
+        }
+    }
+
+    /// The sequence of a column of something that was made.
+    fn is_implied(&self, name: &str) -> bool {
+        name.ends_with("_seq")
+            && self.names.iter().any(|made| {
+                let kept = made.char_indices().take_while(|(at, _)| *at < IMPLIED_BYTES).count();
+                let start: String = made.chars().take(kept).collect();
+                name.starts_with(&start)
+            })
+    }
+
+    pub fn doubt(&self, statement: &mut Statement, path: &SearchPath) {
+        let lost = self.schemas
+            || path.schemas().is_none_or(|path| path.iter().any(|s| self.new.contains(&**s)));
+        let moved = statement.relations.iter().find(|r| self.is_doubtful(r, lost && self.any()));
         if let Some(relation) = moved {
             let why = format!("`{}`: changed earlier in the same text", relation.name);
             if !statement.unknown.contains(&why) {
@@ -181,26 +221,110 @@ impl Moved {
         }
     }
 
-    pub fn follow(&mut self, statement: &Statement) {
+    fn any(&self) -> bool {
+        self.schemas || !self.new.is_empty()
+    }
+
+    /// A transaction was rolled back, or code ran that nobody read.
+    pub fn forget(&mut self) {
+        self.made.clear();
+        self.temporary.clear();
+    }
+
+    /// Follows a statement. Some: of temporary relations, a table of that name now stands in front,
+    /// and nothing else has changed.
+    pub fn follow(&mut self, statement: &Statement) -> Option<String> {
         if !statement.effects.contains(Effects::SCHEMA) {
-            return;
+            return None;
+        }
+        if let Some(table) = table_made(statement) {
+            return self.make(statement, table);
+        }
+        let made = statement.creates.iter().map(|made| Arc::<str>::from(&*made.name));
+        if statement.tag == "CREATE SCHEMA" && statement.relations.is_empty() {
+            self.new.extend(made);
+            return None;
+        }
+        if statement.tag == "CREATE INDEX" {
+            // To index a table moves no name but the index's own.
+            self.names.extend(made);
+            return self.own_temporary(statement);
         }
         let changed = statement.relations.iter().filter(|relation| {
             matches!(relation.access, Access::Create | Access::Alter | Access::Drop)
         });
-        let changed: Vec<_> = changed.map(|relation| relation.name.clone()).collect();
+        let changed: BTreeSet<_> = changed.map(|relation| relation.name.clone()).collect();
         // To add a column moves no name.
         let alters_one = statement.creates.is_empty()
             && changed.len() == 1
             && statement.relations.iter().all(|relation| relation.access != Access::Drop);
         if !alters_one {
+            self.names.extend(made);
+        }
+        let harmless = matches!(statement.tag, "ALTER TABLE" | "COMMENT" | "CREATE STATISTICS");
+        if !(alters_one && harmless) {
+            self.made.retain(|(_, name)| !changed.contains(name));
+            self.temporary.retain(|name| !changed.contains(name));
+        }
+        if !alters_one {
             self.names.extend(changed);
-            self.names.extend(statement.creates.iter().map(|made| made.name.as_str().into()));
         }
         let schema = statement.tag.ends_with(" SCHEMA") || statement.tag == "ALTER … RENAME";
-        self.schemas |= (schema && statement.relations.is_empty())
-            || statement.creates.iter().any(|made| made.what == CreatedKind::Schema);
+        if (schema && statement.relations.is_empty())
+            || statement.creates.iter().any(|made| made.what == CreatedKind::Schema)
+        {
+            self.schemas = true;
+            self.forget();
+        }
+        (alters_one && harmless).then(|| self.own_temporary(statement))?
     }
+
+    /// The temporary table of this text that a statement altered: it stands where it stood.
+    fn own_temporary(&self, statement: &Statement) -> Option<String> {
+        let altered = statement.relations.iter().find(|r| r.access == Access::Alter)?;
+        let own = altered.resolved == Resolved::Temp && self.temporary.contains(&altered.name);
+        own.then(|| altered.name.to_string())
+    }
+
+    fn make(&mut self, statement: &Statement, table: &Created) -> Option<String> {
+        let name: Arc<str> = table.name.as_str().into();
+        if table.temporary {
+            self.names.insert(name.clone());
+            self.temporary.insert(name);
+            return Some(table.name.clone());
+        }
+        let there = statement.relations.iter().any(|relation| {
+            relation.access == Access::Create && matches!(relation.resolved, Resolved::Known(_))
+        });
+        // It is there already: the statement does nothing, or it fails and nothing follows.
+        if there && !self.names.contains(&name) {
+            return None;
+        }
+        if let Some(schema) = &table.schema {
+            self.made.insert((schema.as_str().into(), name.clone()));
+        }
+        self.names.insert(name);
+        None
+    }
+}
+
+/// As much of a table's name as stays in the names of what comes with it (`makeObjectName`).
+const IMPLIED_BYTES: usize = 29;
+
+/// The table that a statement makes, where its text says all of what it is: no child of another, so
+/// that its rows are nobody else's. Whatever it takes to fill it (defaults, checks, types) was
+/// touched by the statement that made it, in the same text.
+fn table_made(statement: &Statement) -> Option<&Created> {
+    let [table] = statement.creates.as_slice() else { return None };
+    let plain = matches!(statement.tag, "CREATE TABLE" | "CREATE TABLE AS" | "SELECT INTO")
+        && table.what == CreatedKind::Table
+        && !statement.effects.contains(Effects::UNKNOWN)
+        && statement.relations.iter().all(|relation| match relation.access {
+            Access::Create => *relation.name == *table.name,
+            Access::Select => true,
+            _ => false,
+        });
+    plain.then_some(table)
 }
 
 /// How often a text takes `CopyData` from the client.

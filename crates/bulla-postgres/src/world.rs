@@ -238,6 +238,19 @@ impl World {
         }
     }
 
+    /// The temporary relations, as far as they are known.
+    pub fn temporary(&self) -> Option<Arc<BTreeMap<String, Temporary>>> {
+        self.temporary.clone()
+    }
+
+    /// There are these, and a table of that name.
+    pub fn with_temporary(&mut self, before: &BTreeMap<String, Temporary>, name: String) {
+        let mut now = before.clone();
+        now.insert(name, Temporary::Own);
+        self.temporary = Some(now.into());
+        self.join();
+    }
+
     /// The catalogue as the session sees it now. Of a transaction: of nobody else.
     pub fn looked(&mut self, catalog: Arc<Catalog>) {
         (self.own, self.stale) = (Some(catalog), Stale::No);

@@ -115,7 +115,7 @@ impl Statement {
                 r.access == Access::Select
                     && match &r.resolved {
                         Resolved::Known(known) => known.kind.holds_rows_here(),
-                        Resolved::Temp | Resolved::Unresolved => false,
+                        Resolved::Temp | Resolved::Made(_) | Resolved::Unresolved => false,
                     }
             })
             && self.functions.iter().all(|f| f.class.keeps_purity())
@@ -424,6 +424,9 @@ pub enum Resolved {
     Known(Known),
     /// A temporary relation of this session.
     Temp,
+    /// A table that an earlier statement of the same text made, in this schema: what it is to hold
+    /// was read there.
+    Made(Arc<str>),
     /// No such relation in the snapshot, or the search path is not known. Always with
     /// [`Effects::UNKNOWN`], except for a relation that the statement itself makes.
     Unresolved,

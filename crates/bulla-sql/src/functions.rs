@@ -405,6 +405,7 @@ const LISTED: &[(&str, FunctionClass, Effects)] = &[
     ("set_config", Volatile, SETTINGS),
     ("setseed", Volatile, NONE),
     ("setval", Volatile, SEQUENCE),
+    ("suppress_redundant_updates_trigger", Harmless, NONE),
     ("table_to_xml", Dangerous(TEXT), OPAQUE),
     ("table_to_xml_and_xmlschema", Dangerous(TEXT), OPAQUE),
     ("table_to_xmlschema", Dangerous(TEXT), OPAQUE),

@@ -559,12 +559,12 @@ fn reaches(catalog: &Catalog, hidden: &Hidden, statement: &Statement, oid: u32) 
             match relation.body.get() {
                 Some(body) => body.relations.iter().any(|r| match &r.resolved {
                     Resolved::Known(known) => hidden.relations.contains_key(&known.oid),
-                    Resolved::Temp | Resolved::Unresolved => true,
+                    Resolved::Temp | Resolved::Made(_) | Resolved::Unresolved => true,
                 }),
                 // Not read: only if the statement reaches nothing hidden at all is that certain.
                 None => statement.relations.iter().any(|r| match &r.resolved {
                     Resolved::Known(known) => hidden.relations.contains_key(&known.oid),
-                    Resolved::Temp | Resolved::Unresolved => true,
+                    Resolved::Temp | Resolved::Made(_) | Resolved::Unresolved => true,
                 }),
             }
         }

@@ -18,6 +18,7 @@ fn find(catalog: &Catalog, path: &SearchPath, schema: Option<&str>, name: &str) 
     match catalog.find_relation(path, schema, name) {
         Found::Relation(r) => r.qualified().to_string(),
         Found::Temp => "temp".to_owned(),
+        Found::Made(schema) => format!("made in {schema}"),
         Found::Nothing => "nothing".to_owned(),
     }
 }
@@ -41,6 +42,11 @@ fn names_are_found_as_the_server_finds_them() {
     assert_eq!(find(&catalog, &path, Some("pg_temp"), "x"), "temp");
     // Some session's, and nobody knows whose.
     assert_eq!(find(&catalog, &path, Some("pg_temp_3"), "x"), "nothing");
+    let made = path.clone().with_made([("app".into(), "orders".into())].into());
+    assert_eq!(find(&catalog, &made, None, "orders"), "made in app");
+    assert_eq!(find(&catalog, &made, Some("app"), "orders"), "made in app");
+    assert_eq!(find(&catalog, &made, Some("public"), "orders"), "public.orders");
+    assert_eq!(find(&catalog, &made.with_temp(["orders"]), None, "orders"), "temp");
     let temp = path.clone().with_temp(["orders"]);
     assert_eq!(find(&catalog, &temp, None, "orders"), "temp");
     assert_eq!(find(&catalog, &path.with_temp_unknown(), None, "orders"), "nothing");

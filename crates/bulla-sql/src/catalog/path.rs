@@ -1,6 +1,7 @@
 //! Where names are looked for, and what they are found to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Catalog, Relation};
 
@@ -11,6 +12,8 @@ use super::{Catalog, Relation};
 pub struct SearchPath {
     schemas: Option<Vec<String>>,
     temp: Option<BTreeMap<String, Temporary>>,
+    /// Tables by schema and name that the text at hand made before this place of it.
+    made: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
 /// A temporary relation of the session.
@@ -29,13 +32,14 @@ impl SearchPath {
         Self {
             schemas: Some(schemas.into_iter().map(Into::into).collect()),
             temp: Some(BTreeMap::new()),
+            made: BTreeSet::new(),
         }
     }
 
     /// Nothing is known: every unqualified name is unresolved.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { schemas: None, temp: None }
+        Self { schemas: None, temp: None, made: BTreeSet::new() }
     }
 
     /// Reads a value of the `search_path` setting (`"$user", public`) as the server does: items
@@ -46,7 +50,7 @@ impl SearchPath {
         let schemas = split_identifiers(value).map(|items| {
             items.into_iter().map(|i| if i == "$user" { user.to_owned() } else { i }).collect()
         });
-        Self { schemas, temp: Some(BTreeMap::new()) }
+        Self { schemas, temp: Some(BTreeMap::new()), made: BTreeSet::new() }
     }
 
     /// The same path with these temporary tables in front.
@@ -59,6 +63,14 @@ impl SearchPath {
     #[must_use]
     pub fn with_temporary(mut self, names: BTreeMap<String, Temporary>) -> Self {
         self.temp = Some(names);
+        self
+    }
+
+    /// The same path behind statements that made these tables, by schema and name: they are found
+    /// whatever the snapshot says.
+    #[must_use]
+    pub fn with_made(mut self, made: BTreeSet<(Arc<str>, Arc<str>)>) -> Self {
+        self.made = made;
         self
     }
 
@@ -96,10 +108,12 @@ impl SearchPath {
 }
 
 /// What a relation name resolved to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Found<'a> {
     Relation(&'a Relation),
     Temp,
+    /// The text itself made it before, in this schema.
+    Made(Arc<str>),
     Nothing,
 }
 
@@ -118,7 +132,7 @@ impl Catalog {
             if schema == "pg_temp" {
                 return if path.temp().is_some() { Found::Temp } else { Found::Nothing };
             }
-            return self.relation_named(schema, name).map_or(Found::Nothing, Found::Relation);
+            return self.in_schema(path, schema, name).unwrap_or(Found::Nothing);
         }
         let (Some(temp), Some(order)) = (path.temp(), path.order()) else { return Found::Nothing };
         let listed_temp = path.schemas().is_some_and(|s| s.iter().any(|s| s == "pg_temp"));
@@ -131,14 +145,14 @@ impl Catalog {
                 if schema == "pg_temp" {
                     return Found::Temp;
                 }
-                if let Some(found) = self.visible(schema, name) {
-                    return Found::Relation(found);
+                if let Some(found) = self.visible(path, schema, name) {
+                    return found;
                 }
             }
         }
         for schema in order {
-            if let Some(found) = self.visible(schema, name) {
-                return Found::Relation(found);
+            if let Some(found) = self.visible(path, schema, name) {
+                return found;
             }
         }
         Found::Nothing
@@ -150,11 +164,16 @@ impl Catalog {
         implicit.then_some("pg_catalog").into_iter().chain(listed.iter().map(String::as_str))
     }
 
-    fn visible(&self, schema: &str, name: &str) -> Option<&Relation> {
-        if !self.usable(schema) {
-            return None;
+    fn visible(&self, path: &SearchPath, schema: &str, name: &str) -> Option<Found<'_>> {
+        self.usable(schema).then(|| self.in_schema(path, schema, name))?
+    }
+
+    fn in_schema(&self, path: &SearchPath, schema: &str, name: &str) -> Option<Found<'_>> {
+        let made = path.made.iter().find(|(s, n)| **s == *schema && **n == *name);
+        if let Some((schema, _)) = made {
+            return Some(Found::Made(Arc::clone(schema)));
         }
-        self.relation_named(schema, name)
+        self.relation_named(schema, name).map(Found::Relation)
     }
 
     /// Whether the path search looks into a schema.

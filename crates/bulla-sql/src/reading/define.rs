@@ -117,6 +117,7 @@ impl<'a> Reader<'a> {
     pub(super) fn created_beside(&mut self, var: &RangeVar, name: &str, what: CreatedKind) {
         let (schema, temporary) = match self.lookup(var).resolved {
             Resolved::Known(known) => (Some(known.schema.to_string()), false),
+            Resolved::Made(schema) => (Some(schema.to_string()), false),
             Resolved::Temp => (None, true),
             Resolved::Unresolved => (None, false),
         };
@@ -392,7 +393,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn drop_objects(&mut self, drop: &DropStmt) {
-        self.cascade(drop.behavior);
+        let cascades = drop.behavior == DropBehavior::DropCascade as i32;
+        if !is_relation(drop.remove_type) || !drop.missing_ok {
+            self.cascade(drop.behavior);
+        }
         if !is_relation(drop.remove_type) {
             let on_relation = matches!(
                 ObjectType::try_from(drop.remove_type),
@@ -412,7 +416,13 @@ impl<'a> Reader<'a> {
         for node in &drop.objects {
             match inner(node) {
                 Some(NodeEnum::List(list)) => {
+                    let before = self.out.relations.len();
                     self.named(&strings(&list.items), Access::Drop, drop.missing_ok);
+                    // Nothing depends on what is not there.
+                    let mut new = self.out.relations.iter().skip(before);
+                    if cascades && !new.all(|r| matches!(r.resolved, Resolved::Unresolved)) {
+                        self.cascade(drop.behavior);
+                    }
                 }
                 _ => self.unknown("a relation of an unknown form"),
             }

@@ -149,7 +149,7 @@ pub(crate) enum Region {
 fn oid(resolved: &Resolved) -> Option<u32> {
     match resolved {
         Resolved::Known(known) => Some(known.oid),
-        Resolved::Temp | Resolved::Unresolved => None,
+        Resolved::Temp | Resolved::Made(_) | Resolved::Unresolved => None,
     }
 }
 

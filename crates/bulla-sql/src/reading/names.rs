@@ -47,6 +47,7 @@ impl<'a> Reader<'a> {
         let (resolved, relation) = match found {
             Found::Relation(relation) => (Resolved::Known(known(relation)), Some(relation)),
             Found::Temp => (Resolved::Temp, None),
+            Found::Made(schema) => (Resolved::Made(schema), None),
             Found::Nothing => (Resolved::Unresolved, None),
         };
         let name = match relation {

@@ -132,6 +132,7 @@ fn relation(r: &RelationUse) -> String {
     let name = match &r.resolved {
         Resolved::Known(k) => format!("{}.{}", k.schema, k.name),
         Resolved::Temp => format!("temp.{}", r.name),
+        Resolved::Made(schema) => format!("made.{schema}.{}", r.name),
         Resolved::Unresolved => format!("?{}", r.name),
     };
     let columns = match &r.columns {
