@@ -10,7 +10,7 @@ pub const DEPTH_MAX: usize = 512;
 
 /// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+pub(crate) enum Step {
     Key(String),
     /// `[*]`: every element.
     Each,
@@ -57,6 +57,14 @@ impl Path {
 }
 
 impl Path {
+    /// The whole document.
+    #[must_use]
+    pub fn whole() -> Self {
+        Self(Vec::new())
+    }
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.0
+    }
     /// The keys of a path that is nothing but keys.
     pub fn keys(&self) -> Option<impl Iterator<Item = &str>> {
         let plain = self.0.iter().all(|step| matches!(step, Step::Key(_)));
@@ -242,7 +250,7 @@ fn into<'p>(heads: &Heads<'p>, fits: impl Fn(&Step) -> bool) -> Heads<'p> {
 }
 
 /// A masked value: of its own JSON type, or null.
-fn scalar(mask: &Mask, whole: &str, with: &With<'_>) -> String {
+pub(crate) fn scalar(mask: &Mask, whole: &str, with: &With<'_>) -> String {
     let inner = whole.strip_prefix('"').and_then(|w| w.strip_suffix('"')).map(unescape);
     let value = match &inner {
         Some(Some(text)) => Value::Text(text),
@@ -283,6 +291,15 @@ pub fn quoted(text: &str) -> String {
 
 /// What a string means; `None` for escapes that JSON does not have.
 fn unescape(text: &str) -> Option<String> {
+    decode(text, false)
+}
+
+/// The same, with half of a pair of surrogates read as U+FFFD.
+pub(crate) fn unescape_any(text: &str) -> Option<String> {
+    decode(text, true)
+}
+
+fn decode(text: &str, halves: bool) -> Option<String> {
     if !text.contains('\\') {
         return Some(text.to_owned());
     }
@@ -301,15 +318,22 @@ fn unescape(text: &str) -> Option<String> {
             'f' => '\u{c}',
             c @ ('"' | '\\' | '/') => c,
             'u' => {
-                let mut unit = hex4(&mut chars)?;
-                if (0xd800..0xdc00).contains(&unit) {
-                    if chars.next()? != '\\' || chars.next()? != 'u' {
-                        return None;
+                let unit = hex4(&mut chars)?;
+                let mut ahead = chars.clone();
+                let low = match (ahead.next(), ahead.next()) {
+                    (Some('\\'), Some('u')) if (0xd800..0xdc00).contains(&unit) => {
+                        hex4(&mut ahead)?.checked_sub(0xdc00).filter(|low| *low < 0x400)
                     }
-                    let low = hex4(&mut chars)?.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
-                    unit = 0x10000 + ((unit - 0xd800) << 10) + low;
+                    _ => None,
+                };
+                match low {
+                    Some(low) => {
+                        chars = ahead;
+                        char::from_u32(0x10000 + ((unit - 0xd800) << 10) + low)?
+                    }
+                    None if halves => char::from_u32(unit).unwrap_or('\u{fffd}'),
+                    None => char::from_u32(unit)?,
                 }
-                char::from_u32(unit)?
             }
             _ => return None,
         };

@@ -19,10 +19,12 @@
 //! | `detect` | detectors, by content |
 //! | `normal` | one form for many spellings, with a way back |
 //! | `stream` | masking a text in pieces |
+//! | `document` | masking a JSON document in pieces |
 
 pub mod classes;
 pub mod date;
 pub mod detect;
+pub mod document;
 pub mod function;
 pub mod json;
 pub mod normal;
@@ -30,5 +32,6 @@ pub mod stream;
 
 pub use classes::{CLEAR, Class, ClassError, Classes, Inference};
 pub use detect::{Finding, Kind, Own, OwnError, Scanner, What};
+pub use document::{Counts, Document, DocumentError, Hidden, Rule};
 pub use function::{Key, Mask, MaskError, Masked, Value, With};
 pub use stream::Stream;
