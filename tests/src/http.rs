@@ -183,7 +183,7 @@ impl World {
         Self::start_with(policy, apis, "")
     }
 
-    /// `more`: further tables of the configuration.
+    /// `more`: further tables of the configuration; `LISTEN` stands for the port.
     ///
     /// # Errors
     /// The gateway does not start.
@@ -215,7 +215,7 @@ impl World {
             }
             writeln!(last, "[resources.{name}.http]\n{}", api.http)?;
         }
-        last.push_str(more);
+        last.push_str(&more.replace("LISTEN", &port.number().to_string()));
         let spec = Spec {
             name: "bed".to_owned(),
             issuers: vec![IssuerSpec::new("bed", &issuer)],
@@ -347,6 +347,32 @@ impl Raw {
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         self.tls.write_all(bytes.as_ref()).context("write")?;
         self.tls.flush().context("flush")
+    }
+
+    /// The next frame of HTTP/2: kind, flags, stream and payload. None: the connection has ended, or
+    /// nothing came within the time.
+    pub fn frame(&mut self, time: Duration) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let until = Instant::now() + time;
+        let mut buffer = [0; 16 << 10];
+        loop {
+            if let Some([a, b, c, kind, flags, d, e, f, g]) = self.got.first_chunk::<9>().copied() {
+                let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                if self.got.len() >= 9 + length {
+                    let frame: Vec<u8> = self.got.drain(..9 + length).skip(9).collect();
+                    return Some((kind, flags, u32::from_be_bytes([d, e, f, g]) << 1 >> 1, frame));
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.tls.sock.set_read_timeout(Some(left)).is_err() {
+                return None;
+            }
+            match self.tls.read(&mut buffer) {
+                Ok(length @ 1..) => {
+                    self.got.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                }
+                Ok(_) | Err(_) => return None,
+            }
+        }
     }
 
     /// Reads until the connection ends; whatever came.

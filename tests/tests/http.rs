@@ -325,6 +325,116 @@ const ATTACKS: &[(&str, &str)] = &[
     ("CONNECT", "CONNECT smuggled:443 HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
     ("TRACE", "TRACE /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
     ("HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    (
+        "GET with a body",
+        "GET /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-length: 44\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ),
+    (
+        "GET with chunks",
+        "GET /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked\r\n\r\n8\r\nsmuggled\r\n0\r\n\r\n",
+    ),
+    (
+        "TE form feed",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: \x0cchunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "CL form feed",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-length: \x0c44\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "TE quoted",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: \"chunked\"\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "TE with a parameter",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked;q=1\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "TE empty beside CL",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding:\r\ncontent-length: 44\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "CL minus",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-length: -1\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "CL beyond 64 bits",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-length: 18446744073709551660\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "CL empty",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-length:\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "CL within connection",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: content-length\r\ncontent-length: 44\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ),
+    (
+        "chunk size with a blank",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked\r\n\r\n2 \r\nhi\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "chunk size with an extension",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked\r\n\r\n2;x=\"\r\nhi\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "chunk size negative",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked\r\n\r\n-2\r\nhi\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "chunk size with a bar",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked\r\n\r\n0_2\r\nhi\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "chunk ends in CR alone",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\rX0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "trailer that folds",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: y\r\n GET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "trailer with TE",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ntransfer-encoding: chunked\r\n\r\n0\r\ntransfer-encoding: x\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+    ),
+    ("empty line in front", "\r\nGET /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("blank in front", " GET /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("two blanks", "GET  /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("tab as a blank", "GET\t/smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("blank behind", "GET /smuggled HTTP/1.1 \r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("HTTP/1.2", "GET /smuggled HTTP/1.2\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("HTTP/2 in a line", "GET /smuggled HTTP/2.0\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("no name", "GET /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n: x\r\n\r\n"),
+    ("no colon", "GET /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nxy\r\n\r\n"),
+    ("name with NUL", "GET /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nx\x00y: z\r\n\r\n"),
+    ("value with NUL", "GET /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nx: \x00\r\n\r\n"),
+    ("host with a path", "GET /smuggled HTTP/1.1\r\nhost: localhost/x\r\nAUTH\r\n\r\n"),
+    ("host with a user", "GET /smuggled HTTP/1.1\r\nhost: x@localhost\r\nAUTH\r\n\r\n"),
+    ("host list", "GET /smuggled HTTP/1.1\r\nhost: localhost, other\r\nAUTH\r\n\r\n"),
+    ("empty host", "GET /smuggled HTTP/1.1\r\nhost:\r\nAUTH\r\n\r\n"),
+    ("fragment", "GET /a#/smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("backslash", "GET /a\\smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("overlong slash", "GET /a%c0%afsmuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("wide slash", "GET /a%ef%bc%8fsmuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("wide dots", "GET /a/%ef%bc%8e%ef%bc%8e/smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("dots with a blank", "GET /a/..%20/smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
+    ("asterisk", "OPTIONS * HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nx: smuggled\r\n\r\n"),
+    (
+        "method override, as PHP reads it",
+        "POST /smuggled?.method=DELETE HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-length: 0\r\n\r\n",
+    ),
+    (
+        "method override in a list",
+        "POST /smuggled?%5fmethod%5b%5d=DELETE HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-length: 0\r\n\r\n",
+    ),
+    (
+        "upgrade with a body",
+        "GET /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 2\r\n\r\nhi",
+    ),
+    (
+        "two upgrades",
+        "GET /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: upgrade\r\nupgrade: websocket, h2c\r\n\r\n",
+    ),
     ("HTTP/0.9", "GET /smuggled\r\n\r\n"),
     ("lower case method", "get /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
     ("the stand-in", "BULLA-FAULT /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\n\r\n"),
@@ -514,6 +624,72 @@ fn slow_clients_are_ended_and_hurt_nobody() {
     }
     for raw in idle.into_iter().take(10) {
         assert!(raw.closes_within(Duration::from_secs(25)), "who says nothing may not stay");
+    }
+}
+
+/// How many connections this process and the gateway may have; the gateway raises its own limit.
+fn raise_file_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid `rlimit` that outlives both calls; the first fills it, the second
+    // only reads it.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    assert!(raised, "raise the limit of open files");
+    usize::try_from(limit.rlim_cur).unwrap()
+}
+
+fn resident_kib(pid: libc::pid_t) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+}
+
+const IDLE: usize = 10_000;
+
+#[test]
+fn ten_thousand_idle_connections_hurt_nobody() {
+    let limit = raise_file_limit();
+    assert!(
+        limit > IDLE + 500,
+        "{limit} open files are too few: raise the hard limit (ulimit -Hn)"
+    );
+    let (world, _target) = recorded(EVERYTHING, "");
+    let pid = world.gateway.proc().pid();
+    let before = resident_kib(pid);
+    let auth = format!("authorization: Bearer {}", world.token().unwrap());
+    let get = format!("GET /a HTTP/1.1\r\nhost: localhost\r\n{auth}\r\n\r\n");
+    // Each has said who it is, was answered, and says nothing more.
+    let share = IDLE / 8;
+    let mut idle: Vec<_> = std::thread::scope(|scope| {
+        let open = || {
+            let one = |_| {
+                let mut raw = world.raw(&[]).unwrap();
+                raw.send(&get).unwrap();
+                raw.until("{\"ok\":true}").unwrap();
+                raw
+            };
+            (0..share).map(one).collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(idle.len(), IDLE);
+    let grown = resident_kib(pid).saturating_sub(before);
+    eprintln!("{IDLE} idle connections: {grown} KiB, {} each", grown / IDLE as u64);
+    assert!(grown < 64 * IDLE as u64, "each idle connection costs {} KiB", grown / IDLE as u64);
+    for _ in 0..20 {
+        let asked = Instant::now();
+        has(&world.curl("/a", &["--http2"]).unwrap().out(), &["200"]);
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    }
+    // They are still good; the first ones may have been idle for too long by now.
+    for raw in idle.iter_mut().rev().take(20) {
+        raw.send(&get).unwrap();
+        raw.until("{\"ok\":true}").unwrap();
     }
 }
 

@@ -441,6 +441,41 @@ fn events_come_as_they_are_sent_and_a_kill_ends_them() {
     world.verified().unwrap();
 }
 
+#[test]
+fn for_whom_a_service_acts_is_said_or_proven() {
+    let policy = r#"
+@id("connect") permit (principal, action == Bulla::Action::"connect", resource);
+@id("reads") permit (principal, action in Bulla::Action::"http:read", resource);
+@id("writes-for-a-proven-person")
+permit (principal, action in Bulla::Action::"http:write", resource)
+    when { context has on_behalf_of && context has on_behalf_of_tier
+           && context.on_behalf_of_tier >= 3 && context.on_behalf_of == "bed|ann" };
+"#;
+    let http = "on_behalf_of = \"x-end-user\"\non_behalf_of_token = \"x-user-token\"";
+    let (world, target) = recorded(policy, http);
+    let ann = world.issuer.mint().unwrap().subject("ann").token().unwrap();
+    let bob = world.issuer.mint().unwrap().subject("bob").token().unwrap();
+    let (ann, bob) = (format!("x-user-token: {ann}"), format!("x-user-token: Bearer {bob}"));
+    let post = |headers: &[&str]| {
+        let mut args = vec!["-X", "POST", "-d", "x"];
+        args.extend(headers.iter().flat_map(|header| ["-H", *header]));
+        world.curl("/a", &args).unwrap().out()
+    };
+    has(&post(&[&ann]), &["200"]);
+    has(&post(&[&bob]), &["403"]);
+    has(&post(&[]), &["403"]);
+    has(&post(&["x-end-user: bed|ann"]), &["403"]);
+    has(&post(&["x-user-token: eyJ.no.token"]), &["401"]);
+    has(&post(&[&ann, &bob]), &["400", "stands twice"]);
+    has(&post(&[&ann, "x-end-user: bed|ann"]), &["400", "said twice"]);
+    has(&world.curl("/a", &["-H", "x-end-user: bob"]).unwrap().out(), &["200"]);
+    has_not(&target.got(), &["x-user-token", ann.split('.').nth(2).unwrap()]);
+    has(&target.got(), &["x-end-user: bob"]);
+    let replay = world.replayed().unwrap();
+    has_not(&replay, &[ann.split('.').nth(2).unwrap()]);
+    world.verified().unwrap();
+}
+
 /// Frames of HTTP/2 with fields that its rules or ours forbid, by a library told not to check.
 const H2_ATTACKS: &str = r#"
 import os, socket, ssl, h2.connection, h2.config, h2.events

@@ -132,7 +132,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            sessions_max: 10_000,
+            sessions_max: 20_000,
             handshakes_max: 20_000,
             per_source_max: 20_000,
             handshake_ms_max: 10_000,

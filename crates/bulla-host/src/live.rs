@@ -11,7 +11,7 @@ use std::{
 
 use bulla_core::{
     Canonical, Clock, CloseRecord, Digest, Draft, Expiry, Flow, PolicySource, RecordError, Refusal,
-    RefusalKind, Timestamp,
+    RefusalKind, RevealRequest, Timestamp,
 };
 use bulla_gate::{Cleared, Gate, Holding, Release, Session, Ticket, ToClient};
 use bytes::Bytes;
@@ -222,6 +222,19 @@ impl Live {
     /// The gateway's own words to the client, as evidence like every other byte.
     pub fn aside(&self, bytes: Bytes) -> Result<Release<ToClient>, RecordError> {
         self.session.aside(Flow::Gateway, bytes, self.clock.now())
+    }
+
+    /// Whether the principal may see values of a class in the clear, by the policies of the moment.
+    pub fn reveals(&self, class: &str) -> bool {
+        let Some(policies) = self.policies.current() else { return false };
+        policies.reveals(&RevealRequest {
+            principal: self.session.principal(),
+            resource: self.session.resource(),
+            part: self.session.part(),
+            origin: self.session.origin(),
+            now: self.clock.now(),
+            class,
+        })
     }
 
     /// Names the policies in force, so that what was cleared under others is not used any more.

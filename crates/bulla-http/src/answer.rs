@@ -13,7 +13,9 @@ use hyper::body::{Body, Frame, SizeHint};
 use serde_json::json;
 
 use crate::{
-    flow::{Broken, Flow, Framing},
+    coding,
+    flow::{Broken, Flow, Framing, Needles, masked},
+    veil::{self, Lens, Plan, Tap, Veil, VeilError},
     wire::{Fault, content_length, header_value},
 };
 
@@ -83,6 +85,10 @@ pub struct Answer {
     pub framing: Framing,
     /// As it is recorded.
     pub head: Bytes,
+    /// The length that the target promised.
+    pub promised: Option<u64>,
+    /// Values in the headers that were masked.
+    masked: bulla_mask::Counts,
 }
 
 impl Answer {
@@ -116,7 +122,57 @@ impl Answer {
             None => Framing::Chunked,
         };
         let head = record(status, &headers, framing == Framing::Chunked);
-        Ok(Self { status, headers, framing, head })
+        let promised = match framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        };
+        Ok(Self { status, headers, framing, head, promised, masked: Default::default() })
+    }
+
+    /// What has to be done to the body, with headers that are true of what it becomes.
+    /// `bare`: there is no body. `never`: what may not be in it.
+    pub fn lens(
+        &mut self,
+        plan: Option<&Plan>,
+        bare: bool,
+        never: &Needles,
+    ) -> Result<Lens, VeilError> {
+        let own = self.headers.get_all(header::CONTENT_ENCODING).iter();
+        let own: Result<Vec<_>, _> = own.map(HeaderValue::to_str).collect();
+        let codings = coding::codings(&own.map_err(|_| VeilError::Coding)?.join(","));
+        let empty = !bare && self.framing == Framing::Length(0);
+        let bare = bare || empty;
+        let Some(plan) = plan.filter(|plan| plan.hides()) else {
+            if bare || never.is_empty() || codings.as_ref().is_some_and(Vec::is_empty) {
+                return Ok(Lens::Nothing);
+            }
+            let codings = codings.ok_or(VeilError::Coding)?;
+            return Ok(Lens::Tap(Box::new(Tap::new(&codings, never.clone())?)));
+        };
+        if self.status == StatusCode::PARTIAL_CONTENT {
+            return Err(VeilError::Part);
+        }
+        let mut lens = if bare {
+            Lens::Nothing
+        } else {
+            let codings = codings.ok_or(VeilError::Coding)?;
+            self.framing = Framing::Chunked;
+            Lens::Veil(Box::new(Veil::new(&plan.hidden, &self.headers, &codings)?))
+        };
+        veil::headers(&plan.hidden, &mut self.headers, &mut self.masked);
+        if let Lens::Veil(veil) = &mut lens {
+            veil.count(&std::mem::take(&mut self.masked));
+        }
+        if empty {
+            self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        self.head = record(self.status, &self.headers, self.framing == Framing::Chunked);
+        Ok(lens)
+    }
+
+    /// Whether there is no body, whatever the length says.
+    pub fn is_bare(&self, asked_head: bool) -> bool {
+        asked_head || matches!(self.status.as_u16(), 204 | 304)
     }
 
     /// How the command ends if the body ends well.
@@ -129,7 +185,9 @@ impl Answer {
             (_, Some(grpc)) if grpc != "0" => Status::Error(format!("grpc:{grpc}").into()),
             _ => Status::Ok,
         };
-        Outcome { status, tag: Some(code.to_string().into()), rows: 0 }
+        let mut outcome = Outcome { status, tag: Some(code.to_string().into()), rows: 0 };
+        masked(&mut outcome, &self.masked);
+        outcome
     }
 
     pub fn response(self, body: Outgoing) -> Response<Outgoing> {

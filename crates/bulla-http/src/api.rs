@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bulla_core::{ActionSpec, Descriptor, FactKind, FactSpec, TouchSpec};
 use http::Method;
 
-use crate::{route::Routes, sigv4::Scope};
+use crate::{route::Routes, sigv4::Scope, veil::Masks};
 
 /// Where a fact of a request is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +71,16 @@ pub struct Api {
     /// Templates whose `GET` and `HEAD` have no effect; `*` is all.
     pub safe: Vec<String>,
     pub facts: Vec<FactRule>,
+    /// What of its answers belongs to which class.
+    pub masks: Arc<Masks>,
     /// Templates where WebSocket is spoken.
     pub websocket: Vec<String>,
     /// Path of a GraphQL endpoint.
     pub graphql: Option<String>,
     /// Header with which a service says for whom it acts.
     pub on_behalf_of: Option<String>,
+    /// Header with that person's own token, which is verified and goes no further.
+    pub on_behalf_of_token: Option<String>,
     /// Longest body that policy looks into.
     pub judged_bytes_max: usize,
     /// Longest request body; none: any.
@@ -99,9 +103,11 @@ impl Api {
             routes: Routes::default(),
             safe: Vec::new(),
             facts: Vec::new(),
+            masks: Arc::default(),
             websocket: Vec::new(),
             graphql: None,
             on_behalf_of: None,
+            on_behalf_of_token: None,
             judged_bytes_max: 256 << 10,
             body_bytes_max: None,
             first_byte: Duration::from_secs(60),
@@ -159,8 +165,15 @@ const FACTS: &[FactSpec] = &[
         "on_behalf_of",
         FactKind::Text,
         false,
-        "for whom the service says that it acts; not proven",
+        "for whom the service acts: what it says, or whose token it shows",
     ),
+    fact(
+        "on_behalf_of_tier",
+        FactKind::Number,
+        false,
+        "how far that is proven: 1 said by the service, 3 by a token of its own",
+    ),
+    fact("masked", FactKind::Set, false, "classes of the answer of which only masks are shown"),
     fact("text", FactKind::Text, false, "a WebSocket message, where it is text of up to 4 KiB"),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use bulla_core::{Canonical, Draft, Refusal, RefusalKind, Status};
+use bulla_core::{Canonical, Command, Draft, Fact, Refusal, RefusalKind, Status, Touches};
 use bulla_gate::{Cleared, Holding};
 use bulla_host::{Live, Passage};
 use bytes::Bytes;
@@ -14,15 +14,17 @@ use serde_json::json;
 
 use crate::{
     answer::{Answer, Outgoing, Own},
-    api::Api,
+    api::{Api, LoginKind},
+    coding,
     flow::{Collected, Flow, Framing, Needles, Passing, Terms, collect, drain, ended},
     head::Head,
     hold::{self, Found, Hold, Judging},
     reading::{self, Need},
     serve::{Conn, Seat},
     target::{OutBody, TargetError, Used, build},
+    veil::{self, Lens, Plan as Hiding, VeilError},
     websocket,
-    wire::{Asked, Fault},
+    wire::{Asked, BODY_OF_GET, Fault},
 };
 
 /// Bodies of up to this length are recorded with their head, in one entry.
@@ -45,6 +47,8 @@ pub struct Outbound {
     pub head: Head,
     canonical: Bytes,
     pub plan: Plan,
+    /// What of the answer may not be seen.
+    pub hiding: Option<Hiding>,
 }
 
 impl Canonical for Outbound {
@@ -87,6 +91,9 @@ impl Exchange {
             head.headers.retain(|(name, _)| name != "sec-websocket-extensions");
         }
         let present = !body.is_end_stream();
+        if present && matches!(head.method, Method::GET | Method::HEAD) {
+            return self.uncollected(&head, Collected::Needless).await;
+        }
         let small = head.length.is_some_and(|length| length <= SMALL_BYTES_MAX);
         let need = reading::need(self.api(), &head, present);
         let whole = need == Need::Whole || (small && !self.grpc && !head.expects_continue);
@@ -101,18 +108,76 @@ impl Exchange {
         } else {
             (Plan::Stream, None, Some(body))
         };
-        let outbound = self.outbound(head, plan, bytes.as_ref());
+        let hiding = self.hiding(&head);
+        self.fit(&mut head, hiding.as_ref());
+        let outbound = self.outbound(head, plan, bytes.as_ref(), hiding);
         self.judge(outbound, bytes, stream, request).await
     }
 
-    fn outbound(&self, mut head: Head, plan: Plan, body: Option<&Bytes>) -> Outbound {
+    /// What of the answer the principal may not see, by the policies of the moment.
+    pub fn hiding(&self, head: &Head) -> Option<Hiding> {
+        let live = self.live();
+        self.api().masks.plan(&head.method, &head.segments, &|class| live.reveals(class))
+    }
+
+    /// Asks for no answer that nobody here could look into.
+    fn fit(&self, head: &mut Head, hiding: Option<&Hiding>) {
+        let hides = hiding.is_some_and(Hiding::hides);
+        let secret = self.api().login != LoginKind::None;
+        if hides {
+            head.headers.retain(|(name, _)| !veil::OF_PARTS.contains(&name.as_str()));
+            head.headers.push(("accept-encoding".into(), "identity".into()));
+        } else if secret {
+            // Messages of gRPC that are compressed could hold it unseen.
+            head.headers.retain(|(name, _)| name != "grpc-accept-encoding");
+            for (name, value) in &mut head.headers {
+                if name == "accept-encoding" {
+                    *value = coding::acceptable(value);
+                }
+            }
+        }
+    }
+
+    /// Classes that are shown in the clear are touched; those that are masked are a fact.
+    fn tell_classes(&self, command: &mut Command, hiding: &Hiding) {
+        let (Touches::Known(touches) | Touches::Unknown { seen: touches, .. }) =
+            &mut command.touches;
+        touches.extend(hiding.shown.iter().filter_map(reading::shows));
+        if hiding.hides() {
+            command.facts.insert("masked", Fact::Set(hiding.hidden.classes()));
+        }
+    }
+
+    /// Why an answer could not be masked, as far as the request tells.
+    fn unmaskable(&self, head: &Head, body: Option<&[u8]>, hiding: &Hiding) -> Option<Fault> {
+        if !hiding.hides() {
+            return None;
+        }
+        if self.grpc {
+            let why = "answers of gRPC cannot be masked, and some of it may not be seen";
+            return Some(Fault { status: 403, why });
+        }
+        let renamed = hiding.hidden.has_paths() && reading::renames(self.api(), head, body);
+        renamed.then_some(Fault {
+            status: 403,
+            why: "an alias would hide what may not be seen; ask for the fields by their own names",
+        })
+    }
+
+    fn outbound(
+        &self,
+        mut head: Head,
+        plan: Plan,
+        body: Option<&Bytes>,
+        hiding: Option<Hiding>,
+    ) -> Outbound {
         if let Some(body) = body {
             head.length = Some(body.len() as u64);
         }
         let chunked = plan == Plan::Stream && head.length.is_none();
         let mut canonical = head_bytes(&head, chunked);
         canonical.extend_from_slice(body.map(|body| &body[..]).unwrap_or_default());
-        Outbound { head, canonical: canonical.into(), plan }
+        Outbound { head, canonical: canonical.into(), plan, hiding }
     }
 
     async fn uncollected(self, head: &Head, why: Collected) -> Response<Outgoing> {
@@ -121,6 +186,9 @@ impl Exchange {
             (_, Some(fault)) => (RefusalKind::Unreadable, fault.why, fault.status),
             (Collected::TooLong, _) => {
                 (RefusalKind::TooLarge, "the body is longer than policy looks into", 413)
+            }
+            (Collected::Needless, _) => {
+                (RefusalKind::Unreadable, BODY_OF_GET.why, BODY_OF_GET.status)
             }
             (Collected::Slow, _) => {
                 (RefusalKind::Unreadable, "the body took too long to arrive", 408)
@@ -206,6 +274,16 @@ impl Exchange {
             body.as_deref(),
             self.conn.http.descriptor.facts,
         );
+        let read = read.and_then(|mut command| {
+            if let Some(hiding) = &outbound.hiding {
+                let unmaskable = self.unmaskable(&outbound.head, body.as_deref(), hiding);
+                if let Some(fault) = unmaskable {
+                    return Err(fault);
+                }
+                self.tell_classes(&mut command, hiding);
+            }
+            Ok(command)
+        });
         let command = match read {
             Ok(command) => command,
             Err(fault) => {
@@ -296,7 +374,7 @@ impl Exchange {
         let passing = Passing::new(passage);
         // Whatever ends this future early, such as a client that leaves, ends the command.
         let left = Left(Some(passing.clone()));
-        let Outbound { head, canonical, plan } = cleared.spend();
+        let Outbound { head, canonical, plan, hiding } = cleared.spend();
         let length = if let Plan::Whole(length) = plan { length } else { 0 };
         let (done, finished) = tokio::sync::oneshot::channel();
         let mut done = Some(done);
@@ -318,6 +396,8 @@ impl Exchange {
                     outcome: None,
                     trailers: false,
                     never: Needles::default(),
+                    promised: None,
+                    lens: Lens::Nothing,
                 };
                 let flow = Flow::new(source, passing.clone(), terms);
                 Either::Right(match done.take() {
@@ -342,9 +422,11 @@ impl Exchange {
                 let upgraded = response.status() == 101;
                 if let (true, Some((opened, client))) = (upgraded, upgrade) {
                     left.keep();
-                    return websocket::open(self, head, opened, passing, response, client).await;
+                    let opened = websocket::Opened { head, command: opened, never };
+                    return websocket::open(self, opened, passing, response, client).await;
                 }
-                let answer = self.answer(response, used, never, &head, &passing).await;
+                let hiding = hiding.as_ref();
+                let answer = self.answer(response, used, never, &head, hiding, &passing).await;
                 left.keep();
                 match answer {
                     Ok(response) => response,
@@ -393,14 +475,21 @@ impl Exchange {
         used: Option<Used>,
         never: Needles,
         head: &Head,
+        hiding: Option<&Hiding>,
         passing: &Arc<Passing>,
     ) -> Result<Response<Outgoing>, Failed> {
+        if response.status() == http::StatusCode::UNAUTHORIZED && !never.is_empty() {
+            self.seat.pool.spoiled();
+        }
         let (parts, source) = response.into_parts();
-        let answer = Answer::read(parts, head.method == Method::HEAD)
-            .map_err(|fault| TargetError::Fault(fault.why))?;
+        let asked_head = head.method == Method::HEAD;
+        let mut answer =
+            Answer::read(parts, asked_head).map_err(|fault| TargetError::Fault(fault.why))?;
         if never.are_in(&answer.head) {
             return Err(TargetError::Fault("the answer holds the target's own secret").into());
         }
+        let bare = answer.is_bare(asked_head) || hyper::body::Body::is_end_stream(&source);
+        let lens = answer.lens(hiding, bare, &never).map_err(Failed::Withheld)?;
         let bytes_max = passing.bytes_max();
         if let (Some(max), Framing::Length(length)) = (bytes_max, answer.framing)
             && length > max
@@ -413,8 +502,10 @@ impl Exchange {
             bytes_max,
             idle: self.api().idle,
             outcome: Some(answer.outcome()),
-            trailers: true,
+            trailers: !matches!(lens, Lens::Veil(_)),
             never,
+            promised: answer.promised.filter(|_| !bare),
+            lens,
         };
         let busy = self.conn.watch.busy();
         let mut flow = Flow::new(source, passing.clone(), terms).keep(Box::new(busy));
@@ -444,6 +535,10 @@ impl Exchange {
             (_, Some("the body exceeds its limit")) => {
                 (413, "too_large", "the body exceeds its limit".to_owned())
             }
+            (Failed::Withheld(VeilError::Secret), _) => {
+                (502, "target_violation", format!("`{name}` told its own secret"))
+            }
+            (Failed::Withheld(error), _) => (403, "unmaskable", withheld(*error)),
             (Failed::Broken("the answer holds what it may not"), _) => {
                 (502, "target_violation", format!("`{name}` told its own secret"))
             }
@@ -452,8 +547,9 @@ impl Exchange {
             }
             (Failed::Late, _) => (504, "target_late", format!("`{name}` did not answer in time")),
             (Failed::Ended(_), _) => (503, "ended", "the session was ended".to_owned()),
-            (Failed::Target(TargetError::Dial(_)), _) => {
-                (502, "target_unreachable", format!("could not reach `{name}`"))
+            (Failed::Target(TargetError::Dial(error)), _) => {
+                let known = error.public().map(|why| format!(" ({why})")).unwrap_or_default();
+                (502, "target_unreachable", format!("could not reach `{name}`{known}"))
             }
             (Failed::Target(TargetError::Fault(_)), _) => {
                 (502, "target_violation", format!("`{name}` answered with no HTTP of one meaning"))
@@ -472,6 +568,7 @@ impl Exchange {
             Failed::TooMuch => Status::Cut("bytes_max".into()),
             Failed::Ended(why) => Status::Cut((*why).into()),
             Failed::Late => Status::Cut("first_byte".into()),
+            Failed::Withheld(_) => Status::Cut("unmaskable".into()),
             Failed::Target(_) | Failed::Broken(_) => Status::TargetLost,
         };
         tracing::warn!(resource = %name, why = %failed, "target");
@@ -491,8 +588,17 @@ pub enum Failed {
     Ended(&'static str),
     #[error("its answer is longer than policy allows")]
     TooMuch,
+    #[error("its answer is withheld: {0}")]
+    Withheld(VeilError),
     #[error("{0}")]
     Broken(&'static str),
+}
+
+fn withheld(error: VeilError) -> String {
+    format!(
+        "it was carried out, but some of its answer may not be seen, and it cannot be masked: {}",
+        error.words()
+    )
 }
 
 /// Reads on over a body that was refused, where that helps its sender.

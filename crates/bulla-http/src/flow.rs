@@ -16,6 +16,7 @@ use std::{
 use bulla_core::{Outcome, RecordError, Status};
 use bulla_gate::{Release, ToClient, ToTarget};
 use bulla_host::{Live, Passage, Standing};
+use bulla_mask::normal;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
@@ -23,10 +24,15 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
+use crate::veil::{Lens, VeilError};
+
 /// Bytes gathered into one piece of evidence while an earlier piece waits for the disk.
 const PIECE_BYTES: usize = 64 << 10;
 /// Bytes that may wait for the disk before the source is not read any more.
 const WINDOW_BYTES: usize = 1 << 20;
+
+/// Longest escape of a character.
+const ESCAPE_BYTES_MAX: usize = 8;
 
 /// Most that is read of a body that nobody wants, and for how long.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
@@ -85,9 +91,13 @@ impl Passing {
     }
     /// Ends the command, unless it has ended.
     pub fn finish(&self, status: Status) {
+        self.end(Outcome { status, tag: None, rows: 0 });
+    }
+    /// The same, with all that is to be said of it.
+    pub fn end(&self, outcome: Outcome) {
         let passage = self.passage.lock().take();
         if let Some(passage) = passage
-            && let Err(error) = passage.finish(Outcome { status, tag: None, rows: 0 })
+            && let Err(error) = passage.finish(outcome)
         {
             tracing::error!(%error, "record the end of a command");
         }
@@ -172,6 +182,9 @@ pub struct Terms {
     pub trailers: bool,
     /// What may not be in it: the target's own secret, as it was sent.
     pub never: Needles,
+    /// The length that the source promised, where it is not that of what goes on.
+    pub promised: Option<u64>,
+    pub lens: Lens,
 }
 
 /// Texts that must not pass.
@@ -186,11 +199,38 @@ impl Needles {
         let long = |needle: &Vec<u8>| needle.len() >= Self::BYTES_MIN;
         Self(needles.into_iter().filter(long).collect())
     }
-    pub fn are_in(&self, bytes: &[u8]) -> bool {
-        self.0.iter().any(|needle| memchr::memmem::find(bytes, needle).is_some())
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
-    /// Length of the longest end of `bytes` with which one of them may begin.
-    fn begun(&self, bytes: &[u8]) -> usize {
+    /// Whether one of them is told, plainly or with the escapes of JSON, addresses or HTML.
+    pub fn are_in(&self, bytes: &[u8]) -> bool {
+        let found = |bytes: &[u8]| {
+            self.0.iter().any(|needle| memchr::memmem::find(bytes, needle).is_some())
+        };
+        !self.is_empty()
+            && (found(bytes) || normal::normalise(bytes).is_some_and(|n| found(n.bytes())))
+    }
+    /// Length of the end of `bytes` with which one of them may begin, or an escape.
+    pub fn begun(&self, bytes: &[u8]) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
+        let near = bytes.len().saturating_sub(ESCAPE_BYTES_MAX);
+        let escape = bytes.get(near..).unwrap_or_default();
+        let escape = escape.iter().position(|byte| b"\\%&".contains(byte));
+        let cut = escape.map_or(bytes.len(), |at| near + at);
+        let whole = bytes.get(..cut).unwrap_or_default();
+        let mut from = cut - self.begun_plain(whole);
+        if let Some(normal) = normal::normalise(whole) {
+            let length = normal.bytes().len();
+            let begun = self.begun_plain(normal.bytes());
+            // What cannot be traced back is held whole.
+            let origin = normal.origin(length - begun, length).map_or(0, |(start, _)| start);
+            from = from.min(if begun == 0 { cut } else { origin });
+        }
+        bytes.len() - from
+    }
+    fn begun_plain(&self, bytes: &[u8]) -> usize {
         let begins = |needle: &Vec<u8>| {
             let most = bytes.len().min(needle.len() - 1);
             (1..=most).rev().find(|n| bytes.ends_with(needle.get(..*n).unwrap_or_default()))
@@ -330,6 +370,9 @@ impl<D: Direction> Flow<D> {
 
     /// gRPC says how a call ended in its trailers.
     fn judged(&self, mut outcome: Outcome) -> Outcome {
+        if let Some(counts) = self.terms.lens.counts() {
+            masked(&mut outcome, counts);
+        }
         let trailers = self.trailers.as_ref();
         let status = trailers.and_then(|trailers| trailers.get("grpc-status"));
         if let Some(status) = status.and_then(|status| status.to_str().ok()) {
@@ -342,10 +385,15 @@ impl<D: Direction> Flow<D> {
     }
 
     fn end(&mut self) {
-        if let Framing::Length(length) = self.terms.framing
-            && self.total != length
-        {
+        let framed = match self.terms.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        };
+        if self.terms.promised.or(framed).is_some_and(|length| self.total != length) {
             return self.fail("the body was cut short", D::LOST);
+        }
+        if let Err(error) = self.terms.lens.finish(&mut self.gathered) {
+            return self.withhold(error);
         }
         self.source = None;
         self.ended = true;
@@ -366,10 +414,18 @@ impl<D: Direction> Flow<D> {
         if self.terms.bytes_max.is_some_and(|max| self.total > max) {
             return self.fail("the body exceeds its limit", Status::Cut("bytes_max".into()));
         }
-        self.gathered.extend_from_slice(data);
+        if let Err(error) = self.terms.lens.push(data, &mut self.gathered) {
+            return self.withhold(error);
+        }
         if self.gathered.len() >= PIECE_BYTES {
             self.record(false);
         }
+    }
+
+    /// What cannot be read cannot be shown.
+    fn withhold(&mut self, error: VeilError) {
+        let word = if error == VeilError::Secret { "secret" } else { "unmaskable" };
+        self.fail(error.words(), Status::Cut(word.into()));
     }
 
     /// Reads what the source has. True if anything moved.
@@ -471,6 +527,20 @@ impl<D: Direction> Flow<D> {
     }
 }
 
+/// Says in an outcome, and to operators, how many values of which class were masked.
+pub fn masked(outcome: &mut Outcome, counts: &bulla_mask::Counts) {
+    let mut words = Vec::new();
+    for (class, count) in counts {
+        metrics::counter!("bulla_masked_values_total", "class" => class.to_string())
+            .increment(*count);
+        words.push(format!("{class} {count}"));
+    }
+    if !words.is_empty() {
+        let tag = outcome.tag.as_deref().unwrap_or_default();
+        outcome.tag = Some(format!("{tag}, masked: {}", words.join(", ")).into());
+    }
+}
+
 fn unrecorded(error: &RecordError) -> &'static str {
     tracing::error!(%error, "record a body");
     "the record cannot be written"
@@ -560,6 +630,8 @@ pub async fn drain(mut body: Incoming) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collected {
     TooLong,
+    /// There should have been none.
+    Needless,
     Broken,
     Slow,
 }
@@ -572,9 +644,22 @@ mod tests {
     fn a_needle_is_found_and_its_beginning_waits() {
         let needles = Needles::new(vec![b"secret-123".to_vec(), b"abc".to_vec()]);
         assert!(needles.are_in(b"x secret-123 y") && !needles.are_in(b"secret-12 abc"));
-        for (bytes, begun) in
-            [(&b"x"[..], 0), (b"xs", 1), (b"x secret-", 7), (b"secret-12", 9), (b"secret-12x", 0)]
+        for told in
+            ["secret\\u002d123", "\\u0073ecret-12\\u0033", "s%65cret%2D123", "secret&#45;123"]
         {
+            assert!(needles.are_in(told.as_bytes()), "{told}");
+        }
+        for (bytes, begun) in [
+            (&b"x"[..], 0),
+            (b"xs", 1),
+            (b"x secret-", 7),
+            (b"secret-12", 9),
+            (b"secret-12x", 0),
+            (b"x secret\\u002", 11),
+            (b"x \\u0073ecret", 11),
+            (b"x%7", 2),
+            (b"x s%65cret%2D1", 12),
+        ] {
             assert_eq!(needles.begun(bytes), begun, "{}", String::from_utf8_lossy(bytes));
         }
     }

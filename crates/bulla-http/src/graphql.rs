@@ -263,6 +263,22 @@ impl<'a> Spreader<'a> {
     }
 }
 
+/// Whether any field of a document is asked for under another name. What cannot be read is.
+pub fn has_aliases(text: &str) -> bool {
+    let Ok(tokens) = tokens(text) else { return true };
+    let mut depth = 0_usize;
+    tokens.windows(2).any(|pair| {
+        match pair {
+            // Between these stand arguments and variables, whose names end in a colon too.
+            [Token::Mark(b'('), _] => depth += 1,
+            [Token::Mark(b')'), _] => depth = depth.saturating_sub(1),
+            [Token::Name(_), Token::Mark(b':')] => return depth == 0,
+            _ => {}
+        }
+        false
+    })
+}
+
 /// Reads a document and the operation of it that will run.
 pub fn read(text: &str, wanted: Option<&str>) -> Result<Read, Fault> {
     let mut parser = Parser { tokens: tokens(text)?.into_iter().peekable() };

@@ -5,10 +5,10 @@
 
 use std::fmt::Write as _;
 
-use bulla_core::Secret;
+use bulla_core::{PrincipalId, Secret};
 use http::{HeaderMap, Method, request::Parts};
 
-use crate::wire::{Fault, bad, content_length, header_value};
+use crate::wire::{Fault, Limits, bad, content_length, header_value};
 
 /// Longest path and query together, in bytes.
 pub const TARGET_BYTES_MAX: usize = 16 << 10;
@@ -47,6 +47,8 @@ pub struct Head {
     /// What goes on to the target, in lower case and in order.
     pub headers: Vec<(String, String)>,
     pub presented: Presented,
+    /// For whom the sender acts, as that person's own token says.
+    pub on_behalf_of: Option<PrincipalId>,
     /// A proof of possession (RFC 9449), which goes no further.
     pub proof: Option<Secret>,
     /// The host as the client named it, with its port.
@@ -99,16 +101,43 @@ const CLAIMED: &[&str] = &[
     "client-cert",
     "client-cert-chain",
     "x-ssl-client-cert",
-    "x-envoy-external-address",
+    "x-originating-ip",
+    "fastly-client-ip",
+    "x-appengine-user-ip",
+    "x-jwt-assertion",
+    "x-userinfo",
 ];
 /// The same, by how they begin.
-const CLAIMED_PREFIXES: &[&str] = &["x-forwarded", "x-bulla-", "bulla-", "x-envoy-", "x-ssl-"];
+const CLAIMED_PREFIXES: &[&str] = &[
+    "x-forwarded",
+    "x-bulla-",
+    "bulla-",
+    "x-envoy-",
+    "x-ssl-",
+    "x-tls-client-",
+    "x-client-cert-",
+    "x-client-verify",
+    "x-client-dn",
+    "x-auth-request-",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-amzn-oidc-",
+    "x-webauth-",
+    "x-remote-",
+    "x-azure-",
+    "x-arr-",
+];
 
 /// Headers that would make another request of it than the one that was judged.
 const OVERRIDES: &[&str] = &[
+    "x-method",
     "x-http-method-override",
     "x-http-method",
     "x-method-override",
+    "http-method-override",
+    "x-http-override",
     "x-original-url",
     "x-rewrite-url",
     "x-override-url",
@@ -118,10 +147,19 @@ pub const OVERRIDE_NAMES: &[&str] = &[
     "_method",
     "_httpmethod",
     "http_method",
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
+    "http_method_override",
+    "x_http_method_override",
+    "x_http_method",
+    "x_method_override",
 ];
+
+/// Whether a name in a query or a form would replace the method, as the servers read names that are
+/// the most lenient: without blanks, in any case, up to a bracket, with `_` for what is no letter.
+pub fn replaces_method(name: &str) -> bool {
+    let name = name.split(['[', '\0']).next().unwrap_or_default().trim().to_ascii_lowercase();
+    let name = name.replace([' ', '.', '-', '+'], "_");
+    OVERRIDE_NAMES.contains(&name.as_str())
+}
 
 /// Headers that may stand once.
 const SINGLE: &[&str] = &[
@@ -185,6 +223,9 @@ impl Head {
         let (path, segments) = read_path(path)?;
         let pairs = query.map(read_query).transpose()?.unwrap_or_default();
         let headers = &parts.headers;
+        if headers.len() > Limits::default().headers_max {
+            return Err(Fault { status: 431, why: "there are too many headers" });
+        }
         check_headers(headers)?;
         let mut head = Self {
             method: parts.method.clone(),
@@ -195,6 +236,7 @@ impl Head {
             pairs,
             headers: Vec::with_capacity(headers.len()),
             presented: presented(headers)?,
+            on_behalf_of: None,
             proof: text(headers, "dpop")?.map(|proof| Secret::new(proof.as_bytes().to_vec())),
             authority: authority(parts)?,
             length: text(headers, "content-length")?.map(content_length).transpose()?,
@@ -252,6 +294,16 @@ impl Head {
         Ok(())
     }
 
+    /// Takes a header out, so that it is neither recorded nor sent. An error: it stands twice.
+    pub fn take_header(&mut self, name: &str) -> Result<Option<String>, Fault> {
+        let own = self.headers.extract_if(.., |(own, _)| own == name);
+        let mut all = own.map(|(_, value)| value);
+        let first = all.next();
+        if all.next().is_some() {
+            return Err(bad("a header that may stand once stands twice"));
+        }
+        Ok(first)
+    }
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
@@ -429,6 +481,12 @@ fn is_query(byte: u8) -> bool {
     is_segment(byte) || b"/?[]{}|\"^`<>\\".contains(&byte)
 }
 
+/// Characters whose compatibility form (NFKC) is one of `.`, `/`, `\`, `;`, `%`.
+const LOOKALIKES: &[char] = &[
+    '\u{37e}', '\u{2024}', '\u{2025}', '\u{2026}', '\u{fe14}', '\u{fe19}', '\u{fe30}', '\u{fe52}',
+    '\u{fe54}', '\u{fe68}', '\u{fe6a}', '\u{ff05}', '\u{ff0e}', '\u{ff0f}', '\u{ff1b}', '\u{ff3c}',
+];
+
 fn read_path(path: &str) -> Result<(String, Vec<String>), Fault> {
     let rest = path.strip_prefix('/').ok_or(bad("the path does not begin with `/`"))?;
     let (mut canonical, mut segments) = (String::with_capacity(path.len()), Vec::new());
@@ -444,6 +502,9 @@ fn read_path(path: &str) -> Result<(String, Vec<String>), Fault> {
         }
         if decoded.contains(['/', '\\', ';']) {
             return Err(bad("a segment of the path hides a separator"));
+        }
+        if decoded.contains(LOOKALIKES) {
+            return Err(bad("a segment of the path holds what some servers take for a separator"));
         }
         if decoded == "." || decoded == ".." {
             return Err(bad("the path holds a dot segment"));
@@ -473,7 +534,7 @@ fn read_query(query: &str) -> Result<Vec<(String, String)>, Fault> {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let name = decode(&name.replace('+', "%20"), is_query)?;
         let value = decode(&value.replace('+', "%20"), is_query)?;
-        if OVERRIDE_NAMES.contains(&name.to_ascii_lowercase().as_str()) {
+        if replaces_method(&name) {
             return Err(bad("the query would replace the method"));
         }
         if name == "access_token" {
@@ -494,7 +555,7 @@ pub fn check_form(form: &[u8]) -> Result<(), Fault> {
         let name = part.split('=').next().unwrap_or_default().replace('+', "%20");
         let any = |byte: u8| byte != 0;
         let name = decode(&name, any)?;
-        if OVERRIDE_NAMES.contains(&name.trim().to_ascii_lowercase().as_str()) {
+        if replaces_method(&name) {
             return Err(bad("the form would replace the method"));
         }
     }

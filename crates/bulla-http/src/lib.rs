@@ -21,6 +21,7 @@
 //! | `api` | an API as it is configured; the descriptor |
 //! | `ws` | frames of WebSocket; pure |
 //! | `answer` | answers of the target and of the gateway |
+//! | `coding`, `veil` | compressed bodies; what of an answer may not be seen, and masking it; pure |
 //! | `render`, `har` | the record, read back |
 //! | `guard` | the stream that hands on only what `wire` has read |
 //! | `serve` | one connection: identity, sessions |
@@ -30,6 +31,7 @@
 
 mod answer;
 mod api;
+mod coding;
 mod exchange;
 mod flow;
 mod graphql;
@@ -44,6 +46,7 @@ mod route;
 mod serve;
 mod sigv4;
 mod target;
+mod veil;
 mod websocket;
 mod wire;
 mod ws;
@@ -59,6 +62,7 @@ pub use har::{Recorded, har};
 pub use render::render;
 pub use route::{Route, Routes, openapi};
 pub use sigv4::Scope;
+pub use veil::Masks;
 
 /// The protocol, with every API that is configured.
 pub struct Http {

@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bulla_core::{
-    ActionName, Columns, Command, Effects, Fact, FactKind, Parameter, ParameterValue, Purity,
-    Touch, Touches,
+    ActionName, CLASS_KIND, Columns, Command, Effects, Fact, FactKind, Parameter, ParameterValue,
+    Purity, REVEAL, Touch, Touches,
 };
 use http::Method;
 use serde_json::Value;
@@ -63,6 +63,33 @@ pub fn need(api: &Api, head: &Head, body: bool) -> Need {
     let whole = body
         && (form || (is_graphql(api, head) && head.method == Method::POST) || api.reads_json());
     if whole && !is_grpc(&media) { Need::Whole } else { Need::Nothing }
+}
+
+/// That values of a class are shown in the clear, as what a command touches.
+pub fn shows(class: &Arc<str>) -> Option<Touch> {
+    let action = ActionName::new(REVEAL).ok()?;
+    let path = class.clone();
+    Some(Touch { action, kind: CLASS_KIND, path, columns: Columns::NotApplicable })
+}
+
+/// Whether a GraphQL request gives fields other names, so that places in its answer say nothing.
+/// What cannot be read does.
+pub fn renames(api: &Api, head: &Head, body: Option<&[u8]>) -> bool {
+    if !is_graphql(api, head) || head.upgrade {
+        return false;
+    }
+    let text = match head.method {
+        Method::GET => {
+            let found = head.pairs.iter().find(|(name, _)| name == "query");
+            found.map(|(_, text)| text.clone())
+        }
+        _ => {
+            let read = body.and_then(|body| json::read(body).ok());
+            let text = read.as_ref().and_then(|json| json.get("query")).and_then(Value::as_str);
+            text.map(str::to_owned)
+        }
+    };
+    text.is_none_or(|text| graphql::has_aliases(&text))
 }
 
 /// A reading under way.
@@ -138,10 +165,11 @@ impl Reading<'_> {
         if let Some(length) = length.and_then(|length| i64::try_from(length).ok()) {
             self.facts.insert("body_bytes", Fact::Number(length));
         }
-        if let Some(name) = &self.api.on_behalf_of
-            && let Some(value) = head.header(name)
-        {
-            self.put("on_behalf_of", value);
+        let said = self.api.on_behalf_of.as_ref().and_then(|name| head.header(name));
+        let proven = head.on_behalf_of.as_ref();
+        if let Some((who, tier)) = proven.map(|id| (id.as_str(), 3)).or(said.map(|who| (who, 1))) {
+            self.put("on_behalf_of", who);
+            self.facts.insert("on_behalf_of_tier", Fact::Number(tier));
         }
     }
 
@@ -363,7 +391,10 @@ pub fn message(
     bytes: usize,
 ) -> Result<Command, Fault> {
     let own = action("message")?;
-    let touch = |touch: &Touch| Touch { action: own.clone(), ..touch.clone() };
+    let touch = |touch: &Touch| match touch.kind {
+        CLASS_KIND => touch.clone(),
+        _ => Touch { action: own.clone(), ..touch.clone() },
+    };
     let mut facts = opened.facts.clone();
     facts.remove("body_bytes");
     facts.insert("body_bytes", Fact::Number(i64::try_from(bytes).unwrap_or(i64::MAX)));

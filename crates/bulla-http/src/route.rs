@@ -66,6 +66,13 @@ impl Route {
         Ok(Self { method, template: template.into(), parts, action: None })
     }
 
+    /// Whether a request is on it, whatever else might fit better.
+    pub fn fits(&self, method: &Method, segments: &[String]) -> bool {
+        let get = *method == Method::HEAD && self.method.as_ref() == Some(&Method::GET);
+        let own = self.method.as_ref().is_none_or(|own| own == method);
+        (own || get) && self.takes(segments).is_some()
+    }
+
     fn takes(&self, segments: &[String]) -> Option<Vec<(Arc<str>, String)>> {
         let mut params = Vec::new();
         let mut segments = segments.iter();

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -38,6 +38,9 @@ const VERIFIED_AGE_MAX: Duration = Duration::from_secs(30);
 const SEATS_MAX: usize = 32;
 /// Requests that one connection of HTTP/2 may have under way.
 const STREAMS_MAX: u32 = 128;
+/// A session of a connection on which nothing was asked for so long is closed; the next request opens
+/// another.
+const SEAT_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Between two looks whether a connection of HTTP/2 is idle.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,7 @@ pub struct Seat {
     pub live: Arc<Live>,
     pub api: Arc<Api>,
     pub pool: Arc<Pool>,
+    used: Mutex<Instant>,
 }
 
 /// By credential and resource.
@@ -225,7 +229,7 @@ impl Conn {
     }
 
     /// Who asks, and on which session; or what is answered without one.
-    async fn admit(&self, head: &mut Head) -> Result<Arc<Seat>, Own> {
+    async fn admit(self: &Arc<Self>, head: &mut Head) -> Result<Arc<Seat>, Own> {
         if let Some(own) = self.metadata(head) {
             return Err(own);
         }
@@ -233,6 +237,9 @@ impl Conn {
         let principal = self.identify(head, api.as_ref()).await?;
         if let Some(own) = self.approval(head, &principal) {
             return Err(own);
+        }
+        if let Some(api) = &api {
+            self.end_user(head, api).await?;
         }
         let seat = match &api {
             Some(api) => self.seat(&principal, api, head).await,
@@ -304,7 +311,6 @@ impl Conn {
     ) -> Result<Arc<Principal>, Own> {
         let asked = api.map_or(head.host.as_str(), |api| &api.resource);
         let presented = std::mem::replace(&mut head.presented, Presented::Nothing);
-        let now = self.door.now();
         let (credential, hash, error) = match presented {
             Presented::Token { scheme: Scheme::Dpop, token } => {
                 let Some(proof) = head.proof.take() else {
@@ -321,29 +327,65 @@ impl Conn {
                 None => return Err(self.unauthorized(head, None)),
             },
         };
-        let kept = self.known.lock().get(&hash).cloned();
-        if let Some((principal, since)) = kept
-            && since.elapsed() < VERIFIED_AGE_MAX
-            && now < principal.proof.expires_at
-        {
-            return Ok(principal);
-        }
-        match self.door.identify(credential, &self.origin, Some(asked)).await {
+        match self.verified(credential, hash, Some(asked)).await {
             Ok(principal) => {
-                let mut known = self.known.lock();
-                if known.len() >= SEATS_MAX {
-                    known.clear();
-                }
-                known.insert(hash, (principal.clone(), Instant::now()));
                 self.watch.known();
                 self.stranger.lock().take();
                 Ok(principal)
             }
+            Err(_) => Err(self.unauthorized(head, error)),
+        }
+    }
+
+    /// Whose a credential is; one that was verified is believed for a while.
+    async fn verified(
+        &self,
+        credential: Credential,
+        hash: Digest,
+        asked: Option<&str>,
+    ) -> Result<Arc<Principal>, Rejection> {
+        let kept = self.known.lock().get(&hash).cloned();
+        if let Some((principal, since)) = kept
+            && since.elapsed() < VERIFIED_AGE_MAX
+            && self.door.now() < principal.proof.expires_at
+        {
+            return Ok(principal);
+        }
+        let verified = self.door.identify(credential, &self.origin, asked).await;
+        let mut known = self.known.lock();
+        match &verified {
+            Ok(principal) => {
+                if known.len() >= SEATS_MAX {
+                    known.clear();
+                }
+                known.insert(hash, (principal.clone(), Instant::now()));
+            }
             Err(_) => {
-                self.known.lock().remove(&hash);
-                Err(self.unauthorized(head, error))
+                known.remove(&hash);
             }
         }
+        verified
+    }
+
+    /// For whom the sender acts, where a token says it. The token goes no further.
+    async fn end_user(&self, head: &mut Head, api: &Arc<Api>) -> Result<(), Own> {
+        let Some(name) = &api.on_behalf_of_token else { return Ok(()) };
+        let refused = |why: &str| {
+            let message = format!("refused: {why}");
+            Own::problem(400, "unreadable", &message, "say once for whom you act")
+        };
+        let token = head.take_header(name).map_err(|fault| refused(fault.why))?;
+        let Some(token) = token else { return Ok(()) };
+        if api.on_behalf_of.as_ref().is_some_and(|said| head.header(said).is_some()) {
+            return Err(refused("for whom it is, is said twice"));
+        }
+        let token = token.strip_prefix("Bearer ").unwrap_or(&token).trim();
+        let token = Secret::new(token.as_bytes().to_vec());
+        let hash = sha256(token.reveal());
+        let known = self.verified(Credential::Token(token), hash, Some(&api.resource)).await;
+        let user = known.map_err(|_| self.unauthorized(head, Some("invalid_token")))?;
+        head.on_behalf_of = Some(user.id.clone());
+        Ok(())
     }
 
     /// A token with a proof: the proof is for one request, so nothing of it is kept.
@@ -382,7 +424,7 @@ impl Conn {
     }
 
     async fn seat(
-        &self,
+        self: &Arc<Self>,
         principal: &Arc<Principal>,
         api: &Arc<Api>,
         head: &Head,
@@ -393,6 +435,7 @@ impl Conn {
         if let Some(seat) = seats.get(&key) {
             let over = *seat.live.standing().borrow() != bulla_host::Standing::Open;
             if !over {
+                *seat.used.lock() = Instant::now();
                 return Ok(seat.clone());
             }
             seats.remove(&key);
@@ -413,9 +456,25 @@ impl Conn {
         let resource = &api.resource;
         let live = self.door.open(principal, resource, None, &self.origin, claims).await?;
         let pool = Pool::new(api.clone(), self.door.connector().clone());
-        let seat = Arc::new(Seat { live, api: api.clone(), pool });
-        seats.insert(key, seat.clone());
+        let used = Mutex::new(Instant::now());
+        let seat = Arc::new(Seat { live, api: api.clone(), pool, used });
+        seats.insert(key.clone(), seat.clone());
+        tokio::spawn(vacate(Arc::downgrade(self), key));
         Ok(seat)
+    }
+}
+
+/// Closes a session once nobody used it for a while, so that idle connections hold none.
+async fn vacate(conn: Weak<Conn>, key: (Digest, Arc<str>)) {
+    loop {
+        tokio::time::sleep(SEAT_IDLE_MAX / 4).await;
+        let Some(conn) = conn.upgrade() else { return };
+        let mut seats = conn.seats.lock().await;
+        let Some(seat) = seats.get(&key) else { return };
+        if Arc::strong_count(seat) == 1 && seat.used.lock().elapsed() >= SEAT_IDLE_MAX {
+            seats.remove(&key);
+            return;
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Connections to one target, of one session: nothing of one principal is ever met by another.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body_util::{Either, Full};
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -73,6 +76,8 @@ impl Used {
         let mut idle = self.pool.idle.lock();
         if idle.len() < IDLE_MAX && conn.watch.fault().is_none() {
             idle.push(conn);
+            drop(idle);
+            self.pool.tidy_later();
         }
     }
 }
@@ -82,6 +87,8 @@ pub struct Pool {
     api: Arc<Api>,
     connector: Arc<dyn Connector>,
     idle: Mutex<Vec<Http1>>,
+    /// Somebody looks after them.
+    tidying: AtomicBool,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<OutBody>>>,
     secret: Mutex<Option<(Instant, Option<Arc<Secret>>)>>,
 }
@@ -103,9 +110,31 @@ impl Pool {
             api,
             connector,
             idle: Mutex::default(),
+            tidying: AtomicBool::new(false),
             shared: tokio::sync::Mutex::default(),
             secret: Mutex::default(),
         })
+    }
+
+    /// Closes connections that were kept for too long, whether or not anybody asks for one: clients
+    /// that say nothing more hold none at the target.
+    fn tidy_later(self: &Arc<Self>) {
+        if self.tidying.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(IDLE_AGE_MAX).await;
+                let Some(pool) = pool.upgrade() else { return };
+                let mut idle = pool.idle.lock();
+                idle.retain(|conn| conn.since.elapsed() < IDLE_AGE_MAX);
+                if idle.is_empty() {
+                    pool.tidying.store(false, Ordering::Release);
+                    return;
+                }
+            }
+        });
     }
 
     fn pop(&self) -> Option<Http1> {
@@ -234,6 +263,12 @@ impl Pool {
         }
     }
 
+    /// The target did not take the credential.
+    pub fn spoiled(&self) {
+        *self.secret.lock() = None;
+        self.connector.spoiled(&self.api.resource);
+    }
+
     /// The target's own credential as a header, read afresh from time to time.
     pub async fn credential(
         &self,
@@ -262,7 +297,7 @@ impl Pool {
             LoginKind::None => return Ok(None),
             LoginKind::Sigv4(scope) => {
                 let signed = sigv4::sign(head, &self.api.authority, body, scope, &secret, now);
-                let never = Needles::new(vec![secret.reveal().to_vec()]);
+                let never = Needles::new(spellings(text));
                 let mut headers = Vec::new();
                 for (name, value) in signed {
                     let value = HeaderValue::from_str(&value).map_err(|_| TargetError::Secret)?;
@@ -282,12 +317,18 @@ impl Pool {
                 (name, text.to_owned())
             }
         };
-        let sent = value.split(' ').next_back().unwrap_or_default().as_bytes().to_vec();
-        let never = Needles::new(vec![secret.reveal().to_vec(), sent]);
+        let sent = value.split(' ').next_back().unwrap_or_default();
+        let never = Needles::new([text, sent].into_iter().flat_map(spellings).collect());
         let mut value = HeaderValue::from_str(&value).map_err(|_| TargetError::Secret)?;
         value.set_sensitive(true);
         Ok(Some(Own { headers: vec![(name, value)], never }))
     }
+}
+
+/// A secret as an answer could hold it; escapes are undone before it is looked for.
+fn spellings(secret: &str) -> Vec<Vec<u8>> {
+    let coded = base64::engine::general_purpose::STANDARD.encode(secret);
+    vec![secret.as_bytes().to_vec(), coded.into_bytes()]
 }
 
 fn broken(error: hyper::Error, watch: &Watch) -> TargetError {
@@ -311,12 +352,18 @@ fn address(
         *request.uri_mut() = uri.parse().map_err(bad)?;
         *request.version_mut() = Version::HTTP_2;
         request.headers_mut().remove(header::HOST);
+        request.headers_mut().remove(header::CONNECTION);
     } else {
         *request.uri_mut() = target.parse().map_err(bad)?;
         *request.version_mut() = Version::HTTP_11;
         let host = HeaderValue::from_str(&api.authority)
             .map_err(|_| TargetError::Fault("the address cannot be sent"))?;
         request.headers_mut().insert(header::HOST, host);
+        // A server that does not look for such a body must not take it for the next request.
+        let unusual = matches!(*request.method(), Method::DELETE | Method::OPTIONS);
+        if unusual && !request.body().is_end_stream() {
+            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         request.headers_mut().remove(header::TE);
     }
     Ok(())

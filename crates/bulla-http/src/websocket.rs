@@ -8,7 +8,8 @@ use aws_lc_rs::{
     rand::{SecureRandom, SystemRandom},
 };
 use base64::Engine as _;
-use bulla_core::{Command, Draft, Outcome, Status};
+use bulla_core::{Command, Draft, Outcome, RecordError, Status};
+use bulla_mask::Counts;
 use bytes::Bytes;
 use http::{Response, header};
 use hyper::{
@@ -24,10 +25,11 @@ use tokio::{
 use crate::{
     answer::{Answer, Outgoing},
     exchange::{Exchange, Failed},
-    flow::{Passing, ended},
+    flow::{Needles, Passing, ended, masked},
     head::Head,
     reading,
     target::TargetError,
+    veil,
     ws::{self, CLOSE_AWAY, CLOSE_INTERNAL, CLOSE_POLICY, Event, Reader, close, frame},
 };
 
@@ -54,18 +56,25 @@ fn accepted(head: &Head) -> Option<String> {
     Some(base64::engine::general_purpose::STANDARD.encode(hash.as_ref()))
 }
 
+/// What was asked for, and is open.
+pub struct Opened {
+    pub head: Head,
+    pub command: Command,
+    /// What no message of the target may hold.
+    pub never: Needles,
+}
+
 /// The target agreed: tells the client, and goes on in a task of its own.
 pub async fn open(
     exchange: Exchange,
-    head: Head,
-    opened: Command,
+    opened: Opened,
     passing: Arc<Passing>,
     mut response: Response<Incoming>,
     client: OnUpgrade,
 ) -> Response<Outgoing> {
     let agreed = response.headers().get("sec-websocket-accept").and_then(|v| v.to_str().ok());
     let extended = response.headers().contains_key("sec-websocket-extensions");
-    if agreed.is_none() || agreed != accepted(&head).as_deref() || extended {
+    if agreed.is_none() || agreed != accepted(&opened.head).as_deref() || extended {
         let fault = TargetError::Fault("the handshake was not what was asked for");
         return exchange.failed(&passing, &Failed::Target(fault)).await;
     }
@@ -90,7 +99,7 @@ pub async fn open(
     tokio::spawn(async move {
         let busy = exchange.conn.watch.busy();
         match tokio::try_join!(client, target) {
-            Ok((client, target)) => relay(exchange, head, opened, &passing, client, target).await,
+            Ok((client, target)) => relay(exchange, opened, &passing, client, target).await,
             Err(error) => {
                 tracing::debug!(%error, "an upgrade failed");
                 passing.finish(Status::ClientLost);
@@ -108,8 +117,7 @@ pub async fn open(
 
 async fn relay(
     exchange: Exchange,
-    head: Head,
-    opened: Command,
+    opened: Opened,
     passing: &Arc<Passing>,
     client: Upgraded,
     target: Upgraded,
@@ -118,8 +126,10 @@ async fn relay(
     let (target_read, target_write) = tokio::io::split(TokioIo::new(target));
     let client_write: Write = Arc::new(Mutex::new(client_write));
     let target_write: Write = Arc::new(Mutex::new(target_write));
-    let up = up(&exchange, &head, &opened, client_read, &client_write, &target_write);
-    let down = down(passing, target_read, &client_write, &target_write);
+    let mut counts = Counts::new();
+    let up = up(&exchange, &opened, client_read, &client_write, &target_write);
+    let mut down = Down { exchange: &exchange, opened: &opened, passing, counts: &mut counts };
+    let down = down.run(target_read, &client_write, &target_write);
     let ended = tokio::select! {
         over = up => over,
         over = down => over,
@@ -127,7 +137,9 @@ async fn relay(
             over(CLOSE_AWAY, "the session was ended", Status::Cut(why.into()))
         }
     };
-    passing.finish(ended.status);
+    let mut outcome = Outcome { status: ended.status, tag: Some("101".into()), rows: 0 };
+    masked(&mut outcome, &counts);
+    passing.end(outcome);
     let words = close(ended.code, &ended.words);
     // Either side may be gone already; there is nobody else to tell.
     let own = passing.live().aside(frame(8, &words, None));
@@ -164,8 +176,7 @@ async fn write(to: &Write, bytes: &[u8], lost: Status) -> Result<(), Over> {
 /// From the client to the target: every message is judged.
 async fn up(
     exchange: &Exchange,
-    head: &Head,
-    opened: &Command,
+    opened: &Opened,
     mut from: ReadHalf<TokioIo<Upgraded>>,
     client: &Write,
     target: &Write,
@@ -192,8 +203,8 @@ async fn up(
             }
         };
         let done = match event {
-            Event::Text(text) => message(exchange, head, opened, 1, text, target).await,
-            Event::Binary(bytes) => message(exchange, head, opened, 2, bytes, target).await,
+            Event::Text(text) => message(exchange, opened, 1, text, target).await,
+            Event::Binary(bytes) => message(exchange, opened, 2, bytes, target).await,
             Event::Ping(payload) => {
                 write(client, &frame(10, &payload, None), Status::ClientLost).await
             }
@@ -211,8 +222,7 @@ async fn up(
 
 async fn message(
     exchange: &Exchange,
-    head: &Head,
-    opened: &Command,
+    opened: &Opened,
     opcode: u8,
     payload: Bytes,
     target: &Write,
@@ -221,7 +231,8 @@ async fn message(
     let number = live.number();
     let text = if opcode == 1 { std::str::from_utf8(&payload).ok() } else { None };
     let internal = || over(CLOSE_INTERNAL, "internal error", Status::Cut("internal".into()));
-    let command = reading::message(head, opened, text, payload.len()).map_err(|_| internal())?;
+    let command = reading::message(&opened.head, &opened.command, text, payload.len());
+    let command = command.map_err(|_| internal())?;
     // Recorded as an unmasked frame: the mask is chance, and says nothing.
     let draft = Draft::new(frame(opcode, &payload, None), command);
     let (cleared, passage) = live.clear(number, draft, &mut |_| {}).await.map_err(|refusal| {
@@ -243,56 +254,81 @@ async fn message(
     wrote
 }
 
-/// From the target to the client: every message is evidence first.
-async fn down(
-    passing: &Arc<Passing>,
-    mut from: ReadHalf<TokioIo<Upgraded>>,
-    client: &Write,
-    target: &Write,
-) -> Over {
-    let mut reader = Reader::new(ws::From::Server);
-    loop {
-        let event = match reader.next() {
-            Ok(Some(event)) => event,
-            Ok(None) => match from.read_buf(reader.buffer()).await {
-                Ok(1..) => continue,
-                _ => return over(CLOSE_AWAY, "the target is gone", Status::TargetLost),
-            },
-            Err(violation) => {
-                tracing::warn!(%violation, "a target broke the protocol");
-                let words = "the target broke the protocol";
-                return over(CLOSE_INTERNAL, words, Status::Cut("target_violation".into()));
+/// From the target to the client: every message is masked, and evidence before it goes on.
+struct Down<'a> {
+    exchange: &'a Exchange,
+    opened: &'a Opened,
+    passing: &'a Arc<Passing>,
+    counts: &'a mut Counts,
+}
+
+impl Down<'_> {
+    async fn run(
+        &mut self,
+        mut from: ReadHalf<TokioIo<Upgraded>>,
+        client: &Write,
+        target: &Write,
+    ) -> Over {
+        let mut reader = Reader::new(ws::From::Server);
+        loop {
+            let event = match reader.next() {
+                Ok(Some(event)) => event,
+                Ok(None) => match from.read_buf(reader.buffer()).await {
+                    Ok(1..) => continue,
+                    _ => return over(CLOSE_AWAY, "the target is gone", Status::TargetLost),
+                },
+                Err(violation) => {
+                    tracing::warn!(%violation, "a target broke the protocol");
+                    let words = "the target broke the protocol";
+                    return over(CLOSE_INTERNAL, words, Status::Cut("target_violation".into()));
+                }
+            };
+            if let Err(over) = self.event(event, client, target).await {
+                return over;
             }
-        };
+        }
+    }
+
+    async fn event(&mut self, event: Event, client: &Write, target: &Write) -> Result<(), Over> {
         let (opcode, payload) = match event {
             Event::Text(text) => (1, text),
             Event::Binary(bytes) => (2, bytes),
-            Event::Pong => continue,
+            Event::Pong => return Ok(()),
             Event::Ping(payload) => {
-                let Ok(key) = mask() else { continue };
-                let pong = frame(10, &payload, Some(key));
-                match write(target, &pong, Status::TargetLost).await {
-                    Ok(()) => continue,
-                    Err(over) => return over,
-                }
+                let pong = frame(10, &payload, Some(mask()?));
+                return write(target, &pong, Status::TargetLost).await;
             }
             Event::Close(said) => {
-                let (code, words) = said.unwrap_or((1000, String::new()));
-                return over(code, words, Status::Ok);
+                let (code, mut words) = said.unwrap_or((1000, String::new()));
+                if self.show(1, words.clone().into()).is_err() {
+                    words.clear();
+                }
+                return Err(over(code, words, Status::Ok));
             }
         };
-        let released = match passing.reply(frame(opcode, &payload, None), None) {
-            Ok(mut release) => std::future::poll_fn(|cx| release.poll_released(cx)).await,
-            Err(error) => Err(error),
+        let payload = self.show(opcode, payload)?;
+        let recorded = |error: RecordError| {
+            over(CLOSE_INTERNAL, error.public(), Status::Cut("recorder".into()))
         };
-        let bytes = match released {
-            Ok(released) => released.spend(),
-            Err(error) => {
-                return over(CLOSE_INTERNAL, error.public(), Status::Cut("recorder".into()));
-            }
-        };
-        if let Err(over) = write(client, &bytes, Status::ClientLost).await {
-            return over;
+        let frame = frame(opcode, &payload, None);
+        let mut release = self.passing.reply(frame, None).map_err(recorded)?;
+        let released = std::future::poll_fn(|cx| release.poll_released(cx)).await;
+        write(client, &released.map_err(recorded)?.spend(), Status::ClientLost).await
+    }
+
+    /// What of a message the client may see, by the policies of the moment.
+    fn show(&mut self, opcode: u8, payload: Bytes) -> Result<Bytes, Over> {
+        if self.opened.never.are_in(&payload) {
+            let words = "the target told its own secret";
+            return Err(over(CLOSE_INTERNAL, words, Status::Cut("secret".into())));
         }
+        let hiding = self.exchange.hiding(&self.opened.head).filter(|hiding| hiding.hides());
+        let Some(hiding) = hiding else { return Ok(payload) };
+        let text = std::str::from_utf8(&payload).ok().filter(|_| opcode == 1);
+        let shown = text.and_then(|text| veil::message(&hiding.hidden, text, self.counts));
+        shown.ok_or_else(|| {
+            let words = "a message cannot be masked, and some of it may not be seen";
+            over(CLOSE_POLICY, words, Status::Cut("unmaskable".into()))
+        })
     }
 }

@@ -72,7 +72,11 @@ pub fn header_name(name: &[u8]) -> Result<String, Fault> {
 
 /// A header's value without the blanks around it: printable, and UTF-8 where it is not ASCII.
 pub fn header_value(value: &[u8]) -> Result<&str, Fault> {
-    let value = value.trim_ascii();
+    // OWS of RFC 9110 5.6.3, and no other blank.
+    let blank = |byte: &u8| *byte == b' ' || *byte == b'\t';
+    let from = value.iter().position(|byte| !blank(byte)).unwrap_or(value.len());
+    let to = value.iter().rposition(|byte| !blank(byte)).map_or(from, |at| at + 1);
+    let value = value.get(from..to).unwrap_or_default();
     let control = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
     if value.iter().any(control) {
         return Err(bad("a header's value holds a control character"));
@@ -88,6 +92,9 @@ pub fn content_length(value: &str) -> Result<u64, Fault> {
     }
     value.parse().map_err(|_| bad("`content-length` is not one number"))
 }
+
+/// Many servers do not look for it, and take it for the next request.
+pub const BODY_OF_GET: Fault = bad("a `GET` or `HEAD` has a body");
 
 /// Headers in lower case, in their order.
 type Headers = Vec<(String, String)>;
@@ -200,7 +207,7 @@ pub fn request_head(head: &[u8], limits: &Limits) -> Result<RequestHead, Fault> 
     if !target.starts_with('/') {
         return Err(bad("the request target is not a path that begins with `/`"));
     }
-    if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(bad("the request target holds a character that is not allowed"));
     }
     let headers = headers(rest, limits)?;
@@ -215,6 +222,10 @@ pub fn request_head(head: &[u8], limits: &Limits) -> Result<RequestHead, Fault> 
         ["websocket"] if connection.iter().any(|token| token == "upgrade") => true,
         _ => return Err(bad("`upgrade` is for `websocket` only")),
     };
+    let bodied = !matches!(framing, Framing::None | Framing::Length(0));
+    if bodied && (method == "GET" || method == "HEAD") {
+        return Err(BODY_OF_GET);
+    }
     if upgrade && framing != Framing::None && framing != Framing::Length(0) {
         return Err(bad("a request to upgrade has a body"));
     }

@@ -36,7 +36,12 @@ impl Protocols {
 pub const KNOWN: &[&str] = &[bulla_postgres::DESCRIPTOR.protocol, bulla_http::DESCRIPTOR.protocol];
 
 /// Those of them that an agent can reach.
-pub const REACHED_BY_AGENTS: &[&str] = &[bulla_postgres::DESCRIPTOR.protocol];
+pub const REACHED_BY_AGENTS: &[&str] = KNOWN;
+
+/// The name of a protocol whose wire is a library's.
+pub fn hosted_name(protocol: &str) -> Option<&'static str> {
+    is_hosted(protocol).then_some(bulla_http::DESCRIPTOR.protocol)
+}
 
 /// Whether a protocol's wire is a library's.
 pub fn is_hosted(protocol: &str) -> bool {
@@ -83,20 +88,16 @@ pub fn mistakes(
     resource: &file::Resource,
 ) -> Vec<(&'static str, String)> {
     let own = bulla_http::DESCRIPTOR.protocol;
-    if resource.protocol == own && !resource.classes.is_empty() {
-        // Columns of an API are not masked: classes that change nothing would mislead.
-        return vec![("classes", "are not for this protocol".to_owned())];
+    let classes = &resource.classes;
+    // Classes that change nothing would mislead.
+    if resource.protocol == own && !classes.is_without_columns() {
+        return vec![("classes", "an API has no columns: use `json` and `content`".to_owned())];
+    }
+    if resource.protocol != own && !(classes.json.is_empty() && classes.content.is_empty()) {
+        return vec![("classes", "`json` and `content` are for APIs only".to_owned())];
     }
     match (resource.protocol == own, &resource.http) {
-        (true, _) => {
-            let mut mistakes = http::api(config, name, resource).err().unwrap_or_default();
-            if !resource.agent.is_empty() {
-                let words = "an HTTP resource cannot be reached through an agent yet; \
-                             name its `host` and `port`, without `agent`";
-                mistakes.push(("agent", words.to_owned()));
-            }
-            mistakes
-        }
+        (true, _) => http::api(config, name, resource).err().unwrap_or_default(),
         (false, Some(_)) => vec![("http", format!("is for `protocol = \"{own}\"` only"))],
         (false, None) if resource.login.as_ref().is_some_and(|login| login.user.is_empty()) => {
             vec![("login.user", "is missing: the account at the target".to_owned())]

@@ -312,6 +312,10 @@ impl Done {
                 say::size(self.bytes)
             ));
         }
+        let masked = self.tag.as_deref().and_then(|tag| tag.split_once(", masked: "));
+        if let Some((_, masked)) = masked {
+            put(&line(&format!("masked: {masked}")));
+        }
         if rows == Rows::Shown {
             for text in registry::render(protocol, &self.returned) {
                 put(&line(&text));

@@ -92,11 +92,20 @@ pub struct ResourceClasses {
     pub columns: BTreeMap<String, String>,
     /// Functions, as `schema.name`, that are known not to read masked columns by themselves.
     pub trusted: Vec<String>,
+    /// Of an API: `"$..ssn" = "class"`, or of one route `"GET /customers/{id} $.email" = "class"`.
+    /// `clear` for `"/static/** $"` says that whole answers of a route need not be masked.
+    pub json: BTreeMap<String, String>,
+    /// Of an API: what is found in answers by what it looks like, as `card = "class"`.
+    pub content: BTreeMap<String, String>,
 }
 
 impl ResourceClasses {
-    pub fn is_empty(&self) -> bool {
+    /// Nothing is said of columns.
+    pub fn is_without_columns(&self) -> bool {
         self.default.is_none() && self.columns.is_empty() && self.trusted.is_empty()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.is_without_columns() && self.json.is_empty() && self.content.is_empty()
     }
 }
 
@@ -449,6 +458,8 @@ pub struct Login {
     pub password_command: Option<Vec<String>>,
     /// A secret of a vault.
     pub vault: Option<Vault>,
+    /// Of an API: a token of OAuth takes the place of user and password, which are the client's.
+    pub oauth: Option<Oauth>,
     /// PEM of a client certificate.
     pub cert: Option<PathBuf>,
     /// PEM of its key.
@@ -463,6 +474,35 @@ impl Login {
             || self.password_command.is_some()
             || self.vault.is_some()
     }
+}
+
+/// Client credentials of OAuth (RFC 6749 4.4): the access token is the secret toward the target.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Oauth {
+    /// `https://issuer.example.com/oauth2/token`.
+    pub token_url: String,
+    /// What the token is for, in the issuer's words, with blanks between.
+    pub scope: Option<String>,
+    /// The target, where the issuer wants to be told (`audience`).
+    pub audience: Option<String>,
+    /// The target as RFC 8707 has it (`resource`).
+    pub resource: Option<String>,
+    /// How the client says who it is.
+    #[serde(default)]
+    pub auth: OauthAuth,
+    /// PEM with the authorities of the issuer; by default the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// How a client says who it is (RFC 6749 2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OauthAuth {
+    #[default]
+    Basic,
+    /// In the request's body.
+    Post,
 }
 
 /// A secret behind the HTTP API of HashiCorp Vault or OpenBao.
@@ -522,7 +562,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            sessions_max: 10_000,
+            sessions_max: 20_000,
             handshakes_max: 20_000,
             handshakes_per_source_max: 20_000,
             handshake_max: Time::secs(10),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use bulla_core::FactKind;
-use bulla_http::{Api, FactFrom, FactRule, LoginKind, Route, Routes, Version};
+use bulla_http::{Api, FactFrom, FactRule, LoginKind, Masks, Route, Routes, Version};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -29,6 +29,8 @@ pub struct HttpSettings {
     pub login: HttpLogin,
     /// The header that holds the secret, where `login` is `header`.
     pub header: Option<String>,
+    /// The account of `basic` and `sigv4`, where the secret is an agent's.
+    pub user: Option<String>,
     /// The region to sign for, where `login` is `sigv4`.
     pub region: Option<String>,
     /// The service to sign for, where `login` is `sigv4`: `s3`, `execute-api`.
@@ -48,6 +50,8 @@ pub struct HttpSettings {
     pub graphql: Option<String>,
     /// A header with which a service says for whom it acts.
     pub on_behalf_of: Option<String>,
+    /// A header with the own token of whom it acts for; it is verified and goes no further.
+    pub on_behalf_of_token: Option<String>,
     /// The longest body that policy looks into.
     pub judged_body: Size,
     /// The longest request body; none: any length.
@@ -125,6 +129,7 @@ impl Default for HttpSettings {
             version: HttpVersion::Auto,
             login: HttpLogin::None,
             header: None,
+            user: None,
             region: None,
             service: None,
             openapi: None,
@@ -134,6 +139,7 @@ impl Default for HttpSettings {
             websocket: Vec::new(),
             graphql: None,
             on_behalf_of: None,
+            on_behalf_of_token: None,
             judged_body: Size { bytes: empty.judged_bytes_max as u64 },
             body_max: None,
             first_byte: ms(empty.first_byte),
@@ -177,15 +183,21 @@ pub fn api(config: &Config, name: &str, resource: &Resource) -> Result<Api, Vec<
         HttpVersion::Two => Version::Http2,
     };
     let login = resource.login.clone().unwrap_or_default();
+    let user = settings.user.clone().unwrap_or_else(|| login.user.clone());
     let secret = login.has_secret();
+    let through = !resource.agent.is_empty();
+    if through && settings.authority.is_none() {
+        let words = "is missing: what the target is addressed as, which the agent does not say";
+        mistakes.push(("http.authority", words.to_owned()));
+    }
     api.login = match (settings.login, &settings.header) {
         (HttpLogin::None, None) => LoginKind::None,
         (HttpLogin::Bearer, None) => LoginKind::Bearer,
-        (HttpLogin::Basic, None) => LoginKind::Basic { user: login.user.clone() },
+        (HttpLogin::Basic, None) => LoginKind::Basic { user },
         (HttpLogin::Header, Some(header)) => LoginKind::Header(header.to_ascii_lowercase()),
         (HttpLogin::Sigv4, None) => match (&settings.region, &settings.service) {
             (Some(region), Some(service)) => LoginKind::Sigv4(bulla_http::Scope {
-                key_id: login.user.clone(),
+                key_id: user,
                 region: region.clone(),
                 service: service.clone(),
             }),
@@ -203,16 +215,21 @@ pub fn api(config: &Config, name: &str, resource: &Resource) -> Result<Api, Vec<
             LoginKind::None
         }
     };
-    if secret != (settings.login != HttpLogin::None) {
+    if login.oauth.is_some() && settings.login != HttpLogin::Bearer {
+        mistakes.push(("http.login", "must be `bearer`, since `oauth` gives a token".to_owned()));
+    }
+    if secret != (settings.login != HttpLogin::None) && !through {
         let words = "a secret in `login` and `http.login` go together".to_owned();
         mistakes.push(("http.login", words));
     }
     routes(config, &settings, &mut api, &mut mistakes);
     facts(&settings, &mut api, &mut mistakes);
+    masks(config, name, resource, &mut api, &mut mistakes);
     api.safe.clone_from(&settings.safe);
     api.websocket.clone_from(&settings.websocket);
     api.graphql.clone_from(&settings.graphql);
     api.on_behalf_of = settings.on_behalf_of.as_ref().map(|name| name.to_ascii_lowercase());
+    api.on_behalf_of_token = settings.on_behalf_of_token.as_ref().map(|n| n.to_ascii_lowercase());
     api.judged_bytes_max = usize::try_from(settings.judged_body.bytes).unwrap_or(usize::MAX);
     if settings.judged_body.bytes > 16 << 20 {
         mistakes.push(("http.judged_body", "must be at most `16MiB`".to_owned()));
@@ -252,6 +269,27 @@ fn routes(config: &Config, from: &HttpSettings, api: &mut Api, mistakes: &mut Ve
                 mistakes.push((key, format!("`{template}` is no route of this API")));
             }
         }
+    }
+}
+
+fn masks(
+    config: &Config,
+    name: &str,
+    resource: &Resource,
+    api: &mut Api,
+    mistakes: &mut Vec<Mistake>,
+) {
+    if resource.classes.is_empty() {
+        return;
+    }
+    // Classes that do not hold are told where they stand.
+    let Ok(all) = config.masks() else { return };
+    let Some(own) = all.get(name) else { return };
+    let mask = |class: &str| own.class(class).map(|class| class.mask.clone());
+    let from = &resource.classes;
+    match Masks::new(&from.json, &from.content, &mask, own.key().cloned()) {
+        Ok(masks) => api.masks = masks.into(),
+        Err(wrong) => mistakes.extend(wrong.into_iter().map(|why| ("classes", why))),
     }
 }
 

@@ -1,0 +1,315 @@
+//! What of an API's answers may not be seen: masked in what the client gets and in the evidence, in
+//! every form and coding, or withheld.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bulla_e2e::ca::Authority;
+use bulla_e2e::http::{ApiSpec, Nginx, Recorder, World, curl, python};
+use bulla_e2e::place::Port;
+use bulla_e2e::proc::{Proc, Signal, capture};
+
+const SOON: Duration = Duration::from_secs(60);
+
+const POLICY: &str = r#"
+@id("everybody")
+permit (principal, action, resource) unless { resource is Bulla::Class };
+@id("audit-sees")
+permit (principal in Bulla::Group::"team:audit", action == Bulla::Action::"reveal",
+        resource in Bulla::Class::"pii");
+"#;
+
+const CLASSES: &str = r#"
+[classes."pii.ssn"]
+mask = "partial(0,4)"
+[classes."pii.contact"]
+mask = "null"
+"#;
+
+const MASKED: &str = r#"
+[resources.api.classes.json]
+"$..ssn" = "pii.ssn"
+"/clear/** $" = "clear"
+[resources.api.classes.content]
+email = "pii.contact"
+"#;
+
+fn has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+}
+
+fn has_not(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(!text.contains(part), "`{part}` is in:\n{text}");
+    }
+}
+
+fn world(api: ApiSpec) -> World {
+    World::start_with(POLICY, &[api], &format!("{MASKED}{CLASSES}")).unwrap()
+}
+
+fn audit(world: &World) -> String {
+    let token = world.issuer.mint().unwrap().subject("audit/x").claim("team", "audit").token();
+    format!("authorization: Bearer {}", token.unwrap())
+}
+
+const PERSON: &str = r#"{"name":"Ann","ssn":"536-90-4399","note":"ask ann@example.com"}"#;
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("gzip")
+        .arg("-c")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text).unwrap();
+    child.wait_with_output().unwrap().stdout
+}
+
+/// nginx with the same person in several forms.
+fn nginx(authority: &Authority) -> Nginx {
+    let body = "location /packed/ { root ROOT; types { } default_type application/json; \
+                add_header Content-Encoding gzip; }\n\
+                location /bomb/ { root ROOT; types { } default_type application/json; \
+                add_header Content-Encoding gzip; }\n\
+                location /odd/ { root ROOT; types { } default_type application/json; \
+                add_header Content-Encoding compress; }\n\
+                location / { root ROOT; types { application/json json; text/csv csv; \
+                image/png png; } gzip on; gzip_types *; gzip_min_length 1; \
+                add_header X-Owner ann@example.com; }\n";
+    let nginx = Nginx::with(authority, body).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = nginx.root().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    write("people/1.json", PERSON.as_bytes());
+    write("clear/1.json", PERSON.as_bytes());
+    write("people/1.csv", b"name,ssn\nAnn,536-90-4399\n");
+    write("people/1.png", b"\x89PNG 536-90-4399");
+    write("packed/1", &gzip(PERSON.as_bytes()));
+    write("packed/cut", &gzip(PERSON.as_bytes())[..20]);
+    write("odd/1", PERSON.as_bytes());
+    write("bomb/1", &gzip(&[b"[1", &b" ".repeat(64 << 20)[..], b"]"].concat()));
+    let many: Vec<String> = (0..40_000).map(|_| PERSON.to_owned()).collect();
+    write("people/many.json", format!("[{}]", many.join(",")).as_bytes());
+    nginx
+}
+
+#[test]
+fn one_answer_is_two_by_who_asks_and_the_evidence_holds_what_each_got() {
+    let authority = Authority::new("targets").unwrap();
+    let nginx = nginx(&authority);
+    let world = world(ApiSpec::new("api", nginx.port()).tls(&authority));
+    let sees = audit(&world);
+    for version in ["--http1.1", "--http2"] {
+        let got = world.curl("/people/1.json", &[version, "--compressed"]).unwrap().out();
+        has(&got, &["200", r#"{"name":"Ann","ssn":"***4399","note":"ask [email]"}"#]);
+        has(&got.to_lowercase(), &["x-owner: [email]", "cache-control: no-store", "nosniff"]);
+        has_not(&got.to_lowercase(), &["etag:", "content-encoding", "accept-ranges", "ann@"]);
+        let own = world.bare_curl("/people/1.json", &[version, "-H", &sees]).unwrap().out();
+        has(&own, &[PERSON, "ann@example.com"]);
+        has(&own.to_lowercase(), &["etag:"]);
+    }
+    // What it holds is true of it: a client that counts gets all of it.
+    let many = world.curl("/people/many.json", &["-o", "/dev/null", "-w", "%{size_download}"]);
+    let masked = r#"{"name":"Ann","ssn":"***4399","note":"ask [email]"}"#;
+    has(&many.unwrap().out(), &[&(40_000 * (masked.len() + 1) + 1 + 200).to_string()[..2]]);
+    // Compressed at the target all the same, or compressed to kill.
+    has(&world.curl("/packed/1", &[]).unwrap().out(), &["200", masked]);
+    has_not(&world.curl("/packed/cut", &[]).unwrap().out(), &["536-90"]);
+    has_not(&world.curl("/bomb/1", &["-o", "/dev/null"]).unwrap().out(), &["\n200 "]);
+    let odd = world.curl("/odd/1", &[]).unwrap().out();
+    has(&odd, &["403", "urn:bulla:unmaskable", "was carried out"]);
+    // No part of it, and no word that it has not changed.
+    let part = ["-H", "range: bytes=20-40"];
+    let got = world.curl("/people/1.json", &part).unwrap().out();
+    has(&got, &["200", masked]);
+    let own = [&["-H", sees.as_str()][..], &part].concat();
+    has(&world.bare_curl("/people/1.json", &own).unwrap().out(), &["206"]);
+    let now = ["-H", "if-modified-since: Fri, 01 Jan 2100 00:00:00 GMT"];
+    has(&world.curl("/people/1.json", &now).unwrap().out(), &["200", masked]);
+    // In other forms the place says nothing.
+    for path in ["/people/1.csv", "/people/1.png"] {
+        let got = world.curl(path, &[]).unwrap().out();
+        has(&got, &["403", "unmaskable", "its form is none that can be masked"]);
+        has_not(&got, &["536-90"]);
+    }
+    has(&world.curl("/clear/1.json", &[]).unwrap().out(), &[PERSON, "ann@example.com"]);
+    has(&world.curl("/people/1.json", &["-I"]).unwrap().out(), &["200"]);
+    let metrics = world.gateway.http("/metrics").unwrap().1;
+    has(&metrics, &["bulla_masked_values_total{class=\"pii.ssn\"}"]);
+    let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let (mut hidden, mut seen) = (String::new(), String::new());
+    for session in listed.as_array().unwrap() {
+        let id = session["session"].as_str().unwrap();
+        let shown = world.gateway.cli(&["sessions", "replay", id]).unwrap().success().unwrap();
+        let audit = session["principal"].as_str().unwrap().contains("audit");
+        let clear = shown.contains("GET /clear/");
+        if audit || clear { seen.push_str(&shown) } else { hidden.push_str(&shown) }
+    }
+    has(&hidden, &["***4399", "masked: pii.contact 2, pii.ssn 1", "cut:unmaskable"]);
+    has(&seen, &["536-90-4399"]);
+    has_not(&hidden, &["536-90-4399", "ann@example.com"]);
+    world.verified().unwrap();
+}
+
+#[test]
+fn h15_what_cannot_be_masked_is_not_even_asked_for() {
+    let target = Recorder::start().unwrap();
+    let api = ApiSpec::new("api", target.port()).http("graphql = \"/graphql\"");
+    let world = world(api);
+    let query = |text: &str| serde_json::json!({ "query": text }).to_string();
+    let json = ["-H", "content-type: application/json", "-d"];
+    for (body, allowed) in [
+        (query("{ person { ssn } }"), true),
+        (query("query($a: Int = 1) { person(id: $a) { ssn } }"), true),
+        (query("{ person { x: ssn } }"), false),
+        (query("{ p: person { name } }"), false),
+        (query("fragment f on Person { x: ssn } { person { ...f } }"), false),
+    ] {
+        target.forget();
+        let got = world.curl("/graphql", &[&json[..], &[&body]].concat()).unwrap().out();
+        has(&got, &[if allowed { "200" } else { "403" }]);
+        assert_eq!(target.got().contains("person"), allowed, "{body}");
+    }
+    target.forget();
+    let grpc = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-d", "x"];
+    let got = world.curl("/a.B/C", &grpc).unwrap().out();
+    has(&got, &["grpc-status: 7"]);
+    has_not(&target.got(), &["a.B"]);
+    // The target sends a part although nobody asked for one.
+    target.answer(Some(
+        b"HTTP/1.1 206 Partial Content\r\ncontent-type: application/json\r\n\
+          content-range: bytes 0-2/9\r\ncontent-length: 3\r\n\r\n536",
+    ));
+    let got = world.curl("/x", &[]).unwrap().out();
+    has(&got, &["403", "a part of an answer"]);
+    has_not(&got, &["536"]);
+    world.verified().unwrap();
+}
+
+const SERVER: &str = r#"
+import os, json, threading
+from websockets.sync.server import serve
+person = json.dumps({"ssn": "536-90-4399", "note": "ann@example.com"})
+def handler(ws):
+    ws.send(person)
+    for message in ws:
+        if message == "text": ws.send("no document of 536-90-4399")
+        elif message == "binary": ws.send(person.encode())
+        else: ws.send(json.dumps({"echo": json.dumps({"ssn": message})}))
+with serve(handler, "127.0.0.1", int(os.environ["PORT"])) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"#;
+
+const CLIENT: &str = r#"
+import os, ssl
+from websockets.sync.client import connect
+from websockets.exceptions import ConnectionClosed
+context = ssl.create_default_context(cafile=os.environ["ROOT"])
+headers = {"authorization": "Bearer " + os.environ["TOKEN"]}
+for word in ["text", "binary"]:
+    with connect("wss://localhost:" + os.environ["PORT"] + "/ws", ssl=context, additional_headers=headers) as ws:
+        print(ws.recv())
+        ws.send("123-45-6789"); print(ws.recv())
+        ws.send(word)
+        try:
+            print(ws.recv())
+        except ConnectionClosed as e:
+            print("closed", e.rcvd.code, e.rcvd.reason)
+"#;
+
+#[test]
+fn messages_of_a_websocket_are_masked() {
+    let port = Port::new().unwrap();
+    let server = python(SERVER, &[("PORT", port.number().to_string())]).unwrap();
+    let server = Proc::spawn_with("websocket", server, Signal::Kill, None).unwrap();
+    server.wait_line("ready", SOON).unwrap();
+    let world = world(ApiSpec::new("api", port.number()).http("websocket = [\"/ws\"]"));
+    let env = [
+        ("PORT", world.port.number().to_string()),
+        ("ROOT", world.gateway.root_pem().display().to_string()),
+        ("TOKEN", world.token().unwrap()),
+    ];
+    let seen = capture(python(CLIENT, &env).unwrap(), None, SOON).unwrap().success().unwrap();
+    has(
+        &seen,
+        &[
+            r#"{"ssn": "***4399", "note": "[email]"}"#,
+            r#"{\"ssn\": \"***6789\"}"#,
+            "closed 1008 a message cannot be masked",
+        ],
+    );
+    assert_eq!(seen.matches("closed 1008").count(), 2, "{seen}");
+    has_not(&seen, &["536-90"]);
+    let replay = world.replayed().unwrap();
+    has(&replay, &["***4399", "cut:unmaskable", "masked: "]);
+    has_not(&replay, &["536-90", "ann@"]);
+    world.verified().unwrap();
+}
+
+const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n\
+    event: person\ndata: {\"ssn\":\"536-90-4399\"}\n\ndata: [DONE]\n\n";
+
+#[test]
+fn events_are_masked_and_a_secret_of_the_target_is_told_in_no_spelling() {
+    let target = Recorder::start().unwrap();
+    target.answer(Some(&[EVENTS, b""].concat()));
+    let secret = "s3cr3t/of+the=target";
+    let api = ApiSpec::new("api", target.port()).secret(secret).http("login = \"bearer\"");
+    let world = world(api);
+    // The body has no length, so the target's close is its end.
+    let mut raw = world.raw(&[]).unwrap();
+    let auth = format!("authorization: Bearer {}", world.token().unwrap());
+    raw.send(format!("GET /events HTTP/1.1\r\nhost: localhost\r\n{auth}\r\n\r\n")).unwrap();
+    let got = raw.until("[DONE]").unwrap();
+    has(&got, &["event: person\ndata: {\"ssn\":\"***4399\"}\n\n"]);
+    has_not(&got, &["536-90"]);
+    let sees = audit(&world);
+    let asked = ["-H", &sees, "-H", "accept-encoding: gzip, dcb, br"];
+    for (coding, body) in [
+        ("identity", secret.as_bytes().to_vec()),
+        ("identity", secret.replace('/', "\\/").into_bytes()),
+        ("identity", b"s3cr3t%2Fof%2Bthe%3Dtarget".to_vec()),
+        ("identity", b"s3cr3t/of\\u002Bthe\\u003Dtarget".to_vec()),
+        ("gzip", gzip(format!("[\"{secret}\"]").as_bytes())),
+        ("gzip, gzip", gzip(&gzip(secret.as_bytes()))),
+        ("dcb", secret.as_bytes().to_vec()),
+    ] {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-encoding: {coding}\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        target.answer(Some(&[head.as_bytes(), &body].concat()));
+        target.forget();
+        let got = curl(&world.gateway.root_pem(), &world.url("/echo"), &asked).unwrap();
+        let got = got.out();
+        has_not(&got, &["200 OK", "HTTP/2 200", "s3cr3t"]);
+        has(&target.got(), &["accept-encoding: gzip, br\r\n"]);
+    }
+    // What holds nothing of the kind goes on as it came.
+    let body = gzip(b"nothing of the kind");
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-encoding: gzip\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    target.answer(Some(&[head.as_bytes(), &body].concat()));
+    let plain = curl(
+        &world.gateway.root_pem(),
+        &world.url("/x"),
+        &[&asked[..2], &["--compressed"]].concat(),
+    );
+    has(&plain.unwrap().out(), &["content-encoding: gzip", "nothing of the kind"]);
+    has_not(&world.replayed().unwrap(), &["s3cr3t", "536-90"]);
+    world.verified().unwrap();
+}
