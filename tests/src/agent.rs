@@ -21,6 +21,8 @@ pub struct AgentSpec {
     pub gateways: Vec<GatewayLink>,
     /// What it may reach, by the names of the gateway's resources.
     pub targets: Vec<ResourceSpec>,
+    /// Further tables of its configuration.
+    pub more: String,
     /// The network in which it runs.
     pub host: Option<Host>,
 }
@@ -48,6 +50,7 @@ impl AgentSpec {
             name: name.to_owned(),
             gateways: vec![GatewayLink { address: format!("127.0.0.1:{port}"), join }],
             targets: vec![target.clone()],
+            more: String::new(),
             host: None,
         }
     }
@@ -77,6 +80,7 @@ impl AgentSpec {
             )?;
             target.write(dir)?;
         }
+        toml.push_str(&self.more);
         Ok(toml)
     }
 }

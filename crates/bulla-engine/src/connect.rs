@@ -73,6 +73,8 @@ impl ConnectError {
 /// A place of secrets outside this process: a command, a vault.
 pub trait Secrets: Send + Sync {
     fn read(&self) -> Boxed<'_, std::io::Result<Secret>>;
+    /// The target did not take what was read last.
+    fn spoiled(&self) {}
 }
 
 /// Reaches targets. No protocol knows whether directly or through an agent.
@@ -103,7 +105,13 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    pub(crate) async fn read(&self) -> std::io::Result<Option<Arc<Secret>>> {
+    /// The target did not take what was read last.
+    pub fn spoiled(&self) {
+        if let Self::Elsewhere(place) = self {
+            place.spoiled();
+        }
+    }
+    pub async fn read(&self) -> std::io::Result<Option<Arc<Secret>>> {
         let mut bytes = match self {
             Self::None => return Ok(None),
             Self::File(path) => tokio::fs::read(path).await?,

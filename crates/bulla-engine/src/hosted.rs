@@ -198,6 +198,11 @@ impl Connector for DirectDialer {
             }
         })
     }
+    fn spoiled(&self, resource: &str) {
+        if let Ok(target) = self.target(resource) {
+            target.secret.spoiled();
+        }
+    }
     fn secret<'a>(
         &'a self,
         resource: &'a str,

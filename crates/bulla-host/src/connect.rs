@@ -28,6 +28,23 @@ pub enum DialError {
     Secret(String, std::io::Error),
     #[error("{0} did not answer in time")]
     TimedOut(String),
+    /// The way through an agent.
+    #[error("{detail}")]
+    Agent { detail: String, public: Option<String> },
+}
+
+impl DialError {
+    /// What a client may know of it, beyond that the target is not reached.
+    pub fn public(&self) -> Option<&str> {
+        match self {
+            Self::Agent { public, .. } => public.as_deref(),
+            Self::NoTarget(_)
+            | Self::Dial(..)
+            | Self::Tls(..)
+            | Self::Secret(..)
+            | Self::TimedOut(_) => None,
+        }
+    }
 }
 
 /// Reaches targets. No protocol knows whether directly or through an agent.
@@ -39,6 +56,10 @@ pub trait Connector: Send + Sync {
         resource: &'a str,
         alpn: &'a [&'static str],
     ) -> Boxed<'a, Result<Dialled, DialError>>;
+    /// The target did not take its secret: what was kept of it is no good.
+    fn spoiled(&self, resource: &str) {
+        let _ = resource;
+    }
     /// The target's secret, read afresh, so that it can be rotated in place.
     fn secret<'a>(&'a self, resource: &'a str)
     -> Boxed<'a, Result<Option<Arc<Secret>>, DialError>>;

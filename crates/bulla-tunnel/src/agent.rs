@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use bulla_core::{Boxed, Clock, Timestamp};
+use bulla_core::{Boxed, Clock, Secret, Timestamp};
 use bulla_wire::TargetHello;
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Ping, PingPong, RecvStream, server::SendResponse};
@@ -34,8 +34,8 @@ use crate::{
     dial::{self, Proxy},
     keeper::{Enrolment, Identity, Keeper},
     message::{
-        self, Answer, CANCEL_PATH, CAPABILITIES, Cancel, Event, HELLO_PATH, Hello, OPEN_PATH,
-        Offer, Open, VERSION, Welcome, Why,
+        self, Answer, AskSecret, CANCEL_PATH, CAPABILITIES, Cancel, Event, HELLO_PATH, Hello,
+        OPEN_PATH, Offer, Open, SECRET_PATH, Told, VERSION, Welcome, Why,
     },
     private,
     stream::TunnelStream,
@@ -124,6 +124,18 @@ pub trait Targets: Send + Sync {
         protocol: &'a str,
         hello: TargetHello,
     ) -> Boxed<'a, Result<(), TargetError>>;
+    /// The secret of a target whose protocol logs in with each request, which the gateway sends.
+    /// `spoiled`: the target did not take the one before. No other secret leaves the agent.
+    fn secret<'a>(
+        &'a self,
+        target: &'a str,
+        protocol: &'a str,
+        spoiled: bool,
+    ) -> Boxed<'a, Result<Option<Arc<Secret>>, TargetError>> {
+        let _ = (protocol, spoiled);
+        let words = format!("the secret of `{}` stays here", message::clip(target));
+        Box::pin(async move { Err(TargetError::Unknown(words)) })
+    }
 }
 
 /// How the agent stands with one gateway.
@@ -398,7 +410,7 @@ struct Serve {
 impl Serve {
     async fn run(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let path = request.uri().path().to_owned();
-        let known = [HELLO_PATH, OPEN_PATH, CANCEL_PATH].contains(&path.as_str());
+        let known = [HELLO_PATH, OPEN_PATH, CANCEL_PATH, SECRET_PATH].contains(&path.as_str());
         let mut response = http::Response::new(());
         if !known {
             *response.status_mut() = http::StatusCode::NOT_FOUND;
@@ -411,6 +423,7 @@ impl Serve {
         let served = match path.as_str() {
             HELLO_PATH => self.hello(&mut stream).await,
             OPEN_PATH => self.open(stream).await,
+            SECRET_PATH => self.secret(&mut stream).await,
             _ => self.cancel(&mut stream).await,
         };
         if let Err(error) = served {
@@ -495,17 +508,28 @@ impl Serve {
         }
     }
 
+    async fn secret(&self, stream: &mut TunnelStream) -> io::Result<()> {
+        let request: AskSecret = message::read(stream, &mut BytesMut::new()).await?;
+        let AskSecret { target, protocol, spoiled } = &request;
+        let told = match self.targets.secret(target, protocol, *spoiled).await {
+            Ok(secret) => Told::Ok { secret: secret.map(|secret| message::secret_text(&secret)) },
+            Err(error) => {
+                let target = message::clip(target);
+                tracing::warn!(gateway = self.alias, target, %error, "refused");
+                Told::Failed { why: why(&error), detail: message::clip(&error.to_string()) }
+            }
+        };
+        message::write(stream, &told).await?;
+        stream.finish()
+    }
+
     async fn refuse(
         &self,
         stream: &mut TunnelStream,
         target: &str,
         error: TargetError,
     ) -> io::Result<()> {
-        let why = match &error {
-            TargetError::Unknown(_) => Why::Unknown,
-            TargetError::Unreachable(_) => Why::Unreachable,
-            TargetError::Login(_) => Why::Login,
-        };
+        let why = why(&error);
         let target = message::clip(target);
         tracing::warn!(gateway = self.alias, target, %error, "refused");
         self.fail(stream, why, &error.to_string()).await
@@ -514,6 +538,14 @@ impl Serve {
     async fn fail(&self, stream: &mut TunnelStream, why: Why, detail: &str) -> io::Result<()> {
         message::write(stream, &Answer::failed(why, detail)).await?;
         stream.finish()
+    }
+}
+
+fn why(error: &TargetError) -> Why {
+    match error {
+        TargetError::Unknown(_) => Why::Unknown,
+        TargetError::Unreachable(_) => Why::Unreachable,
+        TargetError::Login(_) => Why::Login,
     }
 }
 

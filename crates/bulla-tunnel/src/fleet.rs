@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bulla_core::Timestamp;
+use bulla_core::{Secret, Timestamp};
 use bulla_wire::TargetHello;
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -22,7 +22,10 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    message::{self, Answer, CANCEL_PATH, Cancel, Message, OPEN_PATH, Offer, Open, Why},
+    message::{
+        self, Answer, AskSecret, CANCEL_PATH, Cancel, Message, OPEN_PATH, Offer, Open, SECRET_PATH,
+        Told, Why,
+    },
     roster::{InstanceId, Member},
     stream::{TunnelStream, lost},
 };
@@ -248,6 +251,47 @@ impl Fleet {
             tally(&tunnel, "failed");
             tracing::warn!(resource = wanted.resource, %error, "agent");
             last = error;
+        }
+        Err(last)
+    }
+
+    /// The secret of a target whose protocol logs in with each request, from one of the agents that
+    /// may serve it. It is kept nowhere. `spoiled`: the target did not take the one before.
+    pub async fn secret(
+        &self,
+        wanted: &Wanted<'_>,
+        spoiled: bool,
+    ) -> Result<Option<Secret>, OpenError> {
+        let request = message::encode(&AskSecret {
+            target: wanted.resource.into(),
+            protocol: wanted.protocol.into(),
+            spoiled,
+        });
+        let request = request.map_err(|error| OpenError::Request(error.to_string()))?;
+        let names: Vec<_> = wanted.agents.iter().map(|name| format!("`{name}`")).collect();
+        let mut last = OpenError::Offline(names.join(", "));
+        let until = Instant::now() + wanted.timeout;
+        for tunnel in self.candidates(wanted) {
+            let agent = format!("`{}`", tunnel.member.name);
+            if !tunnel.capabilities.iter().any(|one| one == message::SECRET) {
+                let detail = "it cannot hand over a secret; upgrade it".into();
+                last = OpenError::Failed { agent, detail };
+                continue;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let asked = call::<Told>(tunnel.send.clone(), SECRET_PATH, request.clone());
+            last = match tokio::time::timeout(left, asked).await {
+                Ok(Ok((_, Told::Ok { secret }))) => {
+                    let secret = secret.map(|text| message::secret(&text)).transpose();
+                    return secret.map_err(|error| OpenError::Request(error.to_string()));
+                }
+                Ok(Ok((_, Told::Failed { detail, .. }))) => {
+                    OpenError::Failed { agent, detail: message::clip(&detail) }
+                }
+                Ok(Err(detail)) => OpenError::Failed { agent, detail },
+                Err(_) => OpenError::TimedOut(agent),
+            };
+            tracing::warn!(resource = wanted.resource, error = %last, "agent");
         }
         Err(last)
     }

@@ -7,6 +7,7 @@
 use std::io;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use bulla_core::Secret;
 use bulla_wire::TargetHello;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -25,6 +26,8 @@ const TARGETS_MAX: usize = 1_000;
 /// Longest key to cancel with.
 const CANCEL_KEY_BYTES_MAX: usize = 1_024;
 const CAPABILITIES_MAX: usize = 64;
+/// Longest secret, in base64.
+const SECRET_TEXT_BYTES_MAX: usize = 48 * 1024;
 
 /// The version of what is inside a stream. ALPN carries the version of the whole.
 pub const VERSION: u32 = 1;
@@ -36,13 +39,17 @@ pub const CANCEL: &str = "cancel";
 /// The agent says when it will take no new streams.
 pub const DRAIN: &str = "drain";
 
+/// The agent hands over what a gateway needs to log in by itself, where it must.
+pub const SECRET: &str = "secret";
+
 /// What this build can do. A feature is used only where both sides can do it.
-pub const CAPABILITIES: &[&str] = &[LOGIN, CANCEL, DRAIN];
+pub const CAPABILITIES: &[&str] = &[LOGIN, CANCEL, DRAIN, SECRET];
 
 /// The paths of the streams.
 pub const HELLO_PATH: &str = "/hello";
 pub const OPEN_PATH: &str = "/open";
 pub const CANCEL_PATH: &str = "/cancel";
+pub const SECRET_PATH: &str = "/secret";
 
 /// A message that breaks its bounds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -179,6 +186,68 @@ impl Message for Cancel {
         bound(is_name(&self.protocol), "protocol")?;
         key(&self.key).map(drop)
     }
+}
+
+/// Hand over the secret of a target whose protocol logs in with each request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskSecret {
+    pub target: String,
+    pub protocol: String,
+    /// The target did not take the one before: fetch it anew.
+    #[serde(default)]
+    pub spoiled: bool,
+}
+
+impl Message for AskSecret {
+    fn check(&self) -> Result<(), MessageError> {
+        bound(is_name(&self.target), "target")?;
+        bound(is_name(&self.protocol), "protocol")
+    }
+}
+
+/// The answer to [`AskSecret`].
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    Ok {
+        /// In base64; none where the target needs none.
+        secret: Option<String>,
+    },
+    Failed {
+        why: Why,
+        /// For operators.
+        detail: String,
+    },
+}
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ok { .. } => f.write_str("Ok(..)"),
+            Self::Failed { why, detail } => write!(f, "Failed({why:?}, {detail})"),
+        }
+    }
+}
+
+impl Message for Told {
+    fn check(&self) -> Result<(), MessageError> {
+        match self {
+            Self::Ok { secret } => {
+                let fits = |text: &String| text.len() <= SECRET_TEXT_BYTES_MAX;
+                bound(secret.as_ref().is_none_or(fits), "secret")
+            }
+            Self::Failed { detail, .. } => bound(is_text(detail), "detail"),
+        }
+    }
+}
+
+/// A secret for [`Told`], and back.
+pub fn secret_text(secret: &Secret) -> String {
+    BASE64.encode(secret.reveal())
+}
+
+pub fn secret(text: &str) -> Result<Secret, MessageError> {
+    BASE64.decode(text).map(Secret::new).map_err(|_| MessageError::Bounds("secret"))
 }
 
 /// A key to cancel with, out of its text.

@@ -233,7 +233,7 @@ async fn identity(config: &Config, found: &mut Found) {
 /// Whether a target answers, and its secret is there.
 async fn dial(config: &Config, name: &str) -> anyhow::Result<()> {
     use bulla_host::Connector as _;
-    let dialer = roads::dialer(config)?;
+    let dialer = roads::hosted_roads(config, None)?;
     dialer.dial(name, &[]).await?;
     dialer.secret(name).await?;
     Ok(())

@@ -14,9 +14,7 @@ use bulla_core::{
     AdminRecord, Boxed, Clock, Credential, Directory, Identity, IdentityError, Origin, Policies,
     PolicySource, Principal, Recorder, Resource, ResourceName, Timestamp,
 };
-use bulla_engine::{
-    Approver, Desk, DirectDialer, Engine, HostedListener, Limits, Listener, Parts, SystemClock,
-};
+use bulla_engine::{Approver, Desk, Engine, HostedListener, Limits, Listener, Parts, SystemClock};
 use bulla_gate::Gate;
 use bulla_identity::Verifier;
 use bulla_ledger::{Compression, Ledger, LedgerConfig};
@@ -222,14 +220,14 @@ pub async fn run(path: PathBuf) -> Result<()> {
             identity: who.clone(),
             directory: Arc::new(Resources(resources)),
             policies: current.clone(),
-            connector: Arc::new(Roads::new(&config, &protocols, fleet)?),
+            connector: Arc::new(Roads::new(&config, &protocols, fleet.clone())?),
             clock: clock.clone(),
         },
         limits(&config),
     );
     let planned = listeners(&config, &who, &protocols)?;
     let hosted = hosted_listeners(&config, &who, &protocols)?;
-    let dialer: Arc<DirectDialer> = Arc::new(roads::dialer(&config)?);
+    let dialer = Arc::new(roads::hosted_roads(&config, fleet)?);
     let own = |protocol: &str, tls: &Tls| (protocol.to_owned(), tls.clone());
     let wires = planned.iter().map(|l| own(l.protocol.descriptor().protocol, &l.tls));
     let tls = hosted.iter().map(|l| own(l.protocol.descriptor().protocol, &l.tls));

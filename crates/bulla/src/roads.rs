@@ -1,12 +1,22 @@
 //! The way to every target: dialled from here, or through an agent. No protocol knows which.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
+use bulla_core::Secret;
 use bulla_core::{Boxed, Resource};
 use bulla_engine::{
     ConnectError, Connected, Connector, DirectConnector, DirectDialer, HostedTarget, Target,
 };
+use bulla_host::{DialError, Dialled};
 use bulla_tunnel::{Fleet, OpenError, Wanted};
 use bulla_wire::{Place, Protocol, TargetHello};
 use bytes::BytesMut;
@@ -36,27 +46,133 @@ pub fn target(
     })
 }
 
-/// The way to every target of a hosted protocol: always dialled from here.
-pub fn dialer(config: &Config) -> Result<DirectDialer> {
+/// The way to every target of a hosted protocol. Without `fleet` those through agents lead nowhere.
+pub fn hosted_roads(config: &Config, fleet: Option<Arc<Fleet>>) -> Result<HostedRoads> {
+    let mut through = HashMap::new();
+    for (name, resource) in &config.resources {
+        if registry::is_hosted(&resource.protocol) && !resource.agent.is_empty() {
+            let agents = resource.agent.iter().map(|name| name.as_str().into()).collect();
+            let protocol = resource.protocol.as_str().into();
+            through.insert(name.clone(), Beyond { agents, protocol, spoiled: false.into() });
+        }
+    }
+    let timeout = Duration::from_millis(config.limits.connect_max.ms);
+    Ok(HostedRoads { direct: dialer(config)?, through, fleet, timeout })
+}
+
+fn dialer(config: &Config) -> Result<DirectDialer> {
     let mut targets = Vec::new();
     for (name, resource) in &config.resources {
-        if registry::is_hosted(&resource.protocol) {
-            let target = hosted(config.base(), resource);
+        if registry::is_hosted(&resource.protocol) && resource.agent.is_empty() {
+            let login = resource.login.clone().unwrap_or_default();
+            let target = hosted_target(config.base(), &resource.target, &login);
             targets.push((name.clone(), target.with_context(|| format!("resources.{name}"))?));
         }
     }
     Ok(DirectDialer::new(targets, Duration::from_millis(config.limits.connect_max.ms)))
 }
 
-fn hosted(base: &Path, resource: &file::Resource) -> Result<HostedTarget> {
-    let target = &resource.target;
-    let login = resource.login.clone().unwrap_or_default();
+/// A target of a hosted protocol as a configuration writes it. Relative paths start at `base`.
+pub fn hosted_target(
+    base: &Path,
+    target: &file::Target,
+    login: &file::Login,
+) -> Result<HostedTarget> {
     Ok(HostedTarget {
         host: target.host.clone().context("`target.host` is missing")?,
         port: target.port.context("`target.port` is missing")?,
-        tls: tls::target(base, target, &login)?,
-        secret: secrets::source(base, &login)?,
+        tls: tls::target(base, target, login)?,
+        secret: secrets::source(base, login)?,
     })
+}
+
+/// A resource of a hosted protocol that agents reach.
+struct Beyond {
+    agents: Vec<Arc<str>>,
+    protocol: Arc<str>,
+    /// The target did not take the secret that was asked for last.
+    spoiled: AtomicBool,
+}
+
+/// Both kinds of way, for every protocol whose wire a library owns.
+pub struct HostedRoads {
+    direct: DirectDialer,
+    through: HashMap<String, Beyond>,
+    fleet: Option<Arc<Fleet>>,
+    timeout: Duration,
+}
+
+fn undialled(error: &OpenError) -> DialError {
+    DialError::Agent { detail: error.to_string(), public: error.public() }
+}
+
+/// The setting and the parameters of a stream that is not logged in.
+pub const ALPN: &str = "alpn";
+pub const TLS: &str = "tls";
+
+impl HostedRoads {
+    fn wanted<'a>(&self, resource: &'a str, beyond: &'a Beyond) -> Wanted<'a> {
+        Wanted {
+            agents: &beyond.agents,
+            resource,
+            protocol: &beyond.protocol,
+            part: resource,
+            settings: Vec::new(),
+            timeout: self.timeout,
+        }
+    }
+    fn fleet(&self) -> Result<&Arc<Fleet>, DialError> {
+        let detail = "no gateway runs".to_owned();
+        self.fleet.as_ref().ok_or(DialError::Agent { detail, public: None })
+    }
+}
+
+impl bulla_host::Connector for HostedRoads {
+    fn dial<'a>(
+        &'a self,
+        resource: &'a str,
+        alpn: &'a [&'static str],
+    ) -> Boxed<'a, Result<Dialled, DialError>> {
+        let Some(beyond) = self.through.get(resource) else {
+            return self.direct.dial(resource, alpn);
+        };
+        Box::pin(async move {
+            let mut wanted = self.wanted(resource, beyond);
+            wanted.settings = vec![(ALPN.to_owned(), alpn.join(","))];
+            let joined = self.fleet()?.open(wanted).await;
+            let joined = joined.map_err(|error| undialled(&error))?;
+            let said = |name: &str| {
+                let found = joined.hello.parameters.iter().find(|(own, _)| own == name);
+                found.map(|(_, value)| value.as_str())
+            };
+            let alpn = said(ALPN).map(Into::into);
+            let tls = said(TLS) == Some("true");
+            Ok(Dialled { alpn, tls, stream: Box::new(joined.stream) })
+        })
+    }
+
+    fn spoiled(&self, resource: &str) {
+        match self.through.get(resource) {
+            Some(beyond) => beyond.spoiled.store(true, Ordering::Relaxed),
+            None => self.direct.spoiled(resource),
+        }
+    }
+
+    fn secret<'a>(
+        &'a self,
+        resource: &'a str,
+    ) -> Boxed<'a, Result<Option<Arc<Secret>>, DialError>> {
+        let Some(beyond) = self.through.get(resource) else {
+            return self.direct.secret(resource);
+        };
+        Box::pin(async move {
+            let wanted = self.wanted(resource, beyond);
+            let spoiled = beyond.spoiled.swap(false, Ordering::Relaxed);
+            let secret = self.fleet()?.secret(&wanted, spoiled).await;
+            let secret = secret.map_err(|error| undialled(&error))?;
+            Ok(secret.map(Arc::new))
+        })
+    }
 }
 
 /// A resource that agents reach.

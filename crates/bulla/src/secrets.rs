@@ -1,6 +1,8 @@
 //! Where the secrets toward targets are: files, the environment, a command, a vault. Each is read
 //! at each login, so that it can be rotated in place, and is kept nowhere.
 
+mod oauth;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -25,6 +27,8 @@ use tokio::io::AsyncReadExt;
 
 use crate::{config::file, tls};
 
+pub use oauth::address as oauth_address;
+
 /// Longest secret, and longest answer of a vault.
 const SECRET_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -35,6 +39,16 @@ const WORDS_CHARS_MAX: usize = 200;
 
 /// The place that a login names. Relative paths start at `base`.
 pub fn source(base: &Path, login: &file::Login) -> Result<SecretSource> {
+    let own = plain(base, login)?;
+    Ok(match &login.oauth {
+        None => own,
+        Some(from) => {
+            SecretSource::Elsewhere(Arc::new(oauth::Oauth::new(base, from, &login.user, own)?))
+        }
+    })
+}
+
+fn plain(base: &Path, login: &file::Login) -> Result<SecretSource> {
     Ok(if let Some(path) = &login.password_file {
         SecretSource::File(base.join(path))
     } else if let Some(variable) = &login.password_env {
@@ -137,6 +151,16 @@ pub fn address(text: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
+/// To whoever has secrets, by the authorities of `ca`, or the system's.
+fn connector(base: &Path, ca: Option<&Path>) -> Result<HttpsConnector<HttpConnector>> {
+    let config = rustls::ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(tls::roots(base, ca)?)
+        .with_no_client_auth();
+    let builder = HttpsConnectorBuilder::new().with_tls_config(config);
+    Ok(builder.https_or_http().enable_http1().build())
+}
+
 /// HashiCorp Vault's HTTP API, which OpenBao speaks too: `GET /v1/<path>`, with a token.
 struct Vault {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
@@ -153,17 +177,9 @@ impl Vault {
         let (scheme, host) = scheme.zip(host).context("the vault's address has no host")?;
         let path = from.path.trim_matches('/');
         let uri = format!("{scheme}://{host}/v1/{path}").parse().context("the vault's path")?;
-        let config = rustls::ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(tls::roots(base, from.ca.as_deref())?)
-            .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_or_http()
-            .enable_http1()
-            .build();
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: Client::builder(TokioExecutor::new())
+                .build(connector(base, from.ca.as_deref())?),
             uri,
             field: from.field.clone(),
             token_file: base.join(&from.token_file),

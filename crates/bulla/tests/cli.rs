@@ -264,7 +264,7 @@ login = { user = "u", cert = "gw.pem", password_file = "orders.password", passwo
     assert_eq!(value["problems"].as_array().unwrap().len() + 1, golden.lines().count());
 }
 
-/// A database is reached directly or by agents; an API directly only, and it may need no login.
+/// A target is reached directly or by agents; an API may need no login.
 #[test]
 fn ways_to_a_target() {
     let login = "login = { user = \"u\", password_file = \"orders.password\" }\n";
@@ -288,12 +288,12 @@ fn ways_to_a_target() {
 
     let api = direct.replace("\"postgres\"", "\"http\"").replace(login, "");
     check(&api, 0, &[]);
-    let no_way = "an HTTP resource cannot be reached through an agent yet";
     let both = api.replace(line, &format!("{line}\n{agent}")) + &agents;
-    let said = check(&both, 3, &["resources.orders.agent: ", no_way, "without `agent`"]);
-    assert!(said.err().ends_with("\n1 mistake found\n"), "{}", said.err());
+    check(&both, 3, &["targets without `agent`"]);
     let only = api.replace(line, agent) + &agents;
-    check(&only, 3, &[no_way, "resources.orders.target: `host` and `port` are missing"]);
+    check(&only, 3, &["resources.orders.http.authority: is missing"]);
+    let named = "[resources.orders.http]\nauthority = \"api.internal\"\n";
+    check(&(only + named), 0, &[]);
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub struct AgentTarget {
     /// The wire that it speaks.
     pub protocol: String,
     pub target: Target,
+    /// An API may have none.
+    #[serde(default)]
     pub login: Login,
 }
 
@@ -204,7 +206,7 @@ impl AgentConfig {
                 let help = "write target = { host = \"…\", port = … }";
                 keep(format!("{key}.target"), "`host` and `port` are missing".into(), help);
             }
-            if target.login.user.is_empty() {
+            if target.login.user.is_empty() && !crate::registry::is_hosted(&target.protocol) {
                 keep(format!("{key}.login.user"), "is missing".into(), "name the account");
             }
             for (part, (message, help)) in login(&self.base, &target.target, &target.login) {
@@ -260,6 +262,11 @@ pub fn login(base: &Path, target: &Target, login: &Login) -> Vec<(&'static str, 
         ("login.cert", login.cert.as_ref(), "a client certificate, in PEM"),
         ("login.key", login.key.as_ref(), "its key, in PEM"),
         ("login.vault.token_file", vault.map(|v| &v.token_file), "a token of the vault"),
+        (
+            "login.oauth.ca",
+            login.oauth.as_ref().and_then(|o| o.ca.as_ref()),
+            "its authority, in PEM",
+        ),
         ("login.vault.ca", vault.and_then(|v| v.ca.as_ref()), "the vault's authority, in PEM"),
     ] {
         if let Some(message) = path.and_then(|path| unreadable(&base.join(path))) {
@@ -296,6 +303,15 @@ pub fn login(base: &Path, target: &Target, login: &Login) -> Vec<(&'static str, 
         && let Err(error) = crate::secrets::address(&vault.address)
     {
         keep("login.vault.address", error, "write https://host:port");
+    }
+    if let Some(oauth) = &login.oauth {
+        if let Err(error) = crate::secrets::oauth_address(&oauth.token_url) {
+            keep("login.oauth.token_url", error, "write https://issuer.example.com/token");
+        }
+        if login.user.is_empty() || !login.has_secret() {
+            let message = "`oauth` needs a client: `user` is its id, the password its secret";
+            keep("login", message.into(), "set both");
+        }
     }
     if login.cert.is_some() && target.tls == TargetTls::Off {
         let message = "a client certificate needs TLS, which is off";

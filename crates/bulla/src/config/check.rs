@@ -113,7 +113,7 @@ impl Check<'_, '_> {
             self.keep(&format!("{key}.protocol"), message, format!("use {}", known.join(" or ")));
         }
         let hosted = crate::registry::is_hosted(&resource.protocol);
-        if resource.agent.is_empty() || hosted {
+        if resource.agent.is_empty() {
             self.reached_from_here(key, resource, hosted);
         } else {
             self.reached_by_agents(key, resource);
