@@ -7,6 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `traffic` | workloads through each contender, and what the process between spent on them |
+//! | `web` | HTTP beside nginx and HAProxy as reverse proxies |
 //! | `cost` | what single steps cost: the examples of the crates that do them |
 //! | `disk` | how long one flush takes, asked for as the gateway asks |
 //! | `rows` | what is to be reached, and whether it was |
@@ -15,6 +16,7 @@ mod cost;
 mod disk;
 mod rows;
 mod traffic;
+mod web;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -119,9 +121,14 @@ fn parse(args: &[String]) -> Result<Args> {
 fn run(args: &Args) -> Result<()> {
     let workloads: Vec<&Workload> =
         WORKLOADS.iter().filter(|workload| workload.name.contains(&args.only)).collect();
-    ensure!(!args.traffic || !workloads.is_empty(), "no workload is named `{}`", args.only);
+    let web = !args.only.is_empty() && "http-200B http-100KB".contains(&args.only);
+    let known = !workloads.is_empty() || web;
+    ensure!(!args.traffic || known, "no workload is named `{}`", args.only);
     let (mut rows, mut measured, mut server) = (Vec::<Row>::new(), Vec::new(), None);
-    if args.traffic {
+    if args.traffic && (web || args.only.is_empty()) {
+        rows.extend(web::measure(args)?);
+    }
+    if args.traffic && !workloads.is_empty() {
         let bed = Bed::start(args)?;
         for workload in workloads {
             let result = bed.measure(args, workload)?;
