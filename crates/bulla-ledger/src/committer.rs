@@ -1,11 +1,13 @@
 //! The one thread that makes appends durable: it takes all that is waiting, writes it in one frame,
 //! and completes all of it at once.
 //!
-//! Who waits alone is served at once. Who waits while other sessions are at work waits for a part
-//! of them, for about as long as a command takes, if they are likely to come ([`Company`]): a flush
-//! costs as much as the rest of a small command, and one flush serves all who wait. What nobody
-//! waits for (the intent of a plain read, which its response follows; anything in `bounded` mode)
-//! stays for up to [`UNHURRIED_MAX`], so that it costs neither a wake-up nor a flush of its own.
+//! Who waits alone is served at once. Who waits for a plain read while other sessions are at work
+//! waits for a part of them, for about as long as a command takes, if they are likely to come
+//! ([`Company`]): a flush costs as much as the rest of a small command, and one serves all who
+//! wait. Everything else is urgent: a transaction waits many times, one after the other. What
+//! nobody waits for (the intent of a plain read, which its response follows; anything in `bounded`
+//! mode) stays for up to [`UNHURRIED_MAX`], so that it costs neither a wake-up nor a flush of its
+//! own.
 //!
 //! An append decides whether it may start before anything of it exists ([`Gauge::admit`]): once
 //! admitted it has its place on disk, and only a failing disk can keep it from becoming durable.
@@ -50,6 +52,8 @@ pub(crate) struct Item {
     pub done: Option<Completer>,
     /// What it has taken of the room.
     pub room: u64,
+    /// Who waits for it does not wait for others.
+    pub urgent: bool,
 }
 
 /// How much of the reserve an append may use when the disk is full.
@@ -222,14 +226,17 @@ struct Waiting {
     waiters: usize,
     /// It is so much that it does not wait for anybody.
     much: bool,
+    /// Some of it is urgent.
+    urgent: bool,
     stop: bool,
     state: State,
 }
 
 impl Waiting {
-    /// It is much, or enough wait for it.
+    /// It is much, or somebody waits for what is urgent, or enough wait for what is not.
     fn is_due(&self, company: &Company) -> bool {
-        self.much || company.is_enough(self.waiters)
+        let urgent = self.urgent && self.waiters > 0;
+        self.much || urgent || company.is_enough(self.waiters)
     }
 
     /// Whether who has appended or waits must wake the committer.
@@ -256,7 +263,8 @@ pub(crate) struct Queue(Arc<Shared>);
 impl Queue {
     fn new(gauge: Arc<Gauge>) -> Self {
         let (items, state) = (VecDeque::new(), State::Works);
-        let waiting = Waiting { items, bytes: 0, waiters: 0, much: false, stop: false, state };
+        let waiting =
+            Waiting { items, bytes: 0, waiters: 0, much: false, urgent: false, stop: false, state };
         Self(Arc::new(Shared { waiting: Mutex::new(waiting), changed: Condvar::new(), gauge }))
     }
 
@@ -276,7 +284,7 @@ impl Queue {
     }
 
     fn push_and(&self, item: Item, stop: bool) -> Result<(), RecordError> {
-        let bytes = item.payload.body_bytes();
+        let (bytes, urgent) = (item.payload.body_bytes(), item.urgent);
         let mut waiting = self.0.waiting.lock();
         if waiting.state == State::Ended || waiting.stop {
             drop(waiting);
@@ -287,6 +295,7 @@ impl Queue {
         waiting.items.push_back(item);
         waiting.bytes += bytes;
         waiting.stop = stop;
+        waiting.urgent |= urgent;
         waiting.much |= stop || waiting.bytes >= UNHURRIED_BYTES_MAX;
         // Who waits wakes it when that is known.
         let wake = match waiting.state {
@@ -504,7 +513,8 @@ impl Loop {
         if waiting.waiters > 0 {
             company.serves(waiting.waiters);
         }
-        (waiting.waiters, waiting.much, waiting.bytes) = (0, false, 0);
+        (waiting.waiters, waiting.bytes) = (0, 0);
+        (waiting.much, waiting.urgent) = (false, false);
         if batch.is_empty() {
             std::mem::swap(batch, &mut waiting.items);
         } else {
@@ -522,7 +532,7 @@ impl Loop {
         self.shared.gauge.entries.store(written.index + count as u64, Ordering::Release);
         let mut done = Vec::with_capacity(count);
         for (item, index) in batch.drain(..count).zip(written.index..) {
-            let Item { payload, done: completer, room } = item;
+            let Item { payload, done: completer, room, urgent: _ } = item;
             self.shared.gauge.release(room);
             if let Some(completer) = completer {
                 completer.complete(Ok(Receipt { index, leaf: Digest(payload.leaf.0) }));

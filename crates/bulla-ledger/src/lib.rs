@@ -30,7 +30,7 @@
 //! | `ledger` | opening, closing, health; the [`bulla_core::Recorder`] |
 //! | `record` | sessions: from records to sealed entries |
 //! | `detail` | the private part of an entry |
-//! | `committer`, `company` | the thread that makes appends durable, and what admits them; whether it waits for more |
+//! | `committer`, `company` | the thread that makes appends durable; whether it waits for more |
 //! | `journal` | frames, segments, recovery |
 //! | `archive` | tiles, bundles, objects, checkpoints, made from the journal |
 //! | `pack`, `index`, `tracker` | formats beside the log: evidence, sessions, what is open |

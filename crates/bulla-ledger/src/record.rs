@@ -16,8 +16,8 @@ use std::{
 };
 
 use bulla_core::{
-    AdminRecord, Because, BootId, CloseRecord, Command, DenyReason, EvidenceRecord, Flow,
-    GrantRecord, HoldRecord, IntentRecord, Journal, Mode, OpenRecord, Outcome, Pending,
+    AdminRecord, Because, BootId, CloseRecord, Command, DenyReason, Effects, EvidenceRecord, Flow,
+    GrantRecord, HoldRecord, IntentRecord, Journal, Mode, OpenRecord, Outcome, Pending, Purity,
     RecordError, RefusalRecord, SessionId, Timestamp, TurnedAwayRecord,
 };
 use bulla_tlog::{
@@ -92,7 +92,7 @@ impl Shared {
         let room = payload.frame_bytes() as u64;
         self.gauge.admit(room, Claim::Closing)?;
         let (completer, pending) = self.queue.pending();
-        Ok((Item { payload, done: Some(completer), room }, pending))
+        Ok((Item { payload, done: Some(completer), room, urgent: true }, pending))
     }
 
     pub(crate) fn stopped(&self) -> Option<Arc<str>> {
@@ -163,11 +163,14 @@ struct Append<'a> {
     /// The entry comes after the chunks that its bytes need, not before them.
     entry_last: bool,
     claim: Claim,
+    /// Who waits for it does not wait for others.
+    urgent: bool,
 }
 
 impl<'a> Append<'a> {
     fn new(entry: Entry, detail: Vec<u8>, claim: Claim) -> Self {
-        Self { entry, detail, flow: Flow::Gateway, bulk: &[], entry_last: false, claim }
+        let (flow, urgent) = (Flow::Gateway, true);
+        Self { entry, detail, flow, bulk: &[], entry_last: false, claim, urgent }
     }
 }
 
@@ -227,7 +230,8 @@ impl Chain {
         if self.broken {
             return Err(RecordError::Bug("the session's chain is broken"));
         }
-        let Append { entry, mut detail, flow, bulk, entry_last, claim } = append;
+        let Append { entry, mut detail, flow, bulk, entry_last, claim, urgent } = append;
+        let urgent = urgent && self.mode == entry::Mode::Strict;
         let continuation = if detail.len() > DETAIL_BYTES_MAX {
             if entry_last || detail.len() > DETAIL_TOTAL_BYTES_MAX {
                 return Err(RecordError::TooLarge("the description of a command"));
@@ -290,7 +294,7 @@ impl Chain {
             };
             let done = if i + 1 == count { completer.take() } else { None };
             left -= room;
-            if let Err(error) = shared.queue.push(Item { payload, done, room }) {
+            if let Err(error) = shared.queue.push(Item { payload, done, room, urgent }) {
                 shared.gauge.give_up(left);
                 self.broken = true;
                 return Err(error);
@@ -450,7 +454,7 @@ fn describe(entry: &mut Entry, detail: &mut DetailWriter<'_>, command: &Command)
 struct OpenCommand {
     /// Bytes returned so far.
     returned: u64,
-    /// None of what nobody waits for.
+    /// Of a plain read of a `strict` session.
     sent: Option<Sent>,
 }
 
@@ -595,9 +599,12 @@ impl Journal for SessionJournal {
         writer.finish();
         let mut append = Append::new(entry, detail, Claim::Ordinary);
         (append.flow, append.bulk) = (Flow::ToTarget, bulk);
+        let plain = record.command.purity == Purity::Read
+            && !record.command.effects.has(Effects::TRANSACTION);
+        append.urgent = !plain;
         let pending = self.chain.append(&self.shared, append)?;
         // Somebody will wait for its response.
-        let sent = (self.chain.mode == entry::Mode::Strict)
+        let sent = (plain && self.chain.mode == entry::Mode::Strict)
             .then(|| self.shared.gauge.company.sends(&mut self.counted));
         self.open.insert(record.number, OpenCommand { returned: 0, sent });
         Ok(pending)
@@ -690,8 +697,10 @@ impl Journal for SessionJournal {
             _ => Claim::Ordinary,
         };
         let ends = record.outcome.is_some();
+        let plain = self.open.get(&record.number).is_some_and(|open| open.sent.is_some());
         let mut append = Append::new(entry, detail, claim);
         (append.flow, append.bulk, append.entry_last) = (record.flow, bulk, true);
+        append.urgent = !plain;
         let pending = self.chain.append(&self.shared, append)?;
         if ends {
             if let Some(sent) = self.open.remove(&record.number).and_then(|open| open.sent) {
