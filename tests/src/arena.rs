@@ -135,6 +135,8 @@ CREATE FUNCTION to_pay(integer) RETURNS text LANGUAGE sql
     AS 'SELECT amount::text FROM public.salaries WHERE id = $1';
 CREATE FUNCTION pay_fixed(integer) RETURNS numeric LANGUAGE sql IMMUTABLE
     AS 'SELECT amount FROM public.salaries WHERE id = $1';
+CREATE FUNCTION order_json(json, json) RETURNS integer LANGUAGE sql IMMUTABLE
+    AS 'SELECT amount::integer FROM public.salaries WHERE id = 1';
 CREATE TABLE parts (n numeric) PARTITION BY LIST (n); CREATE TABLE spare (n numeric);
 CREATE TYPE paid AS (id integer);
 CREATE FUNCTION pay_cast(paid) RETURNS numeric LANGUAGE sql

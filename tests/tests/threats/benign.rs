@@ -116,6 +116,8 @@ const MADE: &[&str] = &[
     "CREATE TABLE a6 (r int4range, EXCLUDE USING gist (r WITH &&))", "DROP TABLE a6", "CREATE POLICY mine ON notes USING (body = current_user)", "DROP POLICY mine ON notes",
     "CREATE TRIGGER touched BEFORE UPDATE ON notes FOR EACH ROW WHEN (OLD.body IS DISTINCT FROM NEW.body) EXECUTE FUNCTION suppress_redundant_updates_trigger()", "DROP TRIGGER touched ON notes", "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'", "ALTER FUNCTION one() RENAME TO two", "SELECT two()", "DROP FUNCTION two()",
     "CREATE STATISTICS st (ndistinct) ON id, (lower(body)) FROM notes", "DROP STATISTICS st", "ALTER SCHEMA archive RENAME TO attic", "SELECT count(*) FROM attic.payments", "ALTER SCHEMA attic RENAME TO archive",
+    "GRANT SELECT ON ALL TABLES IN SCHEMA archive TO PUBLIC", "REVOKE SELECT ON ALL TABLES IN SCHEMA archive FROM PUBLIC", "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO CURRENT_USER", "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO CURRENT_USER",
+    "SELECT pid, state, wait_event FROM pg_stat_activity WHERE datname = current_database()", "SELECT set_config('application_name', 'a' || 'b', false)",
     "DROP TABLE IF EXISTS never_there CASCADE", "DROP VIEW IF EXISTS never_there", "ALTER TABLE IF EXISTS never_there ADD COLUMN x int",
     "SELECT subname, subenabled FROM pg_subscription", "SELECT srvname, usename FROM pg_user_mappings", "SELECT * FROM pg_prepared_statements", "SELECT name FROM pg_cursors",
 ];

@@ -371,12 +371,17 @@ impl<'a> Reader<'a> {
 
     /// Everything in a schema gets another name.
     pub(super) fn renamed_schema(&mut self, schema: &str) {
+        if is_system_schema(schema) {
+            self.effect(Effects::SERVER);
+        }
+        self.all_in(schema, Access::Alter);
+    }
+
+    /// Every relation of a schema.
+    pub(super) fn all_in(&mut self, schema: &str, access: Access) {
         let catalog = self.cx.catalog;
         if catalog.schema(schema).is_none() {
             self.unknown(format!("no schema `{schema}` in the catalogue snapshot"));
-        }
-        if is_system_schema(schema) {
-            self.effect(Effects::SERVER);
         }
         let inside = catalog.relations().iter().filter(|relation| {
             let index = matches!(relation.kind, RelationKind::Index | RelationKind::Toast);
@@ -388,7 +393,7 @@ impl<'a> Reader<'a> {
         }
         names.sort();
         for name in names {
-            self.named(&[schema, &name], Access::Alter, false);
+            self.named(&[schema, &name], access, false);
         }
     }
 

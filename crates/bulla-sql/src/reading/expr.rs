@@ -10,7 +10,7 @@ use pg_query::protobuf::{
 use super::names::Arity;
 use super::{R, Reader, inner, string, strings};
 use crate::facts::{Effects, FunctionClass, FunctionUse, NameUse};
-use crate::settings::{SettingAction, SettingScope, SettingUse, SettingValue};
+use crate::settings::{SettingAction, SettingRule, SettingScope, SettingUse, SettingValue, rule};
 
 /// A constant of the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -378,7 +378,8 @@ impl Reader<'_> {
             Some(Literal::Null) => (SettingAction::Reset, SettingValue::Default),
             _ => (SettingAction::Set, SettingValue::Unknown),
         };
-        if value == SettingValue::Unknown {
+        let any_value = name.as_deref().is_some_and(|name| rule(name) == SettingRule::Harmless);
+        if value == SettingValue::Unknown && !any_value {
             dangerous();
         }
         let known = name.is_some();

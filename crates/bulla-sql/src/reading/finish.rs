@@ -17,7 +17,7 @@ const JSON_OID: u32 = 114;
 
 /// The server's own relations that hold its files' content, its secrets, or rows and statements of
 /// others: large objects, samples of every table's values, what other sessions run.
-const SERVER_RELATIONS: [&str; 16] = [
+const SERVER_RELATIONS: [&str; 15] = [
     "pg_authid",
     "pg_config",
     "pg_file_settings",
@@ -25,7 +25,6 @@ const SERVER_RELATIONS: [&str; 16] = [
     "pg_ident_file_mappings",
     "pg_largeobject",
     "pg_shadow",
-    "pg_stat_activity",
     "pg_statistic",
     "pg_statistic_ext_data",
     "pg_stats",
@@ -409,11 +408,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How this server logs in at others.
+/// How this server logs in at others, and what other sessions say.
 fn is_secret(relation: &Relation, columns: &Columns) -> bool {
     let secret = match &*relation.name {
         "pg_subscription" => "subconninfo",
         "pg_user_mappings" => "umoptions",
+        "pg_stat_activity" => "query",
         _ => return false,
     };
     match columns {

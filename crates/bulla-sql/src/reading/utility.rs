@@ -620,14 +620,20 @@ impl<'a> Reader<'a> {
             NodeEnum::AlterEnumStmt(_) | NodeEnum::AlterTypeStmt(_) => "ALTER TYPE",
             NodeEnum::AlterCollationStmt(_) => "ALTER COLLATION",
             NodeEnum::AlterOperatorStmt(_) => "ALTER OPERATOR",
-            NodeEnum::AlterOpFamilyStmt(_) => "ALTER OPERATOR FAMILY",
+            NodeEnum::AlterOpFamilyStmt(alter) => {
+                self.class_items(&alter.items);
+                "ALTER OPERATOR FAMILY"
+            }
             NodeEnum::AlterStatsStmt(_) => "ALTER STATISTICS",
             NodeEnum::AlterTsdictionaryStmt(_) => "ALTER TEXT SEARCH DICTIONARY",
             NodeEnum::AlterTsconfigurationStmt(_) => "ALTER TEXT SEARCH CONFIGURATION",
             NodeEnum::CreateAmStmt(_) => "CREATE ACCESS METHOD",
             NodeEnum::CreateCastStmt(_) => "CREATE CAST",
             NodeEnum::CreateConversionStmt(_) => "CREATE CONVERSION",
-            NodeEnum::CreateOpClassStmt(_) => "CREATE OPERATOR CLASS",
+            NodeEnum::CreateOpClassStmt(create) => {
+                self.class_items(&create.items);
+                "CREATE OPERATOR CLASS"
+            }
             NodeEnum::CreateOpFamilyStmt(_) => "CREATE OPERATOR FAMILY",
             NodeEnum::CreateTransformStmt(_) => "CREATE TRANSFORM",
             NodeEnum::CreateEventTrigStmt(_) => {
@@ -645,6 +651,20 @@ impl<'a> Reader<'a> {
         };
         self.effect(SCHEMA);
         Ok((Kind::Ddl, tag))
+    }
+
+    /// Sorting and grouping run the functions of a class without a word.
+    fn class_items(&mut self, items: &[Node]) {
+        /// `OPCLASS_ITEM_FUNCTION` of `parsenodes.h`; the others are operators and types.
+        const FUNCTION: i32 = 2;
+        for node in items {
+            if let Some(NodeEnum::CreateOpClassItem(item)) = inner(node)
+                && item.itemtype == FUNCTION
+                && let Some(function) = &item.name
+            {
+                self.call(&strings(&function.objname), Arity::Any);
+            }
+        }
     }
 
     /// What a rule will do, as far as its text tells.
@@ -969,6 +989,13 @@ impl<'a> Reader<'a> {
                 self.relations(&grant.objects, Access::Grant);
             }
             Ok(GrantTargetType::AclTargetObject) => {}
+            Ok(GrantTargetType::AclTargetAllInSchema) => {
+                for schema in grant.objects.iter().filter_map(string) {
+                    if on_tables {
+                        self.all_in(schema, Access::Grant);
+                    }
+                }
+            }
             _ => self.unknown("every object of a schema"),
         }
     }
