@@ -330,6 +330,8 @@ pub struct EvidenceRecord {
     pub bytes: Bytes,
     /// With the last piece. One append then holds both.
     pub outcome: Option<Outcome>,
+    /// With the outcome: cells of the answer that are masked, by class.
+    pub masked: Vec<(Arc<str>, u64)>,
 }
 
 /// A session ends.

@@ -1,6 +1,6 @@
 //! The recorded session and the in-flight half of its commands.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, mem::take, sync::Arc};
 
 use bulla_core::{
     Ahead, CloseRecord, EventId, EvidenceRecord, Flow, Journal, Mode, Obligations, Origin, Outcome,
@@ -82,8 +82,14 @@ impl Session {
         bytes: Bytes,
         now: Timestamp,
     ) -> Result<Release<ToClient>, RecordError> {
-        let record =
-            EvidenceRecord { at: now, number: 0, flow, bytes: bytes.clone(), outcome: None };
+        let record = EvidenceRecord {
+            at: now,
+            number: 0,
+            flow,
+            bytes: bytes.clone(),
+            outcome: None,
+            masked: vec![],
+        };
         let pending = self.with(|journal| journal.evidence(record))?;
         Ok(self.release(bytes, pending, now))
     }
@@ -109,6 +115,7 @@ pub struct Ticket {
     number: u64,
     owe: Obligations,
     clock: Arc<dyn bulla_core::Clock>,
+    masked: BTreeMap<Arc<str>, u64>,
     finished: bool,
 }
 
@@ -119,7 +126,7 @@ impl Ticket {
         owe: Obligations,
         clock: Arc<dyn bulla_core::Clock>,
     ) -> Self {
-        Self { session, number, owe, clock, finished: false }
+        Self { session, number, owe, clock, masked: BTreeMap::new(), finished: false }
     }
     pub fn number(&self) -> u64 {
         self.number
@@ -129,10 +136,18 @@ impl Ticket {
     }
     fn append(&mut self, flow: Flow, bytes: Bytes, outcome: Option<Outcome>) -> Appended {
         let (at, ends) = (self.clock.now(), outcome.is_some());
-        let record = EvidenceRecord { at, number: self.number, flow, bytes, outcome };
+        let masked = if ends { take(&mut self.masked).into_iter().collect() } else { vec![] };
+        let record = EvidenceRecord { at, number: self.number, flow, bytes, outcome, masked };
         let pending = self.session.with(|journal| journal.evidence(record))?;
         self.finished |= ends;
         Ok((pending, at))
+    }
+    /// So many more cells of the response are masked, by class: told with the outcome.
+    pub fn masked(&mut self, cells: Vec<(Arc<str>, u64)>) {
+        for (class, count) in cells {
+            let of = self.masked.entry(class).or_default();
+            *of = of.saturating_add(count);
+        }
     }
     /// Further input of a streaming command: durable before it goes on, whatever the mode.
     pub fn more(&mut self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {

@@ -177,7 +177,8 @@ impl Machine {
                     Err(flow) => flow,
                     Ok(statement) => {
                         let (parameters, known) = parameters(&statement, &bind.values, &whole);
-                        let bound = Portal { statement, parameters, known, hold: false };
+                        let formats = Some(bind.results.into());
+                        let bound = Portal { statement, parameters, known, formats, hold: false };
                         self.push_bind(portal, bound, &whole)?;
                         Flow::Taken
                     }
@@ -350,6 +351,7 @@ impl Machine {
                     path: path.unwrap_or_else(SearchPath::unknown),
                     veil,
                     types,
+                    columns: OnceLock::new(),
                     described: OnceLock::new(),
                 });
                 self.batch.statement = Some(statement.clone());
@@ -599,7 +601,7 @@ impl Machine {
         };
         let value = Parameter { name: "$*".into(), kind: "".into(), value: large(left) };
         let parameters: Arc<[Parameter]> = [value].into();
-        let bound = Portal { statement, parameters, known: false, hold: false };
+        let bound = Portal { statement, parameters, known: false, formats: None, hold: false };
         self.push_bind(portal, bound, &seen)?;
         if self.judge_as(Phase::Bind, Manner::Streaming(left), out)? {
             input.advance(front);

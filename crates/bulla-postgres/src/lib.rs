@@ -26,6 +26,7 @@
 //! | `reply` | the server half: answers → replies and outcomes |
 //! | `replication` | the replication protocol |
 //! | `mask` | what may not be seen, and what is sent and said because of it |
+//! | `cells`, `content` | values that are masked on their way out, by column and by content |
 //! | `names`, `world` | what names mean, and where they lead |
 //! | `steps` | what each statement changes of that |
 //! | `reading` | facts → command |
@@ -38,7 +39,9 @@
 //! | `value` | bound values for the record |
 
 mod ask;
+mod cells;
 mod client;
+mod content;
 #[cfg(test)]
 mod doubts;
 mod frame;

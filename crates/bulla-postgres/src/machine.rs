@@ -103,6 +103,13 @@ pub struct Running {
     pub drops_unnamed: bool,
     /// What its answers may not hold.
     pub veil: Option<Arc<Veil>>,
+    /// Formats of its rows, where values in them are masked.
+    pub formats: Option<Arc<[i16]>>,
+    /// Types of its rows, as far as the server described them.
+    pub types: Option<Arc<[u32]>>,
+    /// Its copy data is in binary.
+    pub copies_binary: bool,
+    pub statement: Option<Arc<Prepared>>,
 }
 
 /// A command that was answered, and whose outcome waits for the end of its segment.
@@ -142,6 +149,8 @@ pub struct Judging {
     pub code: Option<&'static str>,
     /// What its answers may not hold.
     pub veil: Option<Arc<Veil>>,
+    pub formats: Option<Arc<[i16]>>,
+    pub statement: Option<Arc<Prepared>>,
 }
 
 /// What a text was read to mean, and when.
@@ -296,6 +305,8 @@ pub struct Machine {
     pub late: Option<(u64, Outcome)>,
     /// A notice that waits for the end of a server's message.
     pub notice: Option<Bytes>,
+    /// The session's own number at the server, as notifications name who sent them.
+    pub own_pid: Option<[u8; 4]>,
     /// The transaction touched masked columns, so that what is said at its end may hold values.
     pub veiled: Option<Arc<Veil>>,
     pub cancelled: bool,
@@ -368,6 +379,7 @@ impl Machine {
             finishing: VecDeque::new(),
             late: None,
             notice: None,
+            own_pid: opened.target.cancel_key.first_chunk().copied(),
             veiled: None,
             cancelled: false,
             relearn: false,
@@ -586,6 +598,8 @@ impl Wire for Machine {
             effect: judging.effect,
             drops_unnamed,
             veil: judging.veil,
+            formats: judging.formats,
+            statement: judging.statement,
             ..Running::default()
         });
         let count = judging.items.len();
