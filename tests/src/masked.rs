@@ -199,6 +199,11 @@ pub fn has(text: &str, parts: &[&str]) {
 pub fn without_marks(text: &str, resource: &str) -> String {
     let mut out = String::new();
     for line in text.lines().filter(|line| !line.starts_with("DETAIL:  {\"bulla\"")) {
+        // Whose notification it was.
+        let line = match line.find(" received from server process") {
+            Some(at) => &line[..at],
+            None => line,
+        };
         let line = match line.find("bulla sessions show") {
             Some(at) => &line[..at],
             None => line,

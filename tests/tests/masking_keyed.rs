@@ -198,7 +198,7 @@ fn names_do_not_lead_past_the_masks() {
         assert!(answer.cells()[0].starts_with("tok_k1_"), "{}", answer.describe());
     }
     let bytes = [raw::parse("p", select), raw::sync()].concat();
-    assert!(raw.turn(&bytes).unwrap().succeeded());
+    assert!(raw.turn(&bytes).unwrap().is_ready());
     let by_name = raw.query("EXECUTE p").unwrap();
     assert!(by_name.is_refused(), "{}", by_name.describe());
     let mut bytes = raw::parse("x", "EXECUTE p");

@@ -328,6 +328,10 @@ const CODE: [&str; 10] = [
     "LANGUAGE",
 ];
 
+/// Parts of the names of statements that send rows elsewhere, or fetch what comes from there.
+const AWAY: [&str; 5] =
+    ["PUBLICATION", "SUBSCRIPTION", "FOREIGN DATA WRAPPER", "SERVER", "USER MAPPING"];
+
 /// What the facts alone say. True: something of it has to be rewritten.
 pub(crate) fn survey(facts: &Facts, catalog: &Catalog, hidden: &Hidden) -> Result<bool, Fault> {
     let mut needed = false;
@@ -378,6 +382,12 @@ fn survey_one(statement: &Statement, catalog: &Catalog, hidden: &Hidden) -> Resu
     if makes && matches!(statement.kind, Kind::Ddl | Kind::Server) {
         return refused(
             format!("`{}` could make code that reads masked columns", statement.tag),
+            "have it done by a principal who may see them",
+        );
+    }
+    if AWAY.iter().any(|word| statement.tag.contains(word)) {
+        return refused(
+            format!("`{}` could send masked columns elsewhere as they are", statement.tag),
             "have it done by a principal who may see them",
         );
     }
