@@ -148,7 +148,6 @@ const SECRETS: &[&str] = &[
     "1999-09",
     "5101.00",
     "5102.00",
-    "77002",
 ];
 
 /// `!` is refused; empty must not be; anything else must come back.
@@ -307,7 +306,7 @@ const ATTACKS: &[(&str, &str)] = &[
     ("SELECT * FROM pg_locks", "!"),
     ("SELECT lo_from_bytea(0, convert_to(ssn, 'UTF8')) FROM vault", "!"),
     ("SELECT lo_get(1)", "!"),
-    ("SELECT set_config('application_name', card, true) FROM vault", "!"),
+    ("SELECT set_config('application_name', card, true) FROM vault", "****1111"),
     ("SELECT pg_logical_emit_message(false, 'x', ssn) FROM vault", "!"),
     ("SELECT dblink('host=x', ssn) FROM vault", "!"),
     ("SELECT pg_sleep(level) FROM vault LIMIT 0", ""),

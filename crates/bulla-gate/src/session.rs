@@ -1,10 +1,11 @@
 //! The recorded session and the in-flight half of its commands.
 
-use std::{collections::BTreeMap, mem::take, sync::Arc};
+use std::{mem::take, sync::Arc};
 
 use bulla_core::{
-    Ahead, CloseRecord, EventId, EvidenceRecord, Flow, Journal, Mode, Obligations, Origin, Outcome,
-    Pending, Principal, RecordError, RefusalRecord, Resource, SessionId, Status, Timestamp,
+    Ahead, CloseRecord, EventId, EvidenceRecord, Flow, Journal, MaskedCells, Mode, Obligations,
+    Origin, Outcome, Pending, Principal, RecordError, RefusalRecord, Resource, SessionId, Status,
+    Timestamp,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -82,14 +83,8 @@ impl Session {
         bytes: Bytes,
         now: Timestamp,
     ) -> Result<Release<ToClient>, RecordError> {
-        let record = EvidenceRecord {
-            at: now,
-            number: 0,
-            flow,
-            bytes: bytes.clone(),
-            outcome: None,
-            masked: vec![],
-        };
+        let (outcome, masked, copy) = (None, MaskedCells::default(), bytes.clone());
+        let record = EvidenceRecord { at: now, number: 0, flow, bytes: copy, outcome, masked };
         let pending = self.with(|journal| journal.evidence(record))?;
         Ok(self.release(bytes, pending, now))
     }
@@ -115,7 +110,7 @@ pub struct Ticket {
     number: u64,
     owe: Obligations,
     clock: Arc<dyn bulla_core::Clock>,
-    masked: BTreeMap<Arc<str>, u64>,
+    masked: MaskedCells,
     finished: bool,
 }
 
@@ -126,7 +121,7 @@ impl Ticket {
         owe: Obligations,
         clock: Arc<dyn bulla_core::Clock>,
     ) -> Self {
-        Self { session, number, owe, clock, masked: BTreeMap::new(), finished: false }
+        Self { session, number, owe, clock, masked: MaskedCells::default(), finished: false }
     }
     pub fn number(&self) -> u64 {
         self.number
@@ -136,18 +131,15 @@ impl Ticket {
     }
     fn append(&mut self, flow: Flow, bytes: Bytes, outcome: Option<Outcome>) -> Appended {
         let (at, ends) = (self.clock.now(), outcome.is_some());
-        let masked = if ends { take(&mut self.masked).into_iter().collect() } else { vec![] };
+        let masked = if ends { take(&mut self.masked) } else { MaskedCells::default() };
         let record = EvidenceRecord { at, number: self.number, flow, bytes, outcome, masked };
         let pending = self.session.with(|journal| journal.evidence(record))?;
         self.finished |= ends;
         Ok((pending, at))
     }
     /// So many more cells of the response are masked, by class: told with the outcome.
-    pub fn masked(&mut self, cells: Vec<(Arc<str>, u64)>) {
-        for (class, count) in cells {
-            let of = self.masked.entry(class).or_default();
-            *of = of.saturating_add(count);
-        }
+    pub fn masked(&mut self, cells: &[(Arc<str>, u64)]) {
+        self.masked.add(cells);
     }
     /// Further input of a streaming command: durable before it goes on, whatever the mode.
     pub fn more(&mut self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use bulla_core::{
-    Attribute, Columns, Command, Fact, Flow, HoldTerms, Origin, Parameter, ParameterValue,
-    Principal, Purity, Touch, Touches,
+    Attribute, Columns, Command, Fact, Flow, HoldTerms, MaskedCells, Origin, Parameter,
+    ParameterValue, Principal, Purity, Touch, Touches,
 };
 use minicbor::{Decoder, Encoder, data::Type};
 
@@ -349,14 +349,14 @@ impl<'a> DetailWriter<'a> {
     pub(crate) fn tag(&mut self, tag: Option<&str>) {
         self.some_text(key::TAG, tag);
     }
-    pub(crate) fn masked(&mut self, cells: &[(Arc<str>, u64)]) {
+    pub(crate) fn masked(&mut self, cells: &MaskedCells) {
         if cells.is_empty() {
             return;
         }
         let _ = self.key(key::MASKED);
-        put!(self.array(cells.len() as u64));
-        for (class, count) in cells {
-            put!(self.array(2).and_then(|e| e.str(class)).and_then(|e| e.u64(*count)));
+        put!(self.array(cells.iter().len() as u64));
+        for (class, count) in cells.iter() {
+            put!(self.array(2).and_then(|e| e.str(class)).and_then(|e| e.u64(count)));
         }
     }
     pub(crate) fn message(&mut self, message: &str) {

@@ -232,9 +232,10 @@ impl Machine {
             }
             Reading::Ready(read) => read,
         };
+        let code = mask::code_of(&read.facts);
         let Covered { text: sent, read, veil } = match self.cover(&text, read) {
             Ok(covered) => covered,
-            Err(refusal) => return self.refuse(whole, Manner::Simple, refusal, None, out),
+            Err(refusal) => return self.refuse(whole, Manner::Simple, refusal, code, out),
         };
         let Some(mut survey) = self.survey(&sent, &read, veil.as_ref()) else {
             return Ok(Flow::Wait);
@@ -334,10 +335,11 @@ impl Machine {
             Reading::Wait => Ok(Flow::Wait),
             Reading::Refused(refusal) => self.refuse(whole, Manner::Extended, refusal, None, out),
             Reading::Ready(read) => {
+                let code = mask::code_of(&read.facts);
                 let Covered { text: sent, read, veil } = match self.cover(&text, read) {
                     Ok(covered) => covered,
                     Err(refusal) => {
-                        return self.refuse(whole, Manner::Extended, refusal, None, out);
+                        return self.refuse(whole, Manner::Extended, refusal, code, out);
                     }
                 };
                 let bytes =

@@ -21,6 +21,7 @@ use crate::{
     Shared,
     ask::{self, Question},
     frame,
+    heard::{Pid, Registered},
     judge::Still,
     login,
     mask::Veil,
@@ -306,7 +307,8 @@ pub struct Machine {
     /// A notice that waits for the end of a server's message.
     pub notice: Option<Bytes>,
     /// The session's own number at the server, as notifications name who sent them.
-    pub own_pid: Option<[u8; 4]>,
+    pub own_pid: Option<Pid>,
+    pub registered: Option<Registered>,
     /// The transaction touched masked columns, so that what is said at its end may hold values.
     pub veiled: Option<Arc<Veil>>,
     pub cancelled: bool,
@@ -344,6 +346,11 @@ impl Machine {
         let initial_path = path.filter(|path| said(login::ASKED_PATH) == Some(&**path));
         // Servers from 18 on report it and always will.
         let reported = said("search_path").map(Into::into);
+        let own_pid: Option<Pid> = opened.target.cancel_key.first_chunk().copied();
+        let speaks = own_pid.filter(|_| shared.masking.of(&opened.place.resource).is_some());
+        let registered = speaks.map(|pid| {
+            Registered::new(&shared.masking.speakers, &opened.place, pid, &opened.reveals)
+        });
         Self {
             shared,
             place: opened.place.clone(),
@@ -379,7 +386,8 @@ impl Machine {
             finishing: VecDeque::new(),
             late: None,
             notice: None,
-            own_pid: opened.target.cancel_key.first_chunk().copied(),
+            own_pid,
+            registered,
             veiled: None,
             cancelled: false,
             relearn: false,
@@ -589,6 +597,12 @@ impl Wire for Machine {
             self.copy = Some(Copying { number, left: judging.copies, begun: 0, done: 0 });
         }
         self.coming = judging.coming.unwrap_or(self.coming);
+        if judging.effect
+            && judging.veil.as_ref().is_some_and(|veil| veil.touches)
+            && let Some(registered) = &self.registered
+        {
+            registered.speaker.touches();
+        }
         let some = judging.steps.iter().any(|step| !step.is_empty());
         self.running.push_back(Running {
             number,

@@ -22,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     content::Content,
     frame::{self, Said},
+    heard::Speakers,
     judge::Read,
     machine::Machine,
     message::{Malformed, Result as Decoded},
@@ -35,19 +36,29 @@ const KEPT_MAX: usize = 256;
 /// Covers by place, snapshot, and which of the classes in use may be seen.
 type Kept = HashMap<(Place, u64, Vec<bool>), Arc<Hidden>>;
 
+/// What is looked for, by resource and which of its classes may be seen.
+type Searched = HashMap<(Arc<str>, Vec<bool>), Option<Arc<Content>>>;
+
 /// What all sessions share of masks: classes by resource, and covers made of them.
 #[derive(Default)]
 pub struct Masking {
     classes: HashMap<Arc<str>, Arc<Classes>>,
     kept: Mutex<Kept>,
     /// What is looked for by content, by resource and which of its classes may be seen.
-    content: Mutex<HashMap<(Arc<str>, Vec<bool>), Option<Arc<Content>>>>,
+    content: Mutex<Searched>,
+    /// Sessions of resources that have classes.
+    pub speakers: Arc<Speakers>,
 }
 
 impl Masking {
     pub fn new(classes: HashMap<Arc<str>, Arc<Classes>>) -> Self {
         let classes = classes.into_iter().filter(|(_, classes)| !classes.is_empty()).collect();
-        Self { classes, kept: Mutex::default(), content: Mutex::default() }
+        Self {
+            classes,
+            kept: Mutex::default(),
+            content: Mutex::default(),
+            speakers: Arc::default(),
+        }
     }
 
     pub fn of(&self, resource: &str) -> Option<&Arc<Classes>> {
@@ -519,6 +530,18 @@ pub fn refused(why: &str, hint: &str) -> Box<Refusal> {
     reading::principle(RefusalKind::Denied, format!("refused: the statement {why}"), hint)
 }
 
+/// What the server itself would say of a name that is not there.
+pub fn code_of(facts: &Facts) -> Option<&'static str> {
+    let why = facts.statements.iter().flat_map(|s| &s.unknown).next()?;
+    let says = [
+        ("no column ", "42703"),
+        (": no such relation in", "42P01"),
+        (": no such function in", "42883"),
+        ("no type ", "42704"),
+    ];
+    says.into_iter().find(|(words, _)| why.contains(words)).map(|(_, code)| code)
+}
+
 /// Where objects cannot be looked at, it cannot be told what has to be masked.
 fn certain(read: &Read) -> Result<(), Box<Refusal>> {
     read.doubt.map_or(Ok(()), |doubt| {
@@ -539,8 +562,7 @@ impl Machine {
         self.shared.masking.hides(&self.place.resource, &*self.reveals)
     }
 
-    /// A notification without its payload, where that may hold values: whoever sent it may see
-    /// them, or code that ran for them. Its own, which are made of masks, the session hears whole.
+    /// A notification without its payload, where that may hold values.
     pub fn unheard(&self, body: &[u8]) -> Result<Option<Bytes>, Violation> {
         if !self.hides() {
             return Ok(None);
@@ -551,11 +573,12 @@ impl Machine {
         let channel = reader.until_nul().map_err(bad)?;
         let payload = reader.until_nul().map_err(bad)?;
         reader.finish().map_err(bad)?;
+        let Some(classes) = self.shared.masking.of(&self.place.resource) else { return Ok(None) };
+        let trusted = std::str::from_utf8(channel).is_ok_and(|name| classes.trusts_channel(name));
         let own = self.own_pid == Some(sender) && self.veiled.is_none();
-        let trusted = std::str::from_utf8(channel).is_ok_and(|name| {
-            self.shared.masking.of(&self.place.resource).is_some_and(|c| c.trusts_channel(name))
-        });
-        if payload.is_empty() || own || trusted {
+        let speakers = &self.shared.masking.speakers;
+        let heard = speakers.may_hear(&self.place, sender, own, classes, &*self.reveals);
+        if payload.is_empty() || heard || trusted {
             return Ok(None);
         }
         let mut out = BytesMut::new();

@@ -86,7 +86,7 @@ fn pieces(vfs: &SimVfs, ledger: &Ledger, max: u64) -> (Box<dyn Journal>, u64) {
             flow: Flow::ToClient,
             bytes,
             outcome: None,
-            masked: vec![],
+            masked: Default::default(),
         };
         match journal.evidence(record) {
             Ok(pending) => {

@@ -134,7 +134,14 @@ pub fn evidence(
 ) -> Pending {
     let bytes = Bytes::copy_from_slice(bytes);
     journal
-        .evidence(EvidenceRecord { at: now(number), number, flow, bytes, outcome, masked: vec![] })
+        .evidence(EvidenceRecord {
+            at: now(number),
+            number,
+            flow,
+            bytes,
+            outcome,
+            masked: Default::default(),
+        })
         .unwrap()
 }
 
