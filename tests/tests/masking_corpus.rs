@@ -618,3 +618,57 @@ fn a_schema_made_to_leak_does_not() {
     assert_ne!(sees("orders"), sees("twin"));
     world.verified();
 }
+
+/// The same through a driver: prepared, in text and in binary, run twice.
+#[test]
+fn prepared_and_binary_answers_are_the_same() {
+    let world = World::twins(VAULT, VAULT_CLASSES, vault_columns, OTHER, SAME);
+    let one_each = |sql: &&str| !sql.contains(';') && !sql.starts_with("COPY");
+    let all = ATTACKS.iter().map(|(sql, _)| *sql).chain(BENIGN.iter().copied());
+    let statements: Vec<&str> = all.filter(one_each).filter(|sql| !sql.starts_with('\\')).collect();
+    // What cannot be taken back, and what says how long it took.
+    let kept = |sql: &&str| {
+        let words =
+            ["CREATE OR", "REFRESH", "CREATE TABLE", "TRUNCATE", "CLUSTER", "EXPLAIN (ANALYZE"];
+        !words.iter().any(|word| sql.starts_with(word))
+    };
+    let statements: Vec<&str> = statements.into_iter().filter(kept).collect();
+    assert!(statements.len() > 200, "{}", statements.len());
+    let python = format!(
+        r#"
+import psycopg, json
+statements = json.loads({:?})
+c = None
+for at, sql in enumerate(statements):
+    for binary in (False, True):
+        if c is None or c.closed:
+            c = psycopg.connect("")
+        try:
+            with c.cursor(binary=binary) as cur:
+                for _ in range(2):
+                    cur.execute(sql, binary=binary, prepare=True)
+                    print(at, binary, cur.rowcount, cur.fetchall() if cur.description else None)
+        except psycopg.Error as e:
+            print(at, binary, e.sqlstate, str(e).split("DETAIL")[0])
+        if not c.closed:
+            c.rollback()
+"#,
+        serde_json::to_string(&statements).unwrap()
+    );
+    let answer = |resource: &str| {
+        let dial = world.gateway.dial_resource(resource, &world.token("billing"));
+        let done = dial.python(&python).unwrap();
+        assert_eq!(done.code(), 0, "{}", done.err());
+        bulla_e2e::masked::without_marks(&done.out(), resource)
+    };
+    let (one, two) = (answer("orders"), answer("twin"));
+    for (a, b) in one.lines().zip(two.lines()) {
+        assert_eq!(a, b);
+    }
+    for secret in SECRETS {
+        assert!(!one.contains(secret), "`{secret}` in:\n{one}");
+    }
+    // Rows come back, and few statements are refused: those that the table says.
+    assert!(one.matches("***4399").count() > 100, "{one}");
+    world.verified();
+}

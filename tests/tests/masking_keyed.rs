@@ -214,3 +214,42 @@ fn names_do_not_lead_past_the_masks() {
     assert!(!fetched.holds("login1"), "{}", fetched.describe());
     world.verified();
 }
+
+/// A long stream of rows whose values are masked here takes no memory that grows with it: 50 MB, or
+/// as many as `BULLA_STREAM_MB` says.
+#[test]
+fn a_long_stream_takes_no_memory() {
+    let dir = TempDir::new("keyed-stream").unwrap();
+    let world = world(&dir);
+    let rss = || {
+        let status = format!("/proc/{}/status", world.gateway.proc().pid());
+        let text = std::fs::read_to_string(status).unwrap();
+        let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let asked = std::env::var("BULLA_STREAM_MB").ok().and_then(|mb| mb.parse().ok());
+    let mb: usize = asked.unwrap_or(50);
+    // 1 KB a row: 512 bytes in hexadecimal.
+    world.server.sql("INSERT INTO blobs VALUES (1, decode(repeat('ab', 512), 'hex'))").unwrap();
+    let stream = |mb: usize| {
+        let python = format!(
+            r#"
+import psycopg
+c = psycopg.connect("", autocommit=True)
+sql = "SELECT p.login, p.born, p.id, b.body::text FROM persons p JOIN blobs b ON true JOIN generate_series(1, {}) ON true WHERE p.id = 1"
+n = sum(row[0].startswith("tok_k1_") for row in c.cursor().stream(sql))
+print(n)
+"#,
+            mb * 1000
+        );
+        let done = world.gateway.dial(&world.token("billing")).python(&python).unwrap();
+        assert_eq!(done.out().trim(), (mb * 1000).to_string(), "{}", done.err());
+    };
+    stream(10);
+    let before = rss();
+    stream(mb);
+    let after = rss();
+    eprintln!("{mb} MB: {before} MiB before, {after} MiB after");
+    assert!(after <= before + 16, "grew from {before} to {after} MiB over {mb} MB");
+    world.verified();
+}
