@@ -435,7 +435,7 @@ impl Relay {
                         .increment(*count);
                 }
                 if let Some(ticket) = self.ticket(number) {
-                    ticket.masked(&cells);
+                    ticket.masked.add(&cells);
                 }
             }
             Output::Relearn => {

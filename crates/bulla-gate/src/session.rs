@@ -110,7 +110,8 @@ pub struct Ticket {
     number: u64,
     owe: Obligations,
     clock: Arc<dyn bulla_core::Clock>,
-    masked: MaskedCells,
+    /// Cells of the response that are masked, by class: told with the outcome.
+    pub masked: MaskedCells,
     finished: bool,
 }
 
@@ -136,10 +137,6 @@ impl Ticket {
         let pending = self.session.with(|journal| journal.evidence(record))?;
         self.finished |= ends;
         Ok((pending, at))
-    }
-    /// So many more cells of the response are masked, by class: told with the outcome.
-    pub fn masked(&mut self, cells: &[(Arc<str>, u64)]) {
-        self.masked.add(cells);
     }
     /// Further input of a streaming command: durable before it goes on, whatever the mode.
     pub fn more(&mut self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {
