@@ -540,6 +540,8 @@ const BENIGN: &[&str] = &[
     "SELECT lower(open), length(open), open || 'x' FROM vault",
     "SELECT generate_series(1, 2)",
     "SELECT gen_random_uuid() IS NOT NULL",
+    "SELECT pg_cancel_backend(0)",
+    "SELECT current_setting('jit'), set_config('jit', 'off', false)",
     "CREATE TEMP TABLE scratch (id int); INSERT INTO scratch SELECT id FROM vault; SELECT count(*) FROM scratch; DROP TABLE scratch",
     "CREATE TABLE fresh (id int); ALTER TABLE fresh ADD COLUMN t text; CREATE INDEX ON fresh (t); DROP TABLE fresh",
 ];

@@ -240,7 +240,7 @@ struct Edit {
 }
 
 /// Built-in functions with an effect, or that nobody reviewed, which read no rows.
-const BLIND: [&str; 41] = [
+const BLIND: [&str; 39] = [
     "nextval",
     "setval",
     "currval",
@@ -276,13 +276,14 @@ const BLIND: [&str; 41] = [
     "uuidv7",
     "clock_timestamp",
     "timeofday",
-    "pg_cancel_backend",
-    "pg_terminate_backend",
     "pg_is_in_recovery",
     "pg_postmaster_start_time",
     "pg_relation_size",
     "pg_total_relation_size",
 ];
+
+/// Built-in functions that policy has to judge, and that tell nothing of any row.
+const DEAF: [&str; 3] = ["set_config", "pg_cancel_backend", "pg_terminate_backend"];
 
 /// Relations of the server that hold values of others, or what other sessions run.
 const CLOSED: [&str; 19] = [
@@ -464,12 +465,10 @@ fn survey_function(function: &FunctionUse, hidden: &Hidden) -> Result<(), Fault>
                 || trusted(&function.schema)
         }
         FunctionClass::User => trusted(&function.schema),
-        // A setting can be given a mask, as any other value; one whose name is not known is in
-        // doubt already.
-        FunctionClass::Dangerous(_)
-            if &**name == "set_config" && function.schema.as_deref() == Some("pg_catalog") =>
-        {
-            true
+        // A setting can be given a mask, as any other value (one whose name is not known is in
+        // doubt already), and who ends another session learns nothing from it.
+        FunctionClass::Dangerous(_) if DEAF.contains(&&**name) => {
+            function.schema.as_deref() == Some("pg_catalog")
         }
         FunctionClass::Dangerous(_) | FunctionClass::Unresolved => false,
     };
