@@ -245,7 +245,8 @@ print(n)
         let done = world.gateway.dial(&world.token("billing")).python(&python).unwrap();
         assert_eq!(done.out().trim(), (mb * 1000).to_string(), "{}", done.err());
     };
-    stream(10);
+    // What is kept for any stream has been taken then.
+    stream(50);
     let before = rss();
     stream(mb);
     let after = rss();
