@@ -1,5 +1,6 @@
 //! The targets.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,7 +12,8 @@ use bulla_identity::{Config, IssuerConfig, KeySource, Verifier};
 use bulla_ledger::{Ledger, LedgerConfig, RealTime};
 use bulla_postgres::Postgres;
 use bulla_sql::catalog::Row;
-use bulla_sql::{Analyzer, Catalog, Limits, SearchPath};
+use bulla_sql::facts::{Columns, Kind, Resolved};
+use bulla_sql::{Analyzer, Catalog, Cover, Hidden, Late, Limits, SearchPath};
 use bulla_tlog::checkpoint::{Checkpoint, SignedCheckpoint};
 use bulla_tlog::entry::Entry;
 use bulla_tlog::note::{Note, Vkey};
@@ -31,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { krate: "bulla-postgres", name: "server", run: server },
     Target { krate: "bulla-postgres", name: "login", run: login },
     Target { krate: "bulla-sql", name: "read", run: read },
+    Target { krate: "bulla-sql", name: "rewrite", run: rewrite },
     Target { krate: "bulla-tlog", name: "note", run: note },
     Target { krate: "bulla-tlog", name: "checkpoint", run: checkpoint },
     Target { krate: "bulla-tlog", name: "tile", run: tile },
@@ -148,13 +151,73 @@ fn rows(text: &str) -> Vec<Vec<Row>> {
     results
 }
 
-fn read(bytes: &[u8]) {
+fn sql() -> &'static (Analyzer, Arc<Catalog>) {
     static WORLD: OnceLock<(Analyzer, Arc<Catalog>)> = OnceLock::new();
-    let (analyzer, catalog) = WORLD.get_or_init(|| {
+    WORLD.get_or_init(|| {
         let text = include_str!("../../crates/bulla-sql/tests/fixtures/catalogue.txt");
         let catalog = Arc::new(Catalog::from_rows(&rows(text)).unwrap());
         (Analyzer::new(Limits::default()).unwrap(), catalog)
-    });
+    })
+}
+
+fn hidden() -> &'static Arc<Hidden> {
+    static HIDDEN: OnceLock<Arc<Hidden>> = OnceLock::new();
+    HIDDEN.get_or_init(|| {
+        let catalog = &sql().1;
+        let mut relations: HashMap<u32, BTreeMap<Arc<str>, Cover>> = HashMap::new();
+        for (relation, column, late) in [
+            ("customers", "ssn", true),
+            ("customers", "name", false),
+            ("events", "body", true),
+            ("animals", "name", false),
+        ] {
+            let oid = catalog.relation_named("public", relation).unwrap().oid;
+            let form = if late { "NULL::pg_catalog.text" } else { "pg_catalog.left({}, 1)" };
+            let late = late.then(Late::default);
+            let cover = Cover { class: "pii".into(), form: form.into(), equality: true, late };
+            relations.entry(oid).or_default().insert(column.into(), cover);
+        }
+        Arc::new(Hidden::new(catalog, relations, HashSet::new(), HashSet::new()))
+    })
+}
+
+/// What is sent instead is SQL, and what reads hidden columns never goes as it is.
+fn rewrite(bytes: &[u8]) {
+    let (analyzer, catalog) = sql();
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let path = SearchPath::parse("\"$user\", public", "postgres");
+    let block = |wait: &mut dyn FnMut()| wait();
+    let Ok(facts) = analyzer.read(text, catalog, &path, &block) else { return };
+    let Ok(plan) = analyzer.mask(text, &facts, catalog, &path, hidden(), &block) else { return };
+    match &plan.sent {
+        Some((sent, _)) => {
+            let again = analyzer.read(sent, catalog, &path, &block);
+            assert!(again.is_ok(), "what is sent cannot be read: {sent}");
+            let late = plan.cells.iter().flatten().any(|cell| cell.late);
+            assert!(!late || facts.statements.len() == 1, "values of several statements: {sent}");
+        }
+        None => {
+            for statement in facts.statements.iter().filter(|s| s.kind == Kind::Select) {
+                for used in statement.relations.iter().filter(|used| used.access.reads()) {
+                    let Resolved::Known(known) = &used.resolved else { continue };
+                    let Some(relation) = catalog.relation(known.oid) else { continue };
+                    let reads = |name: &str| match &used.columns {
+                        Columns::Known(set) => set.contains(name),
+                        Columns::All | Columns::Unknown => true,
+                    };
+                    let hit = relation.columns.iter().find(|column| {
+                        hidden().has_column(catalog, known.oid, column.attnum)
+                            && reads(&column.name)
+                    });
+                    assert!(hit.is_none(), "hidden columns go as they are: {text}");
+                }
+            }
+        }
+    }
+}
+
+fn read(bytes: &[u8]) {
+    let (analyzer, catalog) = sql();
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let path = SearchPath::parse("\"$user\", public", "postgres");
     let block = |wait: &mut dyn FnMut()| wait();

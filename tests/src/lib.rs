@@ -24,6 +24,7 @@
 //! | [`http`] | HTTP targets, nginx, and a client that sends any bytes |
 //! | [`fake`] | a target that holds thousands of sessions, and can hang |
 //! | [`load`] | what the gateway holds, measured |
+//! | [`masked`] | a shop with masked columns |
 //! | [`tap`] | a client that keeps every byte, and thousands of it |
 //! | [`raw`] | a client of bare bytes |
 //! | [`arena`] | where attacks are tried, with the gateway and past it |
@@ -39,6 +40,7 @@ pub mod gateway;
 pub mod http;
 pub mod issuer;
 pub mod load;
+pub mod masked;
 pub mod mint;
 pub mod neighbours;
 pub mod netns;

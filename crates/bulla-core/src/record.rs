@@ -7,6 +7,7 @@
 //! its recorder says; the first to wait hurries it on, and everything before it.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -321,6 +322,25 @@ impl Status {
     }
 }
 
+/// Cells of an answer that are masked, by class.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MaskedCells(BTreeMap<Arc<str>, u64>);
+
+impl MaskedCells {
+    pub fn add(&mut self, cells: &[(Arc<str>, u64)]) {
+        for (class, count) in cells {
+            let of = self.0.entry(class.clone()).or_default();
+            *of = of.saturating_add(*count);
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, u64)> {
+        self.0.iter().map(|(class, count)| (class, *count))
+    }
+}
+
 /// Bytes of a command's flow, and with the last of them, how the command ended.
 #[derive(Debug, Clone)]
 pub struct EvidenceRecord {
@@ -330,6 +350,8 @@ pub struct EvidenceRecord {
     pub bytes: Bytes,
     /// With the last piece. One append then holds both.
     pub outcome: Option<Outcome>,
+    /// With the outcome: cells of the answer that are masked, by class.
+    pub masked: MaskedCells,
 }
 
 /// A session ends.

@@ -429,6 +429,15 @@ impl Relay {
                 self.push_down(release);
             }
             Output::Control(control) => self.ups.push_back(Up::Control(control.0)),
+            Output::Masked { number, cells } => {
+                for (class, count) in &cells {
+                    metrics::counter!("bulla_masked_cells_total", "class" => class.to_string())
+                        .increment(*count);
+                }
+                if let Some(ticket) = self.ticket(number) {
+                    ticket.masked.add(&cells);
+                }
+            }
             Output::Relearn => {
                 let fresh = self.engine.scouts.refresh(&self.s.place, &self.s.protocol);
                 self.relearning = Some((fresh, Instant::now() + RELEARN_TIMEOUT));

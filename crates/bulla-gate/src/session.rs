@@ -1,10 +1,11 @@
 //! The recorded session and the in-flight half of its commands.
 
-use std::sync::Arc;
+use std::{mem::take, sync::Arc};
 
 use bulla_core::{
-    Ahead, CloseRecord, EventId, EvidenceRecord, Flow, Journal, Mode, Obligations, Origin, Outcome,
-    Pending, Principal, RecordError, RefusalRecord, Resource, SessionId, Status, Timestamp,
+    Ahead, CloseRecord, EventId, EvidenceRecord, Flow, Journal, MaskedCells, Mode, Obligations,
+    Origin, Outcome, Pending, Principal, RecordError, RefusalRecord, Resource, SessionId, Status,
+    Timestamp,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -82,8 +83,8 @@ impl Session {
         bytes: Bytes,
         now: Timestamp,
     ) -> Result<Release<ToClient>, RecordError> {
-        let record =
-            EvidenceRecord { at: now, number: 0, flow, bytes: bytes.clone(), outcome: None };
+        let (outcome, masked, copy) = (None, MaskedCells::default(), bytes.clone());
+        let record = EvidenceRecord { at: now, number: 0, flow, bytes: copy, outcome, masked };
         let pending = self.with(|journal| journal.evidence(record))?;
         Ok(self.release(bytes, pending, now))
     }
@@ -109,6 +110,8 @@ pub struct Ticket {
     number: u64,
     owe: Obligations,
     clock: Arc<dyn bulla_core::Clock>,
+    /// Cells of the response that are masked, by class: told with the outcome.
+    pub masked: MaskedCells,
     finished: bool,
 }
 
@@ -119,7 +122,7 @@ impl Ticket {
         owe: Obligations,
         clock: Arc<dyn bulla_core::Clock>,
     ) -> Self {
-        Self { session, number, owe, clock, finished: false }
+        Self { session, number, owe, clock, masked: MaskedCells::default(), finished: false }
     }
     pub fn number(&self) -> u64 {
         self.number
@@ -129,7 +132,8 @@ impl Ticket {
     }
     fn append(&mut self, flow: Flow, bytes: Bytes, outcome: Option<Outcome>) -> Appended {
         let (at, ends) = (self.clock.now(), outcome.is_some());
-        let record = EvidenceRecord { at, number: self.number, flow, bytes, outcome };
+        let masked = if ends { take(&mut self.masked) } else { MaskedCells::default() };
+        let record = EvidenceRecord { at, number: self.number, flow, bytes, outcome, masked };
         let pending = self.session.with(|journal| journal.evidence(record))?;
         self.finished |= ends;
         Ok((pending, at))

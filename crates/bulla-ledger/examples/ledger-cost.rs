@@ -141,6 +141,7 @@ fn drive(
                     flow: Flow::ToClient,
                     bytes: payload.clone(),
                     outcome: Some(Outcome { status: Status::Ok, tag: None, rows: 1 }),
+                    masked: Default::default(),
                 };
                 match slot.journal.evidence(record) {
                     Ok(pending) => slot.waiting.push_back((Instant::now(), pending)),
@@ -217,6 +218,7 @@ fn hot_path(ledger: &Ledger) -> f64 {
                 flow: Flow::ToClient,
                 bytes: payload.clone(),
                 outcome: Some(Outcome { status: Status::Ok, tag: None, rows: 1 }),
+                masked: Default::default(),
             };
             last = Some(journal.evidence(record).unwrap());
         }

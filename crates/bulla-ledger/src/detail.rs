@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use bulla_core::{
-    Attribute, Columns, Command, Fact, Flow, HoldTerms, Origin, Parameter, ParameterValue,
-    Principal, Purity, Touch, Touches,
+    Attribute, Columns, Command, Fact, Flow, HoldTerms, MaskedCells, Origin, Parameter,
+    ParameterValue, Principal, Purity, Touch, Touches,
 };
 use minicbor::{Decoder, Encoder, data::Type};
 
@@ -115,6 +115,8 @@ pub struct Detail {
     pub bytes: Vec<u8>,
     /// The protocol's own summary of an outcome.
     pub tag: Option<String>,
+    /// Masked cells of an answer, by class.
+    pub masked: Vec<(String, u64)>,
     /// A refusal's public message; the words of an alarm or an administrator.
     pub message: Option<String>,
     /// Why: a deny's reason, a close's detail, what operators are told.
@@ -166,6 +168,7 @@ mod key {
     pub const GRANTED_NS: u64 = 25;
     pub const POLICIES: u64 = 26;
     pub const OVERFLOW: u64 = 27;
+    pub const MASKED: u64 = 28;
 }
 
 /// Writes a private part straight from the caller's values.
@@ -346,6 +349,16 @@ impl<'a> DetailWriter<'a> {
     pub(crate) fn tag(&mut self, tag: Option<&str>) {
         self.some_text(key::TAG, tag);
     }
+    pub(crate) fn masked(&mut self, cells: &MaskedCells) {
+        if cells.is_empty() {
+            return;
+        }
+        let _ = self.key(key::MASKED);
+        put!(self.array(cells.iter().len() as u64));
+        for (class, count) in cells.iter() {
+            put!(self.array(2).and_then(|e| e.str(class)).and_then(|e| e.u64(count)));
+        }
+    }
     pub(crate) fn message(&mut self, message: &str) {
         self.text(key::MESSAGE, message);
     }
@@ -484,6 +497,11 @@ fn fact(d: &mut Decoder<'_>) -> Result<(String, FactDetail), DetailError> {
     Ok((name, fact))
 }
 
+fn counted(d: &mut Decoder<'_>) -> Result<(String, u64), DetailError> {
+    tuple(d, 2)?;
+    Ok((text(d)?, d.u64()?))
+}
+
 /// Which flow a number in an entry means.
 pub(crate) fn flow_of(number: u64) -> Option<Flow> {
     [Flow::ToTarget, Flow::ToClient, Flow::Gateway].into_iter().find(|f| *f as u64 == number)
@@ -535,6 +553,7 @@ impl Detail {
             key::GRANTED_NS => self.granted_ns = Some(d.u64()?),
             key::POLICIES => self.policies = texts(d)?,
             key::OVERFLOW => self.overflow = d.u64()?,
+            key::MASKED => self.masked = array(d, counted)?,
             key => return Err(DetailError::Key(key)),
         }
         Ok(())

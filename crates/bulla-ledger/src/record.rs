@@ -678,6 +678,7 @@ impl Journal for SessionJournal {
         };
         let mut detail = Vec::with_capacity(64 + record.bytes.len().min(1 << 14));
         let mut writer = DetailWriter::new(&mut detail);
+        let mut masked = None;
         match &record.outcome {
             Some(Outcome { status, tag, rows }) => {
                 // The totals of the command.
@@ -685,10 +686,12 @@ impl Journal for SessionJournal {
                 entry.rows = Some(*rows);
                 entry.bytes_out = Some(returned);
                 writer.tag(tag.as_deref());
+                masked = Some(&record.masked);
             }
             None => count_bytes(&mut entry, record.flow, record.bytes.len()),
         }
         let bulk = self.payload(&mut writer, record.flow, &record.bytes);
+        masked.into_iter().for_each(|cells| writer.masked(cells));
         writer.finish();
         let claim = match (&record.outcome, bulk.is_empty()) {
             (Some(_), true) => Claim::Closing,

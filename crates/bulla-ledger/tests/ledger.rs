@@ -317,6 +317,7 @@ fn limits_refuse_and_leave_no_trace() {
         flow: Flow::ToClient,
         bytes: Bytes::from(vec![0; len]),
         outcome: None,
+        masked: Default::default(),
     };
     assert_eq!(journal.evidence(record(64 << 20)).unwrap_err(), RecordError::Backlog);
     assert_eq!(journal.next_seq(), 1);

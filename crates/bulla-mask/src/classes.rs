@@ -7,7 +7,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::function::{Key, Mask};
+use crate::{
+    detect::Kind,
+    function::{Key, Mask},
+};
 
 /// The class of what need not be masked.
 pub const CLEAR: &str = "clear";
@@ -21,6 +24,8 @@ pub struct Class {
     pub inference: Inference,
     /// NULL stays NULL. Otherwise a mask that can hides even that.
     pub keeps_null: bool,
+    /// The column of the same relation that says whose value it is, for masks that depend on it.
+    pub subject: Option<Arc<str>>,
 }
 
 /// What may be asked about values that may not be seen.
@@ -56,6 +61,8 @@ pub struct Classes {
     classes: BTreeMap<Arc<str>, Class>,
     key: Option<Key>,
     trusted: Vec<Arc<str>>,
+    channels: Vec<Arc<str>>,
+    content: Vec<(Kind, Arc<str>)>,
     /// Every class that a rule or the default names.
     used: Vec<Arc<str>>,
 }
@@ -135,13 +142,46 @@ impl Classes {
         let mut used: Vec<Arc<str>> = named.chain(default.clone()).collect();
         used.sort();
         used.dedup();
-        Ok(Self { rules: parsed, default, classes, key, trusted, used })
+        let (channels, content) = (Vec::new(), Vec::new());
+        Ok(Self { rules: parsed, default, classes, key, trusted, channels, content, used })
+    }
+
+    /// The same, with channels of notifications that are known to hold nothing that is masked.
+    #[must_use]
+    pub fn with_channels(mut self, channels: &[String]) -> Self {
+        self.channels = channels.iter().map(|name| name.as_str().into()).collect();
+        self
+    }
+
+    /// The same, with kinds that are looked for by content, and the class of each. The classes MUST
+    /// be among those that there are.
+    #[must_use]
+    pub fn with_content(mut self, content: Vec<(Kind, Arc<str>)>) -> Self {
+        self.used.extend(content.iter().map(|(_, class)| class.clone()));
+        self.used.sort();
+        self.used.dedup();
+        self.content = content;
+        self
+    }
+
+    /// Kinds that are looked for by content, and the class of each.
+    #[must_use]
+    pub fn content(&self) -> &[(Kind, Arc<str>)] {
+        &self.content
+    }
+
+    /// Whether notifications of a channel are known to hold nothing that is masked.
+    #[must_use]
+    pub fn trusts_channel(&self, name: &str) -> bool {
+        self.channels.iter().any(|channel| **channel == *name)
     }
 
     /// Nothing is classified, so that nothing can be masked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.default.is_none() && self.rules.iter().all(|rule| rule.class.is_none())
+        self.content.is_empty()
+            && self.default.is_none()
+            && self.rules.iter().all(|rule| rule.class.is_none())
     }
 
     #[must_use]
@@ -240,7 +280,12 @@ mod tests {
     use super::*;
 
     fn classes(rules: &[(&str, &str)], default: Option<&str>) -> Result<Classes, Vec<ClassError>> {
-        let class = Class { mask: Mask::Null, inference: Inference::Deny, keeps_null: false };
+        let class = Class {
+            mask: Mask::Null,
+            inference: Inference::Deny,
+            keeps_null: false,
+            subject: None,
+        };
         let known = ["pii", "pii.ssn", "pii.email"].map(|name| (Arc::from(name), class.clone()));
         let rules = rules.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
         Classes::new(&rules, default, known.into(), None, &[])

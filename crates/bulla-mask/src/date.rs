@@ -87,6 +87,19 @@ pub fn days_of(year: i64, month: i64, day: i64) -> Option<i64> {
     Some(era * 146_097 + of_era - 719_468)
 }
 
+/// The same of a date that there is: no 31st of February.
+#[must_use]
+pub fn days(year: i64, month: i64, day: i64) -> Option<i64> {
+    days_of(year, month, day).filter(|days| civil(*days) == Some((year, month, day)))
+}
+
+/// `2024-02-29`; `None` before the year 1 and beyond the calendar.
+#[must_use]
+pub fn iso(days: i64) -> Option<String> {
+    let (year, month, day) = civil(days)?;
+    (year > 0).then(|| format!("{year:04}-{month:02}-{day:02}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

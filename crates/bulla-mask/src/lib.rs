@@ -31,7 +31,7 @@ pub mod normal;
 pub mod stream;
 
 pub use classes::{CLEAR, Class, ClassError, Classes, Inference};
-pub use detect::{Finding, Kind, Own, OwnError, Scanner, What};
+pub use detect::{ALL, Finding, Kind, Own, OwnError, Scanner, What};
 pub use document::{Counts, Document, DocumentError, Hidden, Rule};
 pub use function::{Key, Mask, MaskError, Masked, Value, With};
 pub use stream::Stream;

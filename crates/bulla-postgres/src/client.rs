@@ -177,7 +177,8 @@ impl Machine {
                     Err(flow) => flow,
                     Ok(statement) => {
                         let (parameters, known) = parameters(&statement, &bind.values, &whole);
-                        let bound = Portal { statement, parameters, known, hold: false };
+                        let formats = Some(bind.results.into());
+                        let bound = Portal { statement, parameters, known, formats, hold: false };
                         self.push_bind(portal, bound, &whole)?;
                         Flow::Taken
                     }
@@ -231,9 +232,10 @@ impl Machine {
             }
             Reading::Ready(read) => read,
         };
+        let code = mask::code_of(&read.facts);
         let Covered { text: sent, read, veil } = match self.cover(&text, read) {
             Ok(covered) => covered,
-            Err(refusal) => return self.refuse(whole, Manner::Simple, refusal, None, out),
+            Err(refusal) => return self.refuse(whole, Manner::Simple, refusal, code, out),
         };
         let Some(mut survey) = self.survey(&sent, &read, veil.as_ref()) else {
             return Ok(Flow::Wait);
@@ -333,10 +335,11 @@ impl Machine {
             Reading::Wait => Ok(Flow::Wait),
             Reading::Refused(refusal) => self.refuse(whole, Manner::Extended, refusal, None, out),
             Reading::Ready(read) => {
+                let code = mask::code_of(&read.facts);
                 let Covered { text: sent, read, veil } = match self.cover(&text, read) {
                     Ok(covered) => covered,
                     Err(refusal) => {
-                        return self.refuse(whole, Manner::Extended, refusal, None, out);
+                        return self.refuse(whole, Manner::Extended, refusal, code, out);
                     }
                 };
                 let bytes =
@@ -350,6 +353,7 @@ impl Machine {
                     path: path.unwrap_or_else(SearchPath::unknown),
                     veil,
                     types,
+                    columns: OnceLock::new(),
                     described: OnceLock::new(),
                 });
                 self.batch.statement = Some(statement.clone());
@@ -599,7 +603,7 @@ impl Machine {
         };
         let value = Parameter { name: "$*".into(), kind: "".into(), value: large(left) };
         let parameters: Arc<[Parameter]> = [value].into();
-        let bound = Portal { statement, parameters, known: false, hold: false };
+        let bound = Portal { statement, parameters, known: false, formats: None, hold: false };
         self.push_bind(portal, bound, &seen)?;
         if self.judge_as(Phase::Bind, Manner::Streaming(left), out)? {
             input.advance(front);

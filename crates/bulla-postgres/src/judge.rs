@@ -14,7 +14,7 @@ use crate::{
     ask::{self, End, Question},
     client::Flow,
     machine::{Expect, Judging, Machine, Manner, Meaning, Probe, Replication, Tried},
-    mask::{Covered, Veil},
+    mask::{self, Covered, Veil},
     names::{Change, Meaning as Name, Prepared},
     reading::{self, Phase},
     refusal::{FLUSH, SYNC, broke},
@@ -493,6 +493,15 @@ impl Machine {
                 }
             }
             survey.touches |= veil.is_some_and(|veil| veil.touches);
+            // Which of its cells hold values is known where the protocol runs it, and only there.
+            if veil.is_some_and(|veil| veil.is_late()) {
+                survey.stale.get_or_insert_with(|| {
+                    mask::refused(
+                        "runs by name what was prepared with values to be masked in its result",
+                        "run it through the protocol, as it was prepared",
+                    )
+                });
+            }
             survey.copies += steps::copies_in(&facts);
             survey.remember(name, &prepared, &facts);
             let veil = prepared.veil.clone();
@@ -528,6 +537,7 @@ impl Machine {
             path: (**path).clone(),
             veil: veil.cloned(),
             types: Vec::new(),
+            columns: OnceLock::new(),
             described: OnceLock::new(),
         }))
     }
@@ -650,6 +660,8 @@ impl Machine {
             meaning: None,
             code: None,
             veil: None,
+            formats: None,
+            statement: None,
         }
     }
 
@@ -733,7 +745,15 @@ impl Machine {
         let Some(mut survey) = self.survey(&statement.text, &read, veil.as_ref()) else {
             return Ok(false);
         };
-        if let Some(refusal) = stale.or_else(|| survey.stale.take()) {
+        let formats = self.batch.portal.as_ref().and_then(|portal| portal.formats.clone());
+        let blind = veil.as_ref().filter(|veil| veil.is_late() && formats.is_none()).map(|_| {
+            mask::refused(
+                "has values to be masked in its result, and its Bind was too long to be kept",
+                "send large values with COPY",
+            )
+        });
+        let blind = blind.filter(|_| self.batch.portal.is_some());
+        if let Some(refusal) = stale.or_else(|| survey.stale.take()).or(blind) {
             let batch = std::mem::take(&mut self.batch);
             let judging = self.judging(manner, batch.items);
             let number = judging.number;
@@ -759,8 +779,10 @@ impl Machine {
         let meaning = self.meaning(&statement.text, &read, &survey, veil.as_ref());
         let batch = std::mem::take(&mut self.batch);
         let mut judging = self.judging(manner, batch.items);
+        judging.statement = Some(statement);
         judging.meaning = Some(meaning);
         judging.veil = veil.map(|veil| veil.with(survey.touches));
+        judging.formats = formats;
         if phase == Phase::Execute {
             judging.steps = std::mem::take(&mut survey.steps);
             judging.copies = steps::copies_in(&read.facts) + survey.copies;

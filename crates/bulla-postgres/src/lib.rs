@@ -26,6 +26,8 @@
 //! | `reply` | the server half: answers → replies and outcomes |
 //! | `replication` | the replication protocol |
 //! | `mask` | what may not be seen, and what is sent and said because of it |
+//! | `heard` | whose notifications are heard |
+//! | `cells`, `content` | values that are masked on their way out, by column and by content |
 //! | `names`, `world` | what names mean, and where they lead |
 //! | `steps` | what each statement changes of that |
 //! | `reading` | facts → command |
@@ -38,11 +40,14 @@
 //! | `value` | bound values for the record |
 
 mod ask;
+mod cells;
 mod client;
+mod content;
 #[cfg(test)]
 mod doubts;
 mod frame;
 mod greet;
+mod heard;
 #[cfg(test)]
 mod hostile;
 mod judge;

@@ -21,6 +21,7 @@ use crate::{
     Shared,
     ask::{self, Question},
     frame,
+    heard::{Pid, Registered},
     judge::Still,
     login,
     mask::Veil,
@@ -103,6 +104,13 @@ pub struct Running {
     pub drops_unnamed: bool,
     /// What its answers may not hold.
     pub veil: Option<Arc<Veil>>,
+    /// Formats of its rows, where values in them are masked.
+    pub formats: Option<Arc<[i16]>>,
+    /// Types of its rows, as far as the server described them.
+    pub types: Option<Arc<[u32]>>,
+    /// Its copy data is in binary.
+    pub copies_binary: bool,
+    pub statement: Option<Arc<Prepared>>,
 }
 
 /// A command that was answered, and whose outcome waits for the end of its segment.
@@ -142,6 +150,8 @@ pub struct Judging {
     pub code: Option<&'static str>,
     /// What its answers may not hold.
     pub veil: Option<Arc<Veil>>,
+    pub formats: Option<Arc<[i16]>>,
+    pub statement: Option<Arc<Prepared>>,
 }
 
 /// What a text was read to mean, and when.
@@ -296,6 +306,9 @@ pub struct Machine {
     pub late: Option<(u64, Outcome)>,
     /// A notice that waits for the end of a server's message.
     pub notice: Option<Bytes>,
+    /// The session's own number at the server, as notifications name who sent them.
+    pub own_pid: Option<Pid>,
+    pub registered: Option<Registered>,
     /// The transaction touched masked columns, so that what is said at its end may hold values.
     pub veiled: Option<Arc<Veil>>,
     pub cancelled: bool,
@@ -333,6 +346,11 @@ impl Machine {
         let initial_path = path.filter(|path| said(login::ASKED_PATH) == Some(&**path));
         // Servers from 18 on report it and always will.
         let reported = said("search_path").map(Into::into);
+        let own_pid: Option<Pid> = opened.target.cancel_key.first_chunk().copied();
+        let speaks = own_pid.filter(|_| shared.masking.of(&opened.place.resource).is_some());
+        let registered = speaks.map(|pid| {
+            Registered::new(&shared.masking.speakers, &opened.place, pid, &opened.reveals)
+        });
         Self {
             shared,
             place: opened.place.clone(),
@@ -368,6 +386,8 @@ impl Machine {
             finishing: VecDeque::new(),
             late: None,
             notice: None,
+            own_pid,
+            registered,
             veiled: None,
             cancelled: false,
             relearn: false,
@@ -577,6 +597,12 @@ impl Wire for Machine {
             self.copy = Some(Copying { number, left: judging.copies, begun: 0, done: 0 });
         }
         self.coming = judging.coming.unwrap_or(self.coming);
+        if judging.effect
+            && judging.veil.as_ref().is_some_and(|veil| veil.touches)
+            && let Some(registered) = &self.registered
+        {
+            registered.speaker.touches();
+        }
         let some = judging.steps.iter().any(|step| !step.is_empty());
         self.running.push_back(Running {
             number,
@@ -586,6 +612,8 @@ impl Wire for Machine {
             effect: judging.effect,
             drops_unnamed,
             veil: judging.veil,
+            formats: judging.formats,
+            statement: judging.statement,
             ..Running::default()
         });
         let count = judging.items.len();

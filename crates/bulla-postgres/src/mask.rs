@@ -12,7 +12,7 @@ use std::{
 use bulla_core::{ActionName, CLASS_KIND, Columns, REVEAL, Refusal, RefusalKind, Touch};
 use bulla_mask::{Classes, Inference, Mask, date};
 use bulla_sql::{
-    Catalog, Cover, Facts, Fault, Hidden, Plan, SearchPath,
+    Catalog, Cover, Facts, Fault, Hidden, Late, Plan, SearchPath,
     facts::{Columns as SqlColumns, RelationKind, Resolved},
     null_of, type_name,
 };
@@ -20,7 +20,9 @@ use bulla_wire::{Place, Reader, Violation};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
+    content::Content,
     frame::{self, Said},
+    heard::Speakers,
     judge::Read,
     machine::Machine,
     message::{Malformed, Result as Decoded},
@@ -34,17 +36,29 @@ const KEPT_MAX: usize = 256;
 /// Covers by place, snapshot, and which of the classes in use may be seen.
 type Kept = HashMap<(Place, u64, Vec<bool>), Arc<Hidden>>;
 
+/// What is looked for, by resource and which of its classes may be seen.
+type Searched = HashMap<(Arc<str>, Vec<bool>), Option<Arc<Content>>>;
+
 /// What all sessions share of masks: classes by resource, and covers made of them.
 #[derive(Default)]
 pub struct Masking {
     classes: HashMap<Arc<str>, Arc<Classes>>,
     kept: Mutex<Kept>,
+    /// What is looked for by content, by resource and which of its classes may be seen.
+    content: Mutex<Searched>,
+    /// Sessions of resources that have classes.
+    pub speakers: Arc<Speakers>,
 }
 
 impl Masking {
     pub fn new(classes: HashMap<Arc<str>, Arc<Classes>>) -> Self {
         let classes = classes.into_iter().filter(|(_, classes)| !classes.is_empty()).collect();
-        Self { classes, kept: Mutex::default() }
+        Self {
+            classes,
+            kept: Mutex::default(),
+            content: Mutex::default(),
+            speakers: Arc::default(),
+        }
     }
 
     pub fn of(&self, resource: &str) -> Option<&Arc<Classes>> {
@@ -93,6 +107,27 @@ impl Masking {
         })
     }
 
+    /// What is looked for by content, of a resource, for whom `reveals` answers.
+    pub fn content(
+        &self,
+        resource: &Arc<str>,
+        reveals: &dyn Fn(&str) -> bool,
+    ) -> Option<Arc<Content>> {
+        let classes = self.of(resource).filter(|classes| !classes.content().is_empty())?;
+        let seen: Vec<bool> = classes.content().iter().map(|(_, class)| reveals(class)).collect();
+        let key = (resource.clone(), seen);
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        if content.len() >= KEPT_MAX {
+            content.clear();
+        }
+        let sees = |name: &str| {
+            let all = classes.content().iter().zip(&key.1);
+            all.into_iter().any(|((_, class), seen)| *seen && **class == *name)
+        };
+        let made = || Content::new(classes, &sees).map(Arc::new);
+        content.entry(key.clone()).or_insert_with(made).clone()
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,7 +139,7 @@ fn everything(catalog: &Catalog) -> Hidden {
     for relation in catalog.relations().iter().filter(|r| !r.is_system() && holds_rows(r.kind)) {
         for column in relation.columns.iter().filter(|column| !column.dropped) {
             let form = null_of(catalog, column.type_oid).into();
-            let cover = Cover { class: "unknown".into(), form, equality: false };
+            let cover = Cover { class: "unknown".into(), form, equality: false, late: None };
             relations.entry(relation.oid).or_default().insert(column.name.clone(), cover);
         }
     }
@@ -154,7 +189,10 @@ fn hide(classes: &Classes, catalog: &Catalog, seen: &dyn Fn(&str) -> bool) -> Hi
             let form = form(classes, class, catalog, column.type_oid).into();
             let of = classes.class(class);
             let equality = of.is_some_and(|of| of.inference == Inference::Equality);
-            let cover = Cover { class: class.clone(), form, equality };
+            // A key must not stand in a statement that the target could log.
+            let keyed = of.filter(|of| of.mask.needs_key());
+            let late = keyed.map(|of| Late { subject: of.subject.clone() });
+            let cover = Cover { class: class.clone(), form, equality, late };
             relations.entry(relation.oid).or_default().insert(column.name.clone(), cover);
         }
         if relation.kind == RelationKind::MatView
@@ -170,7 +208,7 @@ fn hide(classes: &Classes, catalog: &Catalog, seen: &dyn Fn(&str) -> bool) -> Hi
 
 /// What a type is to a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+pub enum Family {
     Text,
     /// With the bounds of the type.
     Int(i64, i64),
@@ -181,10 +219,12 @@ enum Family {
     TimestampTz,
     Jsonb,
     Json,
+    Uuid,
+    Bytea,
     Other,
 }
 
-fn family(catalog: &Catalog, mut oid: u32) -> Family {
+pub fn family(catalog: &Catalog, mut oid: u32) -> Family {
     for _ in 0..32 {
         match catalog.type_of(oid) {
             Some(of) if of.base != 0 => oid = of.base,
@@ -203,6 +243,8 @@ fn family(catalog: &Catalog, mut oid: u32) -> Family {
         1184 => Family::TimestampTz,
         114 => Family::Json,
         3802 => Family::Jsonb,
+        2950 => Family::Uuid,
+        17 => Family::Bytea,
         _ => match catalog.type_of(oid) {
             Some(of) if of.extension.as_deref() == Some("citext") && &*of.name == "citext" => {
                 Family::Text
@@ -330,7 +372,11 @@ fn jsonb(paths: &[(bulla_mask::json::Path, Mask)]) -> Option<String> {
 #[derive(Debug)]
 pub struct Veil {
     pub hidden: Arc<Hidden>,
-    catalog: Arc<Catalog>,
+    pub catalog: Arc<Catalog>,
+    /// Masks of values that come out.
+    pub classes: Option<Arc<Classes>>,
+    /// What its cells are searched for.
+    pub content: Option<Arc<Content>>,
     pub plan: Arc<Plan>,
     /// As the client wrote it; none for a statement within another.
     pub original: Option<Arc<str>>,
@@ -343,6 +389,8 @@ impl Veil {
         Arc::new(Self {
             hidden: self.hidden.clone(),
             catalog: self.catalog.clone(),
+            classes: self.classes.clone(),
+            content: self.content.clone(),
             plan: self.plan.clone(),
             original: self.original.clone(),
             touches: self.touches || touches,
@@ -354,17 +402,47 @@ impl Veil {
         Arc::new(Self {
             hidden: self.hidden.clone(),
             catalog: self.catalog.clone(),
+            classes: None,
+            content: self.content.clone(),
             plan: Arc::default(),
             original: None,
             touches: self.touches,
         })
     }
 
-    /// A RowDescription that names a column which no rewriting lets through ends the session.
+    /// Values come out, to be masked here.
+    pub fn is_late(&self) -> bool {
+        self.plan.cells.iter().flatten().any(|cell| cell.late)
+    }
+
+    /// Masked cells of so many rows, by class.
+    pub fn count(&self, rows: u64) -> Vec<(Arc<str>, u64)> {
+        let mut out: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for cell in self.plan.cells.iter().flatten() {
+            let of = out.entry(cell.class.clone()).or_default();
+            *of = of.saturating_add(rows);
+        }
+        out.into_iter().collect()
+    }
+
+    /// A RowDescription that names a column which no rewriting lets through, or other columns than
+    /// those whose values are masked here, ends the session.
     pub fn guard(&self, body: &[u8]) -> Result<(), Violation> {
-        for (table, column) in columns(body)? {
-            if self.hidden.has_column(&self.catalog, table, column) {
+        let columns: Vec<(u32, i16)> =
+            columns(body)?.into_iter().map(|(table, column, _)| (table, column)).collect();
+        if self.is_late() && columns.len() != self.plan.cells.len() {
+            return Err(broke("a result has other columns than the ones that were to be masked"));
+        }
+        for (at, (table, column)) in columns.into_iter().enumerate() {
+            let cell = self.plan.cells.get(at).and_then(Option::as_ref);
+            let late = cell.is_some_and(|cell| cell.late);
+            let masked = self.hidden.has_column(&self.catalog, table, column);
+            if masked && !late {
                 return Err(broke("a result names a masked column that was not to be in it"));
+            }
+            // The server names none where rows of several queries become one.
+            if late && !masked && table != 0 {
+                return Err(broke("a result names another column than the one to be masked"));
             }
         }
         Ok(())
@@ -402,8 +480,13 @@ impl Veil {
     }
 }
 
-/// Table and number of each column of a RowDescription.
-fn columns(body: &[u8]) -> Decoded<Vec<(u32, i16)>> {
+/// Types of the columns of a RowDescription.
+pub fn types(body: &[u8]) -> Decoded<Arc<[u32]>> {
+    Ok(columns(body)?.into_iter().map(|(_, _, kind)| kind).collect())
+}
+
+/// Table, number and type of each column of a RowDescription.
+fn columns(body: &[u8]) -> Decoded<Vec<(u32, i16, u32)>> {
     let bad = |error| Malformed::Read("RowDescription", error);
     let mut reader = Reader::new(body);
     let count = usize::from(reader.u16().map_err(bad)?);
@@ -412,8 +495,9 @@ fn columns(body: &[u8]) -> Decoded<Vec<(u32, i16)>> {
         reader.until_nul().map_err(bad)?;
         let table = reader.u32().map_err(bad)?;
         let column = reader.u16().map_err(bad)?;
-        reader.bytes(12).map_err(bad)?;
-        out.push((table, i16::from_be_bytes(column.to_be_bytes())));
+        let kind = reader.u32().map_err(bad)?;
+        reader.bytes(8).map_err(bad)?;
+        out.push((table, i16::from_be_bytes(column.to_be_bytes()), kind));
     }
     reader.finish().map_err(bad)?;
     Ok(out)
@@ -442,8 +526,20 @@ pub struct Covered {
     pub veil: Option<Arc<Veil>>,
 }
 
-fn refused(why: &str, hint: &str) -> Box<Refusal> {
+pub fn refused(why: &str, hint: &str) -> Box<Refusal> {
     reading::principle(RefusalKind::Denied, format!("refused: the statement {why}"), hint)
+}
+
+/// What the server itself would say of a name that is not there.
+pub fn code_of(facts: &Facts) -> Option<&'static str> {
+    let why = facts.statements.iter().flat_map(|s| &s.unknown).next()?;
+    let says = [
+        ("no column ", "42703"),
+        (": no such relation in", "42P01"),
+        (": no such function in", "42883"),
+        ("no type ", "42704"),
+    ];
+    says.into_iter().find(|(words, _)| why.contains(words)).map(|(_, code)| code)
 }
 
 /// Where objects cannot be looked at, it cannot be told what has to be masked.
@@ -464,6 +560,34 @@ impl Machine {
     /// catalogue is known.
     pub fn hides(&self) -> bool {
         self.shared.masking.hides(&self.place.resource, &*self.reveals)
+    }
+
+    /// A notification without its payload, where that may hold values.
+    pub fn unheard(&self, body: &[u8]) -> Result<Option<Bytes>, Violation> {
+        if !self.hides() {
+            return Ok(None);
+        }
+        let bad = |error| Malformed::Read("NotificationResponse", error);
+        let mut reader = Reader::new(body);
+        let sender = reader.u32().map_err(bad)?.to_be_bytes();
+        let channel = reader.until_nul().map_err(bad)?;
+        let payload = reader.until_nul().map_err(bad)?;
+        reader.finish().map_err(bad)?;
+        let Some(classes) = self.shared.masking.of(&self.place.resource) else { return Ok(None) };
+        let trusted = std::str::from_utf8(channel).is_ok_and(|name| classes.trusts_channel(name));
+        let own = self.own_pid == Some(sender) && self.veiled.is_none();
+        let speakers = &self.shared.masking.speakers;
+        let heard = speakers.may_hear(&self.place, sender, own, classes, &*self.reveals);
+        if payload.is_empty() || heard || trusted {
+            return Ok(None);
+        }
+        let mut out = BytesMut::new();
+        frame::put(&mut out, b'A', |out| {
+            out.extend_from_slice(&sender);
+            out.extend_from_slice(channel);
+            out.extend_from_slice(b"\0\0");
+        });
+        Ok(Some(out.freeze()))
     }
 
     /// How a text is sent, given what it was read to be.
@@ -488,6 +612,8 @@ impl Machine {
         let veil = Arc::new(Veil {
             hidden,
             catalog: read.catalog.clone(),
+            classes: self.shared.masking.of(&self.place.resource).cloned(),
+            content: self.shared.masking.content(&self.place.resource, &*self.reveals),
             touches: plan.touches,
             original: Some(text.clone()),
             plan: plan.clone(),
@@ -671,12 +797,14 @@ mod tests {
         let shared = crate::transcript::shared();
         let catalog = shared.knowledge.get(&crate::transcript::place()).unwrap();
         let customers = catalog.relation_named("public", "customers").unwrap().oid;
-        let cover = Cover { class: "pii".into(), form: "NULL".into(), equality: false };
+        let cover = Cover { class: "pii".into(), form: "NULL".into(), equality: false, late: None };
         let relations = HashMap::from([(customers, BTreeMap::from([("ssn".into(), cover)]))]);
         let hidden = Hidden::new(&catalog, relations, HashSet::new(), HashSet::new());
         Veil {
             hidden: Arc::new(hidden),
             catalog,
+            classes: None,
+            content: None,
             plan: Arc::default(),
             original: Some("SELECT x".into()),
             touches: true,
@@ -724,7 +852,7 @@ mod tests {
             out
         };
         let body = [&2_u16.to_be_bytes()[..], &column(7, 2), &column(0, 0)].concat();
-        assert_eq!(columns(&body), Ok(vec![(7, 2), (0, 0)]));
+        assert_eq!(columns(&body), Ok(vec![(7, 2, 0), (0, 0, 0)]));
         assert!(columns(&body[..body.len() - 1]).is_err());
         assert!(columns(&[&body[..], b"x"].concat()).is_err());
     }

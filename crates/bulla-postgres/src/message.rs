@@ -44,6 +44,8 @@ pub struct Bind<'a> {
     pub portal: &'a str,
     pub statement: &'a str,
     pub values: Vec<Value<'a>>,
+    /// Formats of the result: none is text, one is for all.
+    pub results: Vec<i16>,
 }
 
 /// Why a message is not one.
@@ -166,10 +168,14 @@ fn bind<'a>(reader: &mut Reader<'a>) -> Result<Bind<'a>> {
     let (portal, statement) = (reader.text().map_err(bad)?, reader.text().map_err(bad)?);
     let codes = formats(reader).map_err(bad)?;
     let values = values(reader, &codes)?;
+    let mut results = Vec::new();
     for code in formats(reader).map_err(bad)? {
-        format(code)?;
+        results.push(match format(code)? {
+            Format::Text => 0,
+            Format::Binary => 1,
+        });
     }
-    Ok(Bind { portal, statement, values })
+    Ok(Bind { portal, statement, values, results })
 }
 
 /// The names at the front of a Bind that is too long to be kept, and how many bytes they take.
@@ -305,7 +311,8 @@ mod tests {
         check(b'X', b"", Client::Terminate);
         let one = b"p\0s\0\0\x01\0\x01\0\x02\0\0\0\x02ab\xff\xff\xff\xff\0\x01\0\x01";
         let values = vec![(Format::Binary, Some(&b"ab"[..])), (Format::Binary, None)];
-        check(b'B', one, Client::Bind(Bind { portal: "p", statement: "s", values }));
+        let bind = Bind { portal: "p", statement: "s", values, results: vec![1] };
+        check(b'B', one, Client::Bind(bind));
     }
 
     #[test]

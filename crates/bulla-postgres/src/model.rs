@@ -403,7 +403,7 @@ impl Road {
                     self.open.retain(|n| *n != number);
                 }
                 Output::ToClient(bytes) => self.to_client.extend_from_slice(&bytes),
-                Output::More { .. } | Output::Relearn => {}
+                Output::More { .. } | Output::Masked { .. } | Output::Relearn => {}
                 Output::End { why } => panic!("ended: {why}"),
             }
         }

@@ -35,6 +35,8 @@ pub struct Prepared {
     pub veil: Option<Arc<Veil>>,
     /// Types of parameters as the client gave them; 0 where it gave none.
     pub types: Vec<u32>,
+    /// Types of its output columns as the server described them.
+    pub columns: OnceLock<Arc<[u32]>>,
     /// Types of parameters as the server described them.
     pub described: OnceLock<Vec<u32>>,
 }
@@ -55,6 +57,8 @@ pub struct Portal {
     pub parameters: Arc<[Parameter]>,
     /// Every value was read.
     pub known: bool,
+    /// Formats of the result, as the Bind has them; none where it was too long to be kept.
+    pub formats: Option<Arc<[i16]>>,
     /// Survives the transaction.
     pub hold: bool,
 }

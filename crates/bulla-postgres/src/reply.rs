@@ -12,8 +12,10 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     ask::End,
+    content::Counts,
     frame::{self, HEADER_BYTES, Said},
     machine::{Ended, Expect, FINISHING_MAX, Item, Machine, Probe, Running},
+    mask::{self, Veil},
     message,
     refusal::broke,
     world::Turn,
@@ -95,7 +97,7 @@ impl Machine {
                 run.flush(input, out);
                 out.push(Output::ToClient(words));
             }
-            if self.rows(input, run, out) || self.passing.is_some() {
+            if self.rows(input, run, out)? || self.passing.is_some() {
                 continue;
             }
             let rest = input.get(run.at..).unwrap_or_default();
@@ -160,15 +162,99 @@ impl Machine {
     }
 
     /// A run of rows and copy data, as far as it is there. True: the command was cut.
-    fn rows(&mut self, input: &mut BytesMut, run: &mut Run, out: &mut Outputs) -> bool {
+    fn rows(
+        &mut self,
+        input: &mut BytesMut,
+        run: &mut Run,
+        out: &mut Outputs,
+    ) -> Result<bool, Violation> {
         let Some(Item { expect: Expect::Query | Expect::Execute, number, .. }) = self.queue.front()
         else {
-            return false;
+            return Ok(false);
         };
         let number = *number;
-        let Some(running) = self.running.front_mut().filter(|r| r.number == number) else {
-            return false;
+        let Some(running) = self.running.front().filter(|r| r.number == number) else {
+            return Ok(false);
         };
+        let (veil, before) = (running.veil.clone(), running.passed.0);
+        let changes = |veil: &&Arc<Veil>| veil.is_late() || veil.content.is_some();
+        let cut = match veil.as_ref().filter(changes) {
+            Some(veil) => self.masked_rows(veil, input, run, out)?,
+            None => self.plain_rows(number, input, run, out),
+        };
+        let after = self.running.front().filter(|r| r.number == number).map(|r| r.passed.0);
+        let rows = after.unwrap_or(before).saturating_sub(before);
+        if let Some(veil) = veil.filter(|veil| rows > 0 && !veil.plan.cells.is_empty()) {
+            out.push(Output::Masked { number, cells: veil.count(rows) });
+        }
+        Ok(cut)
+    }
+
+    /// Rows whose values are masked here, each once it is whole.
+    fn masked_rows(
+        &mut self,
+        veil: &Veil,
+        input: &mut BytesMut,
+        run: &mut Run,
+        out: &mut Outputs,
+    ) -> Result<bool, Violation> {
+        let Some(running) = self.running.front_mut() else { return Ok(false) };
+        let (number, formats) = (running.number, running.formats.clone().unwrap_or_default());
+        let described = || running.statement.as_ref().and_then(|of| of.columns.get()).cloned();
+        let types = running.types.clone().or_else(described);
+        let mut counts = Counts::new();
+        let rows_max = running.max.0.unwrap_or(u64::MAX);
+        let bytes_max = running.max.1.unwrap_or(u64::MAX);
+        let mut masked = BytesMut::new();
+        run.flush(input, out);
+        let cut = loop {
+            let Ok(Some(head)) = frame::head(input) else { break None };
+            if !matches!(head.kind, b'D' | b'd') {
+                break None;
+            }
+            if head.total() > MESSAGE_BYTES_MAX {
+                return Err(broke("a row of more than 32 MiB, with values to be masked"));
+            }
+            if input.len() < head.total() {
+                break None;
+            }
+            let body = input.get(HEADER_BYTES..head.total()).unwrap_or_default();
+            let row = match head.kind {
+                b'D' => veil.row(body, &formats, types.as_deref(), &mut counts)?,
+                _ => veil.copied(body, running.copies_binary, &mut counts)?,
+            };
+            let (rows, bytes) = (running.passed.0 + 1, running.passed.1 + row.len() as u64);
+            if rows > rows_max {
+                break Some("rows_max");
+            }
+            if bytes > bytes_max {
+                break Some("bytes_max");
+            }
+            running.passed = (rows, bytes);
+            running.rows_now += 1;
+            masked.extend_from_slice(&row);
+            drop(input.split_to(head.total()));
+        };
+        if !masked.is_empty() {
+            out.push(Output::Reply { number, bytes: masked.freeze(), done: None });
+        }
+        if !counts.is_empty() {
+            out.push(Output::Masked { number, cells: counts.into_iter().collect() });
+        }
+        if let Some(why) = cut {
+            self.cut(why, out);
+        }
+        Ok(cut.is_some())
+    }
+
+    fn plain_rows(
+        &mut self,
+        number: u64,
+        input: &mut BytesMut,
+        run: &mut Run,
+        out: &mut Outputs,
+    ) -> bool {
+        let Some(running) = self.running.front_mut() else { return false };
         let (rows_max, bytes_max) =
             (running.max.0.unwrap_or(u64::MAX), running.max.1.unwrap_or(u64::MAX));
         loop {
@@ -247,14 +333,46 @@ impl Machine {
             if kind == b'T' {
                 veil.guard(body)?;
             }
+            if veil.content.as_ref().is_some_and(|of| matches!(kind, b'E' | b'N') && of.finds(body))
+            {
+                return veil.words(kind, body).map(Some);
+            }
             if veil.touches {
                 self.veiled = Some(veil.clone());
             }
         }
         match (&self.veiled, kind) {
+            (_, b'A') => self.unheard(body),
             (Some(veil), b'E' | b'N') => veil.words(kind, body).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// Remembers what rows, or copy data, will look like, where they are searched.
+    fn shape(&mut self, kind: u8, body: &[u8]) -> Result<(), Violation> {
+        let Some(item) = self.queue.front() else { return Ok(()) };
+        let Some(running) = self.running.front_mut().filter(|r| r.number == item.number) else {
+            return Ok(());
+        };
+        if running.veil.as_ref().is_none_or(|veil| veil.content.is_none()) {
+            return Ok(());
+        }
+        if kind == b'H' {
+            running.copies_binary = body.first() == Some(&1);
+            return Ok(());
+        }
+        let types = mask::types(body)?;
+        let described = match &item.expect {
+            Expect::Describe(Some(statement)) => Some(statement),
+            Expect::Describe(None) => running.statement.as_ref(),
+            _ => None,
+        };
+        if let Some(statement) = described {
+            // Described before: it cannot have become something else.
+            let _ = statement.columns.set(types.clone());
+        }
+        running.types = Some(types);
+        Ok(())
     }
 
     fn answer(&mut self, kind: u8, body: &[u8], out: &mut Outputs) -> Result<Pass, Violation> {
@@ -276,6 +394,9 @@ impl Machine {
             b'E' => return self.error(body, number, out),
             b'Z' => return self.ready(message::status(body)?, out),
             _ => {}
+        }
+        if matches!(kind, b'T' | b'H') {
+            self.shape(kind, body)?;
         }
         let out_of_turn = || broke(format!("{} of the target, out of turn", kind_word(kind)));
         let Some(item) = self.queue.front() else { return Err(out_of_turn()) };

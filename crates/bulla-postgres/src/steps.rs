@@ -390,7 +390,8 @@ impl Overlay {
             NameUse::Declare { name, hold, .. } => {
                 let parameters: Arc<[Parameter]> = Arc::default();
                 let portal = inner.map(|statement| {
-                    Arc::new(Portal { statement, parameters, known: true, hold: *hold })
+                    let (known, formats, hold) = (true, None, *hold);
+                    Arc::new(Portal { statement, parameters, known, formats, hold })
                 });
                 step.portals.push(match &portal {
                     Some(portal) => Change::Set(name.as_str().into(), portal.clone()),

@@ -557,6 +557,11 @@ impl Play {
                     self.line(format!("up control {what}"));
                 }
                 Output::Relearn => self.line("relearn".into()),
+                Output::Masked { number, cells } => {
+                    let of = |(class, n): &(Arc<str>, u64)| format!(" {class}={n}");
+                    let cells: String = cells.iter().map(of).collect();
+                    self.line(format!("masked #{number}{cells}"));
+                }
                 Output::End { why } => {
                     self.ended = true;
                     self.line(format!("end {why}"));

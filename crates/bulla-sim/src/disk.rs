@@ -80,8 +80,14 @@ fn pieces(vfs: &SimVfs, ledger: &Ledger, max: u64) -> (Box<dyn Journal>, u64) {
     let mut written = 0;
     while written < max {
         let bytes = vec![0; PIECE_BYTES].into();
-        let record =
-            EvidenceRecord { at: now, number: 1, flow: Flow::ToClient, bytes, outcome: None };
+        let record = EvidenceRecord {
+            at: now,
+            number: 1,
+            flow: Flow::ToClient,
+            bytes,
+            outcome: None,
+            masked: Default::default(),
+        };
         match journal.evidence(record) {
             Ok(pending) => {
                 wait_durable(pending).unwrap();

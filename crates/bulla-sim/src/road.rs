@@ -214,8 +214,8 @@ impl Road {
                 }
                 self.ups.push_back(Up::Control(control.0));
             }
-            // What is known of the target does not change here.
-            Output::Relearn => {}
+            // What is known of the target does not change here, and nothing is masked.
+            Output::Relearn | Output::Masked { .. } => {}
             Output::End { why } => self.end(why),
         }
         Ok(())

@@ -124,6 +124,8 @@ pub struct Column {
     pub attnum: i16,
     pub type_oid: u32,
     pub dropped: bool,
+    /// It is computed of these columns of its relation.
+    pub made_of: Vec<i16>,
 }
 
 /// A function that is not one of the server's own in `pg_catalog`.
@@ -461,6 +463,7 @@ impl Catalog {
                 attnum: row.number(1)?,
                 type_oid: row.number(3)?,
                 dropped: row.flag(4)?,
+                made_of: row.numbers(5)?,
             };
             if let Some(relation) = self.relation_mut(row.number(0)?) {
                 relation.columns.push(column);
@@ -652,6 +655,13 @@ impl<'a> Line<'a> {
 
     fn text(&self, column: usize) -> Result<&'a str, CatalogError> {
         self.optional(column)?.ok_or_else(|| self.bad(column))
+    }
+
+    /// Numbers with commas between; NULL is none.
+    fn numbers<T: std::str::FromStr>(&self, column: usize) -> Result<Vec<T>, CatalogError> {
+        let text = self.cells.get(column).and_then(Option::as_deref).unwrap_or_default();
+        let parts = text.split(',').filter(|part| !part.is_empty());
+        parts.map(|part| part.parse().map_err(|_| self.bad(column))).collect()
     }
 
     fn number<T: std::str::FromStr>(&self, column: usize) -> Result<T, CatalogError> {

@@ -47,4 +47,4 @@ pub use analyzer::{Analyzer, Limits, Normal, ReadError};
 pub use catalog::{Catalog, SearchPath};
 pub use facts::{Effects, Facts, Kind, Statement};
 pub use pool::{ParserPool, PoolError};
-pub use rewrite::{Cover, Fault, Hidden, Plan, Refused, null_of, quoted, type_name};
+pub use rewrite::{Cell, Cover, Fault, Hidden, Late, Plan, Refused, null_of, quoted, type_name};

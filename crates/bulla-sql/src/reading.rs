@@ -44,6 +44,8 @@ const FUNCTIONS_MAX: usize = 4_096;
 const REASONS_MAX: usize = 16;
 /// Column names that may be compared to find what the columns of one statement belong to.
 const WORK_MAX: usize = 20_000_000;
+/// Why it is not known what `CASCADE` drops.
+pub(crate) const CASCADE: &str = "CASCADE reaches what the text does not name";
 /// Views inside each other.
 const VIEWS_MAX: usize = 32;
 

@@ -21,8 +21,10 @@ use crate::facts::{
 use crate::parse;
 use crate::reading::marks::Region;
 use crate::reading::{self, Context};
+use outputs::Stray;
 use splice::Splice;
 
+mod outputs;
 mod splice;
 mod text;
 
@@ -38,6 +40,27 @@ pub struct Cover {
     pub form: Arc<str>,
     /// `column = value` may be asked of the values themselves.
     pub equality: bool,
+    /// Where the column is an output column and nothing else, its values come out, and whoever
+    /// reads the answer masks each; elsewhere the form stands.
+    pub late: Option<Late>,
+}
+
+/// What masks a value that came out needs to know beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Late {
+    /// The column of the same relation that says whose value it is.
+    pub subject: Option<Arc<str>>,
+}
+
+/// An output column that is a masked column and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    pub class: Arc<str>,
+    /// It holds values, which MUST be masked before anybody sees them; else it holds masks.
+    pub late: bool,
+    pub type_oid: u32,
+    /// The output column that says whose value it is, in the clear, and its type.
+    pub subject: Option<(usize, u32)>,
 }
 
 impl Cover {
@@ -69,6 +92,9 @@ impl Hidden {
         trusted: HashSet<(Arc<str>, Arc<str>)>,
     ) -> Self {
         relations.retain(|_, columns| !columns.is_empty());
+        for (oid, columns) in &mut relations {
+            cover_computed(catalog, *oid, columns);
+        }
         let mut next: Vec<u32> = relations.keys().copied().collect();
         while let Some(oid) = next.pop() {
             let Some(relation) = catalog.relation(oid) else { continue };
@@ -90,7 +116,9 @@ impl Hidden {
                 }
             }
         }
-        relations.retain(|_, columns| !columns.is_empty());
+        for (oid, columns) in &mut relations {
+            cover_computed(catalog, *oid, columns);
+        }
         Self { id: IDS.fetch_add(1, Ordering::Relaxed), relations, settled, trusted }
     }
 
@@ -112,6 +140,24 @@ impl Hidden {
         catalog.relation(oid).is_some_and(|relation| {
             relation.columns.iter().any(|c| c.attnum == attnum && columns.contains_key(&c.name))
         })
+    }
+}
+
+/// A generated column shows what it is made of: it is hidden with it, whole.
+fn cover_computed(catalog: &Catalog, oid: u32, columns: &mut BTreeMap<Arc<str>, Cover>) {
+    let Some(relation) = catalog.relation(oid) else { return };
+    for column in relation.columns.iter().filter(|column| !column.dropped) {
+        // The server lets none be made of another that is generated.
+        let of = column.made_of.iter().find_map(|number| {
+            let source = relation.columns.iter().find(|c| c.attnum == *number)?;
+            columns.get(&source.name).map(|cover| cover.class.clone())
+        });
+        if let Some(class) = of
+            && !columns.contains_key(&column.name)
+        {
+            let form = null_of(catalog, column.type_oid).into();
+            columns.insert(column.name.clone(), Cover { class, form, equality: false, late: None });
+        }
     }
 }
 
@@ -151,6 +197,8 @@ pub struct Plan {
     pub touches: bool,
     /// Classes whose masks the rewriting holds.
     pub classes: BTreeSet<Arc<str>>,
+    /// What the output columns are, where that is known: one for each, or none at all.
+    pub cells: Vec<Option<Cell>>,
     edits: Vec<Edit>,
 }
 
@@ -192,7 +240,7 @@ struct Edit {
 }
 
 /// Built-in functions with an effect, or that nobody reviewed, which read no rows.
-const BLIND: [&str; 41] = [
+const BLIND: [&str; 39] = [
     "nextval",
     "setval",
     "currval",
@@ -228,13 +276,14 @@ const BLIND: [&str; 41] = [
     "uuidv7",
     "clock_timestamp",
     "timeofday",
-    "pg_cancel_backend",
-    "pg_terminate_backend",
     "pg_is_in_recovery",
     "pg_postmaster_start_time",
     "pg_relation_size",
     "pg_total_relation_size",
 ];
+
+/// Built-in functions that policy has to judge, and that tell nothing of any row.
+const DEAF: [&str; 3] = ["set_config", "pg_cancel_backend", "pg_terminate_backend"];
 
 /// Relations of the server that hold values of others, or what other sessions run.
 const CLOSED: [&str; 19] = [
@@ -280,6 +329,10 @@ const CODE: [&str; 10] = [
     "LANGUAGE",
 ];
 
+/// Parts of the names of statements that send rows elsewhere, or fetch what comes from there.
+const AWAY: [&str; 5] =
+    ["PUBLICATION", "SUBSCRIPTION", "FOREIGN DATA WRAPPER", "SERVER", "USER MAPPING"];
+
 /// What the facts alone say. True: something of it has to be rewritten.
 pub(crate) fn survey(facts: &Facts, catalog: &Catalog, hidden: &Hidden) -> Result<bool, Fault> {
     let mut needed = false;
@@ -313,7 +366,9 @@ fn is_closed(relation: &RelationUse, known: &Known) -> bool {
 }
 
 fn survey_one(statement: &Statement, catalog: &Catalog, hidden: &Hidden) -> Result<bool, Fault> {
-    if statement.effects.contains(Effects::UNKNOWN) {
+    // What is dropped shows nothing.
+    let only_drops = matches!(statement.unknown.as_slice(), [why] if why == reading::CASCADE);
+    if statement.effects.contains(Effects::UNKNOWN) && !only_drops {
         let why = statement.unknown.first().map_or("it cannot be read with certainty", |w| w);
         return refused(
             format!("could reach masked columns: {why}"),
@@ -330,6 +385,12 @@ fn survey_one(statement: &Statement, catalog: &Catalog, hidden: &Hidden) -> Resu
     if makes && matches!(statement.kind, Kind::Ddl | Kind::Server) {
         return refused(
             format!("`{}` could make code that reads masked columns", statement.tag),
+            "have it done by a principal who may see them",
+        );
+    }
+    if AWAY.iter().any(|word| statement.tag.contains(word)) {
+        return refused(
+            format!("`{}` could send masked columns elsewhere as they are", statement.tag),
             "have it done by a principal who may see them",
         );
     }
@@ -404,6 +465,11 @@ fn survey_function(function: &FunctionUse, hidden: &Hidden) -> Result<(), Fault>
                 || trusted(&function.schema)
         }
         FunctionClass::User => trusted(&function.schema),
+        // A setting can be given a mask, as any other value (one whose name is not known is in
+        // doubt already), and who ends another session learns nothing from it.
+        FunctionClass::Dangerous(_) if DEAF.contains(&&**name) => {
+            function.schema.as_deref() == Some("pg_catalog")
+        }
         FunctionClass::Dangerous(_) | FunctionClass::Unresolved => false,
     };
     if fits {
@@ -431,21 +497,65 @@ pub(crate) fn rewrite(
     hidden: &Hidden,
 ) -> Result<Plan, Fault> {
     let Under { catalog, path, limits } = at;
-    let mut splice =
-        Splice { catalog, limits, hidden, classes: BTreeSet::new(), views: Vec::new() };
-    let edits = splice.edits(text, path)?;
-    let mut plan = Plan { touches: true, classes: splice.classes, ..Plan::default() };
-    if edits.is_empty() {
+    let mut kept = match own.statements.as_slice() {
+        [one] if one.kind == Kind::Select => Kept::But(Stray::new()),
+        _ => Kept::All,
+    };
+    for _ in 0..LATE_TRIES_MAX {
+        let mut splice = Splice::new(catalog, limits, hidden, &kept);
+        let edits = splice.edits(text, path)?;
+        let (classes, granted) = (splice.classes, splice.granted);
+        let mut plan = Plan { touches: true, classes, ..Plan::default() };
+        if edits.is_empty() {
+            return Ok(plan);
+        }
+        let sent = apply(text, &edits)?;
+        let (mut facts, cells) = match check(text, &sent, &edits, at, (hidden, &granted))? {
+            (facts, Ok(cells)) => (facts, cells),
+            (_, Err(stray)) => {
+                kept = kept.and(stray);
+                continue;
+            }
+        };
+        for (now, before) in facts.statements.iter_mut().zip(&own.statements) {
+            through_views(now, before);
+        }
+        plan.sent = Some((sent.into(), Arc::new(facts)));
+        plan.edits = edits;
+        plan.cells = cells;
         return Ok(plan);
     }
-    let sent = apply(text, &edits)?;
-    let mut facts = check(text, &sent, &edits, at, hidden)?;
-    for (now, before) in facts.statements.iter_mut().zip(&own.statements) {
-        through_views(now, before);
+    torn()
+}
+
+/// Tries to let values out as output columns; the last is to let none out.
+const LATE_TRIES_MAX: usize = 6;
+
+/// Columns that keep their masks at the scan, of those whose values may come out.
+pub(super) enum Kept {
+    All,
+    But(Stray),
+}
+
+impl Kept {
+    fn and(self, stray: Stray) -> Self {
+        match self {
+            Self::All => Self::All,
+            // It converges, or there is no end to it.
+            Self::But(known) if known.len() >= LATE_TRIES_MAX - 2 => Self::All,
+            Self::But(mut known) => {
+                known.extend(stray);
+                Self::But(known)
+            }
+        }
     }
-    plan.sent = Some((sent.into(), Arc::new(facts)));
-    plan.edits = edits;
-    Ok(plan)
+
+    pub fn is_late(&self, oid: u32, column: &Arc<str>) -> bool {
+        match self {
+            Self::All => false,
+            Self::But(stray) => !stray.contains(&(oid, column.clone())),
+        }
+    }
 }
 
 /// What stands behind a view is reached through it, unfolded or not: the view is what the client
@@ -495,14 +605,17 @@ fn torn<T>() -> Result<T, Fault> {
     )
 }
 
+/// The output columns of what is sent, or which values stray.
+type Outputs = Result<Vec<Option<Cell>>, Stray>;
+
 /// Reads what will be sent: every relation with hidden columns stands within what was put in.
 fn check(
     text: &str,
     sent: &str,
     edits: &[Edit],
     at: Under<'_>,
-    hidden: &Hidden,
-) -> Result<Facts, Fault> {
+    (hidden, granted): (&Hidden, &Stray),
+) -> Result<(Facts, Outputs), Fault> {
     let Under { catalog, path, limits } = at;
     let own = parse::parse(text, limits)?;
     let Ok(tree) = parse::parse(sent, limits) else { return torn() };
@@ -522,6 +635,7 @@ fn check(
     }
     let inside = |at: usize| spans.iter().any(|span| span.contains(&at));
     let context = Context { tokens: &tree.tokens, catalog, path, limits };
+    let mut cells = if granted.is_empty() { Ok(Vec::new()) } else { Err(granted.clone()) };
     for raw in &tree.parsed.stmts {
         let Some(node) = raw.stmt.as_deref() else { continue };
         let (statement, marks) = reading::marked(context, node, 0..sent.len())?;
@@ -541,8 +655,11 @@ fn check(
                 return torn();
             }
         }
+        if tree.parsed.stmts.len() == 1 {
+            cells = outputs::outputs(node, &marks, (catalog, hidden), granted);
+        }
     }
-    Ok(facts)
+    Ok((facts, cells))
 }
 
 /// Whether values of hidden columns are in a relation, or may be in it.

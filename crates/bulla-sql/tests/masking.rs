@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bulla_sql::facts::Resolved;
-use bulla_sql::{Cover, Fault, Hidden, Plan};
+use bulla_sql::{Cover, Fault, Hidden, Late, Plan};
 use support::{analyzer, catalog, public, read};
 
 /// Hidden from everybody here: `ssn` and `email` of customers, `body` of events, `name` of animals.
@@ -26,7 +26,7 @@ fn hidden() -> Arc<Hidden> {
         let form =
             if form.starts_with("concat") { format!("pg_catalog.{form}") } else { form.into() };
         let equality = column == "ssn";
-        let cover = Cover { class: "pii".into(), form: form.into(), equality };
+        let cover = Cover { class: "pii".into(), form: form.into(), equality, late: None };
         relations.entry(oid).or_default().insert(column.into(), cover);
     }
     Arc::new(Hidden::new(&catalog, relations, HashSet::new(), HashSet::new()))
@@ -237,4 +237,139 @@ fn statements(text: &str) -> Vec<String> {
         }
     }
     out.into_iter().filter(|sql| !sql.trim().is_empty()).collect()
+}
+
+/// `ssn` of customers is masked by whoever reads the answer, wherever it is an output column.
+fn keyed() -> Arc<Hidden> {
+    let catalog = catalog();
+    let oid = catalog.relation_named("public", "customers").unwrap().oid;
+    let cover = Cover {
+        class: "pii".into(),
+        form: "NULL::\"pg_catalog\".\"text\"".into(),
+        equality: true,
+        late: Some(Late { subject: Some("id".into()) }),
+    };
+    let relations = HashMap::from([(oid, BTreeMap::from([("ssn".into(), cover)]))]);
+    Arc::new(Hidden::new(&catalog, relations, HashSet::new(), HashSet::new()))
+}
+
+/// Places of output columns whose values come out; `None`: none does, wherever it stands.
+fn late(sql: &str) -> Option<Vec<usize>> {
+    let plan = mask(sql, &keyed()).unwrap();
+    let sent = &plan.sent.as_ref().unwrap().0;
+    let cells: Vec<usize> = plan
+        .cells
+        .iter()
+        .enumerate()
+        .filter(|(_, cell)| cell.as_ref().is_some_and(|cell| cell.late))
+        .map(|(at, _)| at)
+        .collect();
+    let rest = sent.replace("AS \"ssn\"", "").replace("\"ssn\" OPERATOR", "");
+    let bare = rest.contains("\"ssn\"");
+    if cells.is_empty() {
+        assert!(!bare, "a value without a mask: {sent}");
+        return None;
+    }
+    assert!(!sent.contains("NULL::"), "half of it: {sent}");
+    Some(cells)
+}
+
+#[test]
+fn plain_output_columns_come_out() {
+    for (sql, expect) in [
+        ("SELECT ssn FROM customers", &[0][..]),
+        (
+            "SELECT id, c.ssn AS x FROM public.customers c WHERE c.id = $1 ORDER BY c.id LIMIT 1",
+            &[1],
+        ),
+        ("SELECT c.ssn, o.id FROM customers c JOIN orders o ON o.customer_id = c.id", &[0]),
+        ("SELECT o.id, c.ssn FROM orders o LEFT JOIN customers c ON o.customer_id = c.id", &[1]),
+        ("SELECT x FROM (SELECT id, ssn AS x FROM customers) q", &[0]),
+        ("WITH w AS (SELECT ssn, id FROM customers) SELECT id, ssn FROM w WHERE id > 5", &[1]),
+        ("SELECT ssn FROM customers UNION ALL SELECT ssn FROM customers WHERE id = 1", &[0]),
+        ("SELECT ssn, ssn AS again, length('x') FROM customers ORDER BY id DESC, 3", &[0, 1]),
+        ("SELECT c.id FROM customers c WHERE c.ssn = $1", &[][..]),
+        ("SELECT ssn FROM customers WHERE ssn = $1", &[0]),
+        ("SELECT id, ssn FROM customers WHERE id IN (SELECT customer_id FROM orders o)", &[1]),
+    ] {
+        assert_eq!(late(sql).unwrap_or_default(), expect, "{sql}");
+    }
+    let plan = mask("SELECT * FROM customers", &keyed()).unwrap();
+    let columns = catalog().relation_named("public", "customers").unwrap().columns.clone();
+    let live: Vec<_> = columns.iter().filter(|c| !c.dropped).collect();
+    let at = live.iter().position(|c| &*c.name == "ssn").unwrap();
+    assert_eq!(plan.cells.len(), live.len());
+    let cell = plan.cells[at].as_ref().unwrap();
+    let id = live.iter().position(|c| &*c.name == "id").unwrap();
+    assert_eq!((cell.late, cell.subject.map(|s| s.0)), (true, Some(id)));
+}
+
+/// Whatever else it does, it does of the mask.
+#[test]
+fn what_influences_anything_does_not_come_out() {
+    for sql in [
+        "SELECT ssn FROM customers ORDER BY ssn",
+        "SELECT ssn FROM customers ORDER BY 1",
+        "SELECT ssn AS x FROM customers ORDER BY x",
+        "SELECT c.ssn FROM customers c ORDER BY c.ssn",
+        "SELECT id FROM customers ORDER BY ssn",
+        "SELECT DISTINCT ssn FROM customers",
+        "SELECT DISTINCT ON (id) ssn FROM customers",
+        "SELECT ssn FROM customers GROUP BY ssn",
+        "SELECT ssn, length(ssn) FROM customers",
+        "SELECT ssn::text FROM customers",
+        "SELECT ssn || '' FROM customers",
+        "SELECT max(ssn) FROM customers",
+        "SELECT ssn FROM customers WHERE ssn IS NOT NULL",
+        "SELECT ssn FROM customers WHERE ssn LIKE '5%'",
+        "SELECT ssn, row_number() OVER (ORDER BY ssn) FROM customers",
+        "SELECT ssn FROM customers UNION SELECT ssn FROM customers",
+        "SELECT ssn FROM customers EXCEPT SELECT ssn FROM customers WHERE false",
+        "SELECT ssn FROM customers UNION ALL SELECT ssn FROM customers ORDER BY 1",
+        "SELECT ssn FROM customers UNION ALL SELECT ssn FROM customers ORDER BY ssn",
+        "SELECT ssn FROM customers UNION ALL SELECT 'x'",
+        "SELECT 'x' UNION ALL SELECT ssn FROM customers",
+        "SELECT id::text FROM customers UNION ALL SELECT ssn FROM customers",
+        "SELECT (SELECT ssn FROM customers LIMIT 1)",
+        "SELECT id FROM orders WHERE EXISTS (SELECT ssn FROM customers WHERE ssn > 'a')",
+        "SELECT id FROM orders WHERE 'x' IN (SELECT ssn FROM customers)",
+        "SELECT c FROM customers c",
+        "SELECT customers FROM customers",
+        "SELECT row_to_json(c) FROM customers c",
+        "SELECT (c).ssn FROM customers c",
+        "SELECT c.ssn, c FROM customers c",
+        "SELECT ROW(c.*) FROM customers c",
+        "SELECT q FROM (SELECT ssn FROM customers) q",
+        "SELECT x FROM (SELECT ssn FROM customers) q(x)",
+        "SELECT c.x FROM customers AS c(x, y)",
+        "SELECT x FROM (SELECT ssn AS x FROM customers) q WHERE x > 'a'",
+        "SELECT x FROM (SELECT ssn AS x FROM customers) q ORDER BY q.x",
+        "SELECT x FROM (SELECT ssn AS x FROM customers ORDER BY ssn LIMIT 1) q",
+        "WITH w AS (SELECT ssn FROM customers) SELECT ssn FROM w ORDER BY ssn",
+        "WITH w(x) AS (SELECT ssn FROM customers) SELECT x FROM w",
+        "WITH w AS (SELECT ssn FROM customers) SELECT id FROM orders o WHERE EXISTS (SELECT 1 FROM w o WHERE o.ssn > 'a')",
+        "WITH w AS (SELECT ssn FROM customers) SELECT id FROM orders o WHERE EXISTS (SELECT * FROM w)",
+        "WITH w AS (SELECT ssn AS y FROM customers) SELECT count(*) FROM w o JOIN orders p ON o.y > 'a'",
+        "WITH RECURSIVE w AS (SELECT ssn FROM customers UNION ALL SELECT ssn FROM w WHERE false) SELECT ssn FROM w",
+        "SELECT a.ssn FROM customers a JOIN customers b USING (ssn)",
+        "SELECT a.ssn FROM customers a NATURAL JOIN (SELECT 'x' AS ssn) b",
+        "SELECT a.ssn FROM customers a JOIN customers b ON a.ssn = b.ssn",
+        "SELECT j.ssn FROM (customers c JOIN orders o ON true) AS j",
+        "SELECT l.x FROM customers c, LATERAL (SELECT c.ssn AS x) l",
+        "SELECT l.x FROM customers c, LATERAL (SELECT c.ssn || '' AS x) l",
+        "SELECT u FROM customers c, unnest(ARRAY[c.ssn]) u",
+        "SELECT * FROM customers c, orders o",
+        "SELECT * FROM customers c JOIN orders o ON o.customer_id = c.id",
+        "SELECT CASE WHEN true THEN ssn END FROM customers",
+        "SELECT coalesce(ssn, '') FROM customers",
+        "VALUES ((SELECT ssn FROM customers LIMIT 1))",
+        "COPY (SELECT ssn FROM customers) TO STDOUT",
+        "COPY customers TO STDOUT",
+        "DECLARE c CURSOR FOR SELECT ssn FROM customers",
+        "PREPARE p AS SELECT ssn FROM customers",
+        "SELECT ssn FROM customers; SELECT 1",
+        "UPDATE customers SET name = 'x' RETURNING ssn",
+    ] {
+        assert_eq!(late(sql), None, "{sql}");
+    }
 }

@@ -43,7 +43,10 @@ impl Trace {
                     Output::Reply { bytes, .. } => self.replied.extend_from_slice(&bytes),
                     Output::ToClient(bytes) => self.said.extend_from_slice(&bytes),
                     Output::End { why } => self.ended = Some(why.into()),
-                    Output::Done { .. } | Output::Control(_) | Output::Relearn => {}
+                    Output::Done { .. }
+                    | Output::Masked { .. }
+                    | Output::Control(_)
+                    | Output::Relearn => {}
                 }
             }
             work = next;

@@ -67,6 +67,9 @@ pub enum Output {
     /// Bytes from the target that answer the command `number`; 0 where they answer none. With the
     /// last of them, how it ended.
     Reply { number: u64, bytes: Bytes, done: Option<Outcome> },
+    /// So many more cells of the answer to the command `number` are masked, by class. Before its
+    /// end is told.
+    Masked { number: u64, cells: Vec<(Arc<str>, u64)> },
     /// The command `number` ended and there are no bytes to show for it.
     Done { number: u64, outcome: Outcome },
     /// Bytes that the gateway itself says to the client.

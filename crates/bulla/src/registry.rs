@@ -81,6 +81,11 @@ fn of<'a>(
     config.resources.iter().filter(move |(_, resource)| resource.protocol == protocol)
 }
 
+/// Whether it is an API, which says itself what its classes of content are.
+pub fn is_api(resource: &file::Resource) -> bool {
+    resource.protocol == bulla_http::DESCRIPTOR.protocol
+}
+
 /// What does not hold of a resource's own settings: key and words.
 pub fn mistakes(
     config: &Config,
@@ -93,8 +98,8 @@ pub fn mistakes(
     if resource.protocol == own && !classes.is_without_columns() {
         return vec![("classes", "an API has no columns: use `json` and `content`".to_owned())];
     }
-    if resource.protocol != own && !(classes.json.is_empty() && classes.content.is_empty()) {
-        return vec![("classes", "`json` and `content` are for APIs only".to_owned())];
+    if resource.protocol != own && !classes.json.is_empty() {
+        return vec![("classes", "`json` is for APIs only".to_owned())];
     }
     match (resource.protocol == own, &resource.http) {
         (true, _) => http::api(config, name, resource).err().unwrap_or_default(),

@@ -198,6 +198,7 @@ struct Done {
     refusal: Option<String>,
     status: Option<String>,
     tag: Option<String>,
+    masked: Vec<(String, u64)>,
     rows: u64,
     bytes: u64,
     took_ns: u64,
@@ -258,6 +259,7 @@ impl Done {
                 if event.kind() == Kind::Outcome {
                     self.status.clone_from(&entry.status);
                     self.tag.clone_from(&detail.tag);
+                    self.masked.clone_from(&detail.masked);
                     self.rows = entry.rows.unwrap_or(0);
                     self.took_ns = entry.t_wall_ns.saturating_sub(self.sent_ns.max(self.begun_ns));
                     return Ok(true);
@@ -311,6 +313,12 @@ impl Done {
                 count(self.rows),
                 say::size(self.bytes)
             ));
+            if !self.masked.is_empty() {
+                let of =
+                    |(class, cells): &(String, u64)| format!("{} {}", count(*cells), line(class));
+                let all: Vec<String> = self.masked.iter().map(of).collect();
+                put(&format!("masked cells: {}", all.join(", ")));
+            }
         }
         let masked = self.tag.as_deref().and_then(|tag| tag.split_once(", masked: "));
         if let Some((_, masked)) = masked {
@@ -360,6 +368,7 @@ impl Done {
             "policies": self.policies, "bundle": self.bundle.map(|bundle| bundle.to_string()),
             "hold": self.hold, "answer": self.answer, "refusal": self.refusal,
             "status": self.status, "tag": self.tag, "rows": self.rows, "bytes": self.bytes,
+            "masked": self.masked.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "took_us": self.took_ns / 1_000,
             "entry": self.entry.as_ref().map(|(index, _)| index),
             "leaf": self.entry.as_ref().map(|(_, leaf)| leaf),

@@ -112,6 +112,7 @@ fn evidence(journal: &mut dyn Journal, number: u64, len: usize) -> Result<Pendin
         flow: Flow::ToClient,
         bytes: (0..len).map(|i| (i as u8).wrapping_mul(number as u8)).collect(),
         outcome: Some(Outcome { status: Status::Ok, tag: None, rows: 1 }),
+        masked: Default::default(),
     })
 }
 

@@ -133,7 +133,16 @@ pub fn evidence(
     outcome: Option<Outcome>,
 ) -> Pending {
     let bytes = Bytes::copy_from_slice(bytes);
-    journal.evidence(EvidenceRecord { at: now(number), number, flow, bytes, outcome }).unwrap()
+    journal
+        .evidence(EvidenceRecord {
+            at: now(number),
+            number,
+            flow,
+            bytes,
+            outcome,
+            masked: Default::default(),
+        })
+        .unwrap()
 }
 
 pub fn close(journal: &mut dyn Journal) -> Pending {

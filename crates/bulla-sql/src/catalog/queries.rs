@@ -66,7 +66,17 @@ SELECT c.oid, c.relnamespace, c.relname, c.relkind, c.relispartition, c.relpersi
  WHERE n.nspname !~ '^pg_(toast_)?temp_'";
 
 const COLUMNS: &str = "\
-SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.attisdropped
+SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.attisdropped,
+       CASE WHEN a.attgenerated <> '' THEN (
+         SELECT pg_catalog.string_agg(DISTINCT d.refobjsubid::text, ',')
+           FROM pg_catalog.pg_depend d
+          WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            AND d.refobjid = a.attrelid AND d.refobjsubid > 0 AND d.refobjsubid <> a.attnum
+            AND (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                 AND d.objid = a.attrelid AND d.objsubid = a.attnum
+                 OR d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                 AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f
+                                  WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum))) END
   FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
  WHERE a.attnum > 0 AND c.relkind NOT IN ('i', 'I', 't') AND c.relpersistence <> 't'";
 

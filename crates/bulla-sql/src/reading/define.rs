@@ -58,7 +58,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn cascade(&mut self, behavior: i32) {
         if behavior == DropBehavior::DropCascade as i32 {
-            self.unknown("CASCADE reaches what the text does not name");
+            self.unknown(super::CASCADE);
         }
     }
 

@@ -21,6 +21,10 @@ pub(crate) struct Marks {
     pub uses: Vec<(Option<u32>, Access)>,
     pub equals: Vec<Equal>,
     pub groups: Vec<Group>,
+    /// Every column reference there is, whatever it means.
+    pub refs: Vec<Ref>,
+    /// Names of all entries of all `FROM`s.
+    pub aliases: Vec<Arc<str>>,
     /// A `NATURAL` join: which columns there are decides.
     pub natural: bool,
 }
@@ -122,6 +126,16 @@ pub(crate) struct Read {
     pub region: Region,
 }
 
+/// A column reference as it is written.
+#[derive(Debug)]
+pub(crate) struct Ref {
+    /// `usize::MAX`: it is not written (`TABLE x`).
+    pub location: usize,
+    /// Without the star.
+    pub names: Vec<Arc<str>>,
+    pub star: bool,
+}
+
 /// A column reference.
 #[derive(Debug, Clone)]
 pub(crate) struct Spot {
@@ -175,6 +189,10 @@ impl<'a> Reader<'a> {
             schema: column.fields.len() > 2,
             qualifier: column.fields.iter().rev().nth(1).and_then(super::string).map(Arc::from),
         };
+        if let Some(marks) = &mut self.marks {
+            let names = column.fields.iter().filter_map(super::string).map(Arc::from).collect();
+            marks.refs.push(Ref { location: spot.location, names, star });
+        }
         let before = self.spot.replace(spot);
         let result = self.column_ref(&column.fields);
         self.spot = before;

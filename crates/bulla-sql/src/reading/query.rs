@@ -315,6 +315,9 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn push(&mut self, item: Item<'a>) {
+        if let Some(marks) = &mut self.marks {
+            marks.aliases.push(item.alias.clone());
+        }
         match self.scopes.last_mut() {
             Some(scope) => scope.items.push(item),
             None => self.unknown("a FROM outside a query"),

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use pg_query::protobuf::{Node, ScanToken};
 
+use super::outputs::Stray;
 use super::text::{Text, is_comment};
-use super::{Cover, Edit, Fault, Hidden, apply, null_of, quoted, reaches, refused, torn};
+use super::{Cover, Edit, Fault, Hidden, Kept, apply, null_of, quoted, reaches, refused, torn};
 use crate::analyzer::{Limits, ReadError};
 use crate::catalog::{Catalog, Relation, SearchPath};
 use crate::facts::{Access, Columns, Effects, Kind, RelationKind};
@@ -31,6 +32,21 @@ pub(super) struct Splice<'a> {
     pub hidden: &'a Hidden,
     pub classes: BTreeSet<Arc<str>>,
     pub views: Vec<u32>,
+    /// Which values may come out, and which do.
+    kept: &'a Kept,
+    pub granted: Stray,
+}
+
+impl<'a> Splice<'a> {
+    pub fn new(
+        catalog: &'a Catalog,
+        limits: &'a Limits,
+        hidden: &'a Hidden,
+        kept: &'a Kept,
+    ) -> Self {
+        let (classes, views, granted) = (BTreeSet::new(), Vec::new(), Stray::new());
+        Self { catalog, limits, hidden, classes, views, kept, granted }
+    }
 }
 
 impl Splice<'_> {
@@ -198,6 +214,13 @@ impl Splice<'_> {
             match covers.and_then(|covers| covers.get(&column.name)) {
                 Some(cover) => {
                     self.classes.insert(cover.class.clone());
+                    // What a view gives is followed to the tables behind it, and masked there.
+                    let late = cover.late.is_some() && !unfolds;
+                    if late && self.kept.is_late(relation.oid, &column.name) {
+                        self.granted.insert((relation.oid, column.name.clone()));
+                        columns.push(name);
+                        continue;
+                    }
                     columns.push(format!("{} AS {name}", cover.of(&name)));
                 }
                 None => columns.push(name),
@@ -211,6 +234,7 @@ impl Splice<'_> {
             class: "derived".into(),
             form: null_of(self.catalog, oid).into(),
             equality: false,
+            late: None,
         };
         let live = relation.columns.iter().filter(|c| !c.dropped);
         live.map(|c| (c.name.clone(), cover(c.type_oid))).collect()

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Result, anyhow};
-use bulla_mask::{CLEAR, Class, ClassError, Classes, Inference, Key, Mask, classes::is_class_name};
+use bulla_mask::{
+    ALL, CLEAR, Class, ClassError, Classes, Inference, Key, Kind, Mask, classes::is_class_name,
+};
 
 use super::{Config, file};
 use crate::registry::{self, Protocols};
@@ -59,12 +61,39 @@ fn named(config: &Config) -> Result<BTreeMap<Arc<str>, Class>, Vec<Wrong>> {
                     file::Inference::Deny => Inference::Deny,
                     file::Inference::Equality => Inference::Equality,
                 };
-                let class = Class { mask, inference, keeps_null };
+                let subject = class.subject.as_deref().map(Arc::from);
+                let class = Class { mask, inference, keeps_null, subject };
                 out.insert(name.as_str().into(), class);
             }
         }
     }
     if wrong.is_empty() { Ok(out) } else { Err(wrong) }
+}
+
+/// Kinds that are looked for by content, with their classes.
+fn content(
+    resource: &str,
+    from: &BTreeMap<String, String>,
+    classes: &Classes,
+    wrong: &mut Vec<Wrong>,
+) -> Vec<(Kind, Arc<str>)> {
+    let mut out = Vec::new();
+    for (word, class) in from {
+        let place = format!("resources.{resource}.classes.content");
+        let kind = Kind::parse(word);
+        if kind.is_none() {
+            let known: Vec<&str> = ALL.iter().map(|kind| kind.as_str()).collect();
+            let message = format!("`{}` is not a kind of value", word.escape_debug());
+            wrong.push((place.clone(), message, format!("the kinds are {}", known.join(", "))));
+        }
+        if classes.class(class).is_none() {
+            let message = format!("there is no class `{}`", class.escape_debug());
+            wrong.push((place, message, "add a [classes.\"NAME\"] table".into()));
+            continue;
+        }
+        out.extend(kind.map(|kind| (kind, class.as_str().into())));
+    }
+    out
 }
 
 impl Config {
@@ -102,6 +131,11 @@ impl Config {
             );
             match made {
                 Ok(classes) => {
+                    let content = match registry::is_api(resource) {
+                        true => Vec::new(),
+                        false => content(name, &from.content, &classes, &mut wrong),
+                    };
+                    let classes = classes.with_channels(&from.channels).with_content(content);
                     out.insert(name.clone(), Arc::new(classes));
                 }
                 Err(errors) => {

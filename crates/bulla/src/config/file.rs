@@ -52,6 +52,10 @@ pub struct Class {
     /// Whether conditions `column = value` see the value: who knows it may find its row.
     #[serde(default)]
     pub inference: Inference,
+    /// The column of the same table that says whose value it is, for `date-shift`: all dates of one
+    /// subject move together. Where a result does not show it, they are NULL.
+    #[serde(default)]
+    pub subject: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -92,17 +96,24 @@ pub struct ResourceClasses {
     pub columns: BTreeMap<String, String>,
     /// Functions, as `schema.name`, that are known not to read masked columns by themselves.
     pub trusted: Vec<String>,
+    /// Channels of notifications whose payloads are known to hold no masked values. Of the others
+    /// whoever may not see some class gets the name alone, unless whoever sent it sees no more.
+    pub channels: Vec<String>,
     /// Of an API: `"$..ssn" = "class"`, or of one route `"GET /customers/{id} $.email" = "class"`.
     /// `clear` for `"/static/** $"` says that whole answers of a route need not be masked.
     pub json: BTreeMap<String, String>,
-    /// Of an API: what is found in answers by what it looks like, as `card = "class"`.
+    /// What is found by what it looks like, as `card = "class"`: in answers of an API, and in texts,
+    /// JSON and bytes of every column.
     pub content: BTreeMap<String, String>,
 }
 
 impl ResourceClasses {
     /// Nothing is said of columns.
     pub fn is_without_columns(&self) -> bool {
-        self.default.is_none() && self.columns.is_empty() && self.trusted.is_empty()
+        self.default.is_none()
+            && self.columns.is_empty()
+            && self.trusted.is_empty()
+            && self.channels.is_empty()
     }
     pub fn is_empty(&self) -> bool {
         self.is_without_columns() && self.json.is_empty() && self.content.is_empty()
