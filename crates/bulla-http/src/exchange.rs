@@ -512,7 +512,9 @@ impl Exchange {
         if let Some(used) = used {
             flow = flow.when_complete(Box::new(move || used.complete()));
         }
-        let first = flow.begin().await.map_err(|broken| Failed::Broken(broken.0))?;
+        let first = flow.begin().await.map_err(|broken| {
+            VeilError::named(broken.0).map_or(Failed::Broken(broken.0), Failed::Withheld)
+        })?;
         let body = if hyper::body::Body::is_end_stream(&flow) {
             Outgoing::Whole(first.filter(|bytes| !bytes.is_empty()))
         } else {
@@ -568,6 +570,7 @@ impl Exchange {
             Failed::TooMuch => Status::Cut("bytes_max".into()),
             Failed::Ended(why) => Status::Cut((*why).into()),
             Failed::Late => Status::Cut("first_byte".into()),
+            Failed::Withheld(VeilError::Secret) => Status::Cut("secret".into()),
             Failed::Withheld(_) => Status::Cut("unmaskable".into()),
             Failed::Target(_) | Failed::Broken(_) => Status::TargetLost,
         };

@@ -246,6 +246,20 @@ pub enum VeilError {
 }
 
 impl VeilError {
+    /// The reason that has these words.
+    pub fn named(words: &str) -> Option<Self> {
+        let all = [
+            Self::Form,
+            Self::Coding,
+            Self::Compressed,
+            Self::Bomb,
+            Self::Document,
+            Self::Event,
+            Self::Part,
+            Self::Secret,
+        ];
+        all.into_iter().find(|error| error.words() == words)
+    }
     pub fn words(self) -> &'static str {
         match self {
             Self::Form => "its form is none that can be masked",
