@@ -198,7 +198,7 @@ impl Line {
 fn peer(channel: Channel<ClientMsg>, handle: Handle) -> ToPeer {
     // What comes in is handed over by the connection itself.
     let (_, half) = channel.split();
-    ToPeer { half: Arc::new(half), handle }
+    ToPeer { half: Arc::new(half), handle, ended: Arc::default() }
 }
 
 /// Reads a public key and answers with its certificate.

@@ -226,6 +226,8 @@ impl From<RecordError> for Stopped {
 pub struct ToPeer {
     pub half: Arc<ChannelWriteHalf<ClientMsg>>,
     pub handle: Handle,
+    /// Whether its end was said: twice is a violation to some clients.
+    pub ended: Arc<AtomicBool>,
 }
 
 impl ToPeer {
@@ -242,8 +244,15 @@ impl ToPeer {
                 let _ = self.handle.exit_signal_request(id, name, *core, message, language).await;
             }
         }
-        let _ = self.half.eof().await;
+        let _ = self.eof().await;
         let _ = self.half.close().await;
+    }
+
+    async fn eof(&self) -> Result<(), russh::Error> {
+        match self.ended.swap(true, Ordering::AcqRel) {
+            true => Ok(()),
+            false => self.half.eof().await,
+        }
     }
 }
 
@@ -469,7 +478,7 @@ impl Pump {
             match kind {
                 Down::Out => half.data_bytes(bytes).await,
                 Down::Err => half.extended_data_bytes(STDERR, bytes).await,
-                Down::Eof => half.eof().await,
+                Down::Eof => self.client.eof().await,
             }
         };
         let mut sending = pin!(sending);

@@ -33,7 +33,7 @@ use crate::{
 /// What may come in before somebody is identified.
 const STRANGER_BYTES_MAX: u64 = 256 << 10;
 /// Time for that.
-const STRANGER_TIME_MAX: Duration = Duration::from_secs(60);
+const STRANGER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Credentials that one connection may present.
 const ATTEMPTS_MAX: usize = 8;
 /// Every refusal takes this long, whatever it is for.
