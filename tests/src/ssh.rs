@@ -214,6 +214,7 @@ impl World {
             last,
             mounts: None,
             host: None,
+            program: None,
         };
         let gateway = Gateway::start(&authority, spec)?;
         target.trust(&gateway.cli(&["ssh", "target-ca"])?.success()?)?;
