@@ -27,6 +27,7 @@
 //! | [`masked`] | a shop with masked columns |
 //! | [`tap`] | a client that keeps every byte, and thousands of it |
 //! | [`raw`] | a client of bare bytes |
+//! | [`ssh`] | OpenSSH as target and as client |
 //! | [`arena`] | where attacks are tried, with the gateway and past it |
 //! | [`vault`] | a server of Vault's HTTP API |
 //! | [`neighbours`] | what the gateway is measured beside: PgBouncer and a bare TLS relay |
@@ -48,6 +49,7 @@ pub mod place;
 pub mod postgres;
 pub mod proc;
 pub mod raw;
+pub mod ssh;
 pub mod tap;
 pub mod vault;
 

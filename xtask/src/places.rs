@@ -69,6 +69,11 @@ pub fn http_python() -> PathBuf {
     cache().join("python-http/bin/python3")
 }
 
+/// The folder of the SSH tests' virtual environment.
+pub fn ssh_python_home() -> PathBuf {
+    cache().join("python-ssh")
+}
+
 /// The `node_modules` of the HTTP tests.
 pub fn http_node_modules() -> PathBuf {
     cache().join("node-http/node_modules")

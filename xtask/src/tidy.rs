@@ -66,7 +66,7 @@ const IMPURE: &[&str] = &[
 const IMPURE_EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// Names of protocols that only their own crates may know.
-const PROTOCOL_NAMES: &[&str] = &["postgres", "bulla_http"];
+const PROTOCOL_NAMES: &[&str] = &["postgres", "bulla_http", "bulla_ssh"];
 
 /// `(crate, file within its src, why it may name a protocol)`; an empty file means all.
 const NAMING_EXCEPTIONS: &[(&str, &str, &str)] = &[
@@ -74,6 +74,8 @@ const NAMING_EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("bulla-sql", "", "PostgreSQL's dialect is what it reads"),
     ("bulla", "registry.rs", "the one place that names concrete crates"),
     ("bulla", "registry/http.rs", "what a protocol adds to the configuration"),
+    ("bulla", "registry/ssh.rs", "what a protocol adds to the configuration"),
+    ("bulla", "registry/certify.rs", "what a protocol adds to the command line"),
     ("bulla-e2e", "", "tests"),
     ("bulla-sim", "", "simulates one protocol's clients and targets"),
     ("bulla-fuzz", "", "names each reader that it fuzzes"),

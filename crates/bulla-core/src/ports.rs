@@ -54,6 +54,9 @@ pub enum Credential {
     Proven { token: Secret, proof: Secret, method: String, url: String },
     /// The certificate of the TLS handshake, in [`Origin::certificate`].
     Certificate,
+    /// A certificate that this gateway minted for somebody whom it had identified, as sent. Whoever
+    /// presents it MUST have proven that it holds the certificate's key, on this very connection.
+    Minted(Vec<u8>),
 }
 
 /// Why an identity is refused. The client is told none of it: unknown and wrong look the same.

@@ -32,6 +32,8 @@ pub enum Attribute {
 pub enum CredentialKind {
     Jwt,
     ClientCertificate,
+    /// A certificate of the gateway's own, minted for a principal that it had verified.
+    Minted,
 }
 
 impl CredentialKind {
@@ -39,6 +41,7 @@ impl CredentialKind {
         match self {
             Self::Jwt => "jwt",
             Self::ClientCertificate => "mtls",
+            Self::Minted => "minted",
         }
     }
 }

@@ -175,6 +175,11 @@ pub enum Flow {
     ToClient = 1,
     /// Made by the gateway for the client: refusals, notices, handshakes.
     Gateway = 2,
+    /// From the target to the client, beside a response: a second stream such as standard error.
+    ToClientBeside = 3,
+    /// From the client to the target, beside a payload: signals, sizes of a terminal. One line of
+    /// text each.
+    ToTargetBeside = 4,
 }
 
 /// A session opens.

@@ -77,12 +77,7 @@ impl Session {
         f(self.0.journal.lock().as_mut())
     }
     /// Bytes that belong to no command (the gateway's own words, a target's notifications).
-    pub fn aside(
-        &self,
-        flow: Flow,
-        bytes: Bytes,
-        now: Timestamp,
-    ) -> Result<Release<ToClient>, RecordError> {
+    pub fn aside(&self, flow: Flow, bytes: Bytes, now: Timestamp) -> Going<ToClient> {
         let (outcome, masked, copy) = (None, MaskedCells::default(), bytes.clone());
         let record = EvidenceRecord { at: now, number: 0, flow, bytes: copy, outcome, masked };
         let pending = self.with(|journal| journal.evidence(record))?;
@@ -100,6 +95,8 @@ impl Session {
     }
 }
 
+/// Bytes on their way, or why the record does not take them.
+type Going<D> = Result<Release<D>, RecordError>;
 /// An append, and when it was made.
 type Appended = Result<(Pending, Timestamp), RecordError>;
 
@@ -139,17 +136,25 @@ impl Ticket {
         Ok((pending, at))
     }
     /// Further input of a streaming command: durable before it goes on, whatever the mode.
-    pub fn more(&mut self, bytes: Bytes) -> Result<Release<ToTarget>, RecordError> {
-        let (pending, _) = self.append(Flow::ToTarget, bytes.clone(), None)?;
+    pub fn more(&mut self, bytes: Bytes) -> Going<ToTarget> {
+        self.onward(Flow::ToTarget, bytes)
+    }
+    /// What the client tells the target beside that input, such as a signal.
+    pub fn more_beside(&mut self, bytes: Bytes) -> Going<ToTarget> {
+        self.onward(Flow::ToTargetBeside, bytes)
+    }
+    fn onward(&mut self, flow: Flow, bytes: Bytes) -> Going<ToTarget> {
+        let (pending, _) = self.append(flow, bytes.clone(), None)?;
         Ok(Release::new(bytes, Some(pending)))
     }
     /// A piece of the response; with the last, how the command ended.
-    pub fn reply(
-        &mut self,
-        bytes: Bytes,
-        done: Option<Outcome>,
-    ) -> Result<Release<ToClient>, RecordError> {
+    pub fn reply(&mut self, bytes: Bytes, done: Option<Outcome>) -> Going<ToClient> {
         let (pending, now) = self.append(Flow::ToClient, bytes.clone(), done)?;
+        Ok(self.session.release(bytes, pending, now))
+    }
+    /// A piece of a second stream beside the response, such as standard error.
+    pub fn reply_beside(&mut self, bytes: Bytes) -> Going<ToClient> {
+        let (pending, now) = self.append(Flow::ToClientBeside, bytes.clone(), None)?;
         Ok(self.session.release(bytes, pending, now))
     }
     /// The command ended without further bytes.

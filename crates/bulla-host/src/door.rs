@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bulla_core::{
-    Because, Clock, Credential, Decision, Descriptor, Directory, Identity, OpenRecord, Origin,
-    PolicySource, Principal, Recorder, Resource, SessionId, Timestamp, TurnedAwayRecord,
+    AdminRecord, Because, Clock, Credential, Decision, Descriptor, Directory, Identity, OpenRecord,
+    Origin, PolicySource, Principal, RecordError, Recorder, Resource, SessionId, Timestamp,
+    TurnedAwayRecord,
 };
 use bulla_gate::{Gate, Session};
 use tokio::sync::watch;
@@ -179,6 +180,23 @@ impl Door {
         let (principal, resource) = (principal.clone(), resource.clone());
         let honours = self.protocol.honours;
         Ok(Session::new(id, principal, resource, part, origin.clone(), honours, journal))
+    }
+
+    /// An act of the gateway itself, as an entry. Returns once it is durable.
+    pub async fn note(
+        &self,
+        kind: &'static str,
+        by: &str,
+        detail: &str,
+    ) -> Result<(), RecordError> {
+        let record = AdminRecord {
+            at: self.now(),
+            kind,
+            by: by.into(),
+            detail: detail.into(),
+            digest: self.parts.policies.current().map(|policies| policies.digest()),
+        };
+        self.parts.recorder.admin(&record)?.await.map(drop)
     }
 
     /// Records somebody who is turned away. A record that fails stops nothing here: nobody gets in.

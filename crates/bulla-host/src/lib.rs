@@ -76,6 +76,10 @@ pub struct Arrival {
 pub trait Hosted: Send + Sync {
     fn descriptor(&self) -> &'static Descriptor;
     fn transport(&self) -> Transport;
+    /// Makes ready what serving needs, once, before the first connection.
+    fn prepare(&self) -> Result<(), String> {
+        Ok(())
+    }
     /// Serves one connection to its end. Dropping the future ends it.
     fn serve(self: Arc<Self>, arrival: Arrival, door: Door) -> Boxed<'static, ()>;
     /// Reads a command's text as a request would be, for `policy test` and `policy explain`.

@@ -260,6 +260,11 @@ impl Identity for Verifier {
                     self.verify_token(&token, Some(&key), origin, now).await
                 }
                 Credential::Certificate => self.verify_certificate(origin, now),
+                // Whoever minted it verifies it.
+                Credential::Minted(_) => Err(IdentityError {
+                    word: "malformed",
+                    detail: "a certificate that the gateway mints is not for this door".into(),
+                }),
             }
         })
     }

@@ -504,7 +504,9 @@ fn counted(d: &mut Decoder<'_>) -> Result<(String, u64), DetailError> {
 
 /// Which flow a number in an entry means.
 pub(crate) fn flow_of(number: u64) -> Option<Flow> {
-    [Flow::ToTarget, Flow::ToClient, Flow::Gateway].into_iter().find(|f| *f as u64 == number)
+    const ALL: [Flow; 5] =
+        [Flow::ToTarget, Flow::ToClient, Flow::Gateway, Flow::ToClientBeside, Flow::ToTargetBeside];
+    ALL.into_iter().find(|flow| *flow as u64 == number)
 }
 
 impl Detail {
@@ -642,9 +644,9 @@ mod tests {
             assert!(Detail::decode(&bytes[..len]).is_err(), "{len}");
         }
         assert!(Detail::decode(&[&bytes[..], &[0]].concat()).is_err());
-        // Key 28, which this version does not know; and a flow that does not exist.
-        assert!(matches!(Detail::decode(&[0xbf, 0x18, 28, 0, 0xff]), Err(DetailError::Key(28))));
-        assert!(matches!(Detail::decode(&[0xbf, 13, 3, 0xff]), Err(DetailError::Value)));
+        // Key 29, which this version does not know; and a flow that does not exist.
+        assert!(matches!(Detail::decode(&[0xbf, 0x18, 29, 0, 0xff]), Err(DetailError::Key(29))));
+        assert!(matches!(Detail::decode(&[0xbf, 13, 5, 0xff]), Err(DetailError::Value)));
         assert_eq!(Detail::decode(&[0xbf, 0xff]).unwrap(), Detail::default());
     }
 

@@ -114,8 +114,8 @@ fn mode_of(mode: Mode) -> entry::Mode {
 
 fn direction_of(flow: Flow) -> Direction {
     match flow {
-        Flow::ToTarget => Direction::ClientToTarget,
-        Flow::ToClient => Direction::TargetToClient,
+        Flow::ToTarget | Flow::ToTargetBeside => Direction::ClientToTarget,
+        Flow::ToClient | Flow::ToClientBeside => Direction::TargetToClient,
         Flow::Gateway => Direction::GatewayToClient,
     }
 }
@@ -366,8 +366,10 @@ impl Chain {
 /// What a piece of a command's bytes counts as.
 fn count_bytes(entry: &mut Entry, flow: Flow, len: usize) {
     match flow {
-        Flow::ToTarget => entry.bytes_in = Some(len as u64),
-        Flow::ToClient | Flow::Gateway => entry.bytes_out = Some(len as u64),
+        Flow::ToTarget | Flow::ToTargetBeside => entry.bytes_in = Some(len as u64),
+        Flow::ToClient | Flow::ToClientBeside | Flow::Gateway => {
+            entry.bytes_out = Some(len as u64);
+        }
     }
 }
 
@@ -673,8 +675,8 @@ impl Journal for SessionJournal {
         entry.cmd = Some(record.number);
         let before = self.open.get(&record.number).map_or(0, |open| open.returned);
         let returned = match record.flow {
-            Flow::ToTarget => before,
-            Flow::ToClient | Flow::Gateway => before.saturating_add(len),
+            Flow::ToTarget | Flow::ToTargetBeside => before,
+            Flow::ToClient | Flow::ToClientBeside | Flow::Gateway => before.saturating_add(len),
         };
         let mut detail = Vec::with_capacity(64 + record.bytes.len().min(1 << 14));
         let mut writer = DetailWriter::new(&mut detail);

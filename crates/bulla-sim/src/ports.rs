@@ -312,8 +312,8 @@ impl Journal for SimJournal {
             return Ok(Pending::done(Ok(Receipt { index: 0, leaf })));
         }
         let kind = match record.flow {
-            Flow::ToTarget => Kind::More,
-            Flow::ToClient | Flow::Gateway => Kind::Response,
+            Flow::ToTarget | Flow::ToTargetBeside => Kind::More,
+            Flow::ToClient | Flow::ToClientBeside | Flow::Gateway => Kind::Response,
         };
         let rec = rec(kind, record.number, record.bytes.clone());
         self.append(rec, |inner| inner.evidence(record))

@@ -555,11 +555,11 @@ impl World {
                     .secret("the log", format!("{:?}", event.detail).as_bytes())
                     .map_err(|violation| violation.what)?;
                 match (event.flow(), event.kind()) {
-                    (Some(Flow::ToClient | Flow::Gateway), _) => {
+                    (Some(Flow::ToClient | Flow::ToClientBeside | Flow::Gateway), _) => {
                         to_client.extend(bytes);
                     }
                     (_, Kind::Refusal) => {}
-                    (Some(Flow::ToTarget), _) => to_target.extend(bytes),
+                    (Some(Flow::ToTarget | Flow::ToTargetBeside), _) => to_target.extend(bytes),
                     (None, _) => {}
                 }
             }

@@ -69,6 +69,9 @@ pub enum Command {
         /// `orders`, or `orders/reports`.
         resource: String,
     },
+    /// Hosts: certificates for clients, and whom clients and hosts have to believe.
+    #[command(subcommand)]
+    Ssh(Ssh),
     /// The tamper-evident log: verify, prove, show.
     #[command(subcommand)]
     Log(Log),
@@ -161,12 +164,45 @@ pub enum Sessions {
         /// Write the exchanges of an HTTP session as an archive (HAR 1.2) instead.
         #[arg(long, conflicts_with = "raw")]
         har: bool,
+        /// Write a terminal as a recording for `asciinema play` (asciicast v2) instead.
+        #[arg(long, conflicts_with_all = ["raw", "har"])]
+        cast: bool,
         /// Read although no gateway runs that could record the reading.
         #[arg(long)]
         offline: bool,
     },
     /// End a live session.
     Kill { session: String },
+}
+
+#[derive(Subcommand)]
+pub enum Ssh {
+    /// Get a certificate for a key, good for 15 minutes at most, in exchange for a token.
+    Login(SshLogin),
+    /// On the gateway: print the line of `known_hosts` by which clients know it.
+    HostCa {
+        /// The host names that clients use.
+        #[arg(default_value = "*")]
+        pattern: String,
+    },
+    /// On the gateway: print the line of `TrustedUserCAKeys` by which hosts let it in.
+    TargetCa,
+}
+
+#[derive(clap::Args)]
+pub struct SshLogin {
+    /// The gateway: `bulla.example:2222`.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub gateway: String,
+    /// A file with the line that `bulla ssh host-ca` prints.
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+    /// The token; by default standard input.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The private key; made if it is not there. The certificate is written beside it.
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
 }
 
 #[derive(Subcommand)]

@@ -350,7 +350,7 @@ impl<'i> Parse<'i> {
         let (mut issuers, mut trust_domains, mut resources) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut agents = None;
-        let (mut classes, mut masking) = (BTreeMap::new(), None);
+        let (mut classes, mut masking, mut ssh) = (BTreeMap::new(), None, None);
         let before = self.problems.len();
         for (name, node) in self.root.clone() {
             match name.get_ref().as_ref() {
@@ -365,6 +365,7 @@ impl<'i> Parse<'i> {
                 "agents" => agents = self.table("agents", node),
                 "classes" => classes = self.tables("classes", node),
                 "masking" => masking = self.table("masking", node),
+                "ssh" => ssh = self.table("ssh", node),
                 other => {
                     let known = [
                         "gateway",
@@ -375,6 +376,7 @@ impl<'i> Parse<'i> {
                         "resources",
                         "classes",
                         "masking",
+                        "ssh",
                         "limits",
                         "approvals",
                     ];
@@ -398,6 +400,7 @@ impl<'i> Parse<'i> {
             agents,
             classes,
             masking: masking.unwrap_or_default(),
+            ssh: ssh.unwrap_or_default(),
             limits: limits.unwrap_or_default(),
             approvals: approvals.unwrap_or_default(),
         })

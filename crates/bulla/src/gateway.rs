@@ -40,11 +40,14 @@ const CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
 const WORDS_CHARS_MAX: usize = 2_000;
 
 /// The verifier in force; a reload swaps it and keeps the keys that it has.
-pub struct Who(ArcSwap<Verifier>);
+pub struct Who {
+    verifier: ArcSwap<Verifier>,
+    minted: Arc<dyn Identity>,
+}
 
 impl Who {
     pub fn verifier(&self) -> Arc<Verifier> {
-        self.0.load_full()
+        self.verifier.load_full()
     }
 }
 
@@ -55,6 +58,9 @@ impl Identity for Who {
         origin: &'a Origin,
         now: Timestamp,
     ) -> Boxed<'a, Result<Principal, IdentityError>> {
+        if matches!(credential, Credential::Minted(_)) {
+            return self.minted.verify(credential, origin, now);
+        }
         let verifier = self.verifier();
         Box::pin(async move { verifier.verify(credential, origin, now).await })
     }
@@ -202,7 +208,8 @@ pub async fn run(path: PathBuf) -> Result<()> {
         .with_context(|| format!("write `{}`", vkey.display()))?;
     let clock = Arc::new(SystemClock::default());
     let verifier = Verifier::new(&config.identity(), clock.clone()).map_err(Invalid::identity)?;
-    let who = Arc::new(Who(ArcSwap::from_pointee(verifier)));
+    let (verifier, minted) = (ArcSwap::from_pointee(verifier), protocols.minted.clone());
+    let who = Arc::new(Who { verifier, minted });
     let age_max = config.policy.max_age.map(|age| Duration::from_millis(age.ms));
     let current = Arc::new(Current::new(bundle, age_max));
     let mut resources = HashMap::new();
@@ -333,6 +340,7 @@ fn hosted_listeners(
     let mut out = Vec::new();
     for ((address, word), names) in addresses(config) {
         let Some(protocol) = protocols.hosted.get(word) else { continue };
+        protocol.prepare().map_err(|why| anyhow!("prepare `{word}`: {why}"))?;
         let tls = tls::server(config, &who.verifier(), registry::alpn(protocols, word))?;
         out.push(HostedListener {
             name: names.join(", "),
@@ -444,7 +452,7 @@ fn reload(running: &Running, path: &Path) {
                 words.push_str(&format!("; restart to change {tables}"));
             }
             running.policies.put(fresh.bundle);
-            running.who.0.store(fresh.verifier);
+            running.who.verifier.store(fresh.verifier);
             if let (Some(door), Some(identities)) = (&running.door, fresh.identities)
                 && let Err(error) = door.reload(identities)
             {

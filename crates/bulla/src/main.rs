@@ -175,6 +175,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Classify { resource } => {
             classify::run(&gateway::load(&cli.config)?, resource, cli.json)?;
         }
+        Command::Ssh(command) => registry::ssh(&cli, command)?,
         Command::Mask(command) => match command {
             Mask::Try(args) => mask::try_on(&gateway::load(&cli.config)?, args, cli.json)?,
             Mask::Find { file } => return mask::find(file.as_deref(), cli.json),

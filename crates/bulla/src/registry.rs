@@ -1,16 +1,20 @@
 //! The protocols that are built in: the only file of this crate that names one.
 
+mod certify;
 mod http;
+mod ssh;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
-use bulla_core::Descriptor;
+use bulla_core::{Descriptor, Identity};
 use bulla_host::{Hosted, Transport};
 use bulla_mask::Classes;
 use bulla_wire::Protocol;
 
+pub use certify::run as ssh;
 pub use http::HttpSettings;
+pub use ssh::{SshGateway, SshSettings};
 
 use crate::config::{Config, file};
 
@@ -23,6 +27,8 @@ pub struct Protocols {
     pub wires: Wires,
     /// Those whose wire a library owns.
     pub hosted: BTreeMap<&'static str, Arc<dyn Hosted>>,
+    /// Verifies the certificates that the gateway mints itself.
+    pub minted: Arc<dyn Identity>,
 }
 
 impl Protocols {
@@ -33,19 +39,31 @@ impl Protocols {
 }
 
 /// The words that `protocol = "…"` takes.
-pub const KNOWN: &[&str] = &[bulla_postgres::DESCRIPTOR.protocol, bulla_http::DESCRIPTOR.protocol];
+pub const KNOWN: &[&str] = &[
+    bulla_postgres::DESCRIPTOR.protocol,
+    bulla_http::DESCRIPTOR.protocol,
+    bulla_ssh::DESCRIPTOR.protocol,
+];
 
 /// Those of them that an agent can reach.
-pub const REACHED_BY_AGENTS: &[&str] = KNOWN;
+pub const REACHED_BY_AGENTS: &[&str] =
+    &[bulla_postgres::DESCRIPTOR.protocol, bulla_http::DESCRIPTOR.protocol];
 
 /// The name of a protocol whose wire is a library's.
 pub fn hosted_name(protocol: &str) -> Option<&'static str> {
-    is_hosted(protocol).then_some(bulla_http::DESCRIPTOR.protocol)
+    [bulla_http::DESCRIPTOR.protocol, bulla_ssh::DESCRIPTOR.protocol]
+        .into_iter()
+        .find(|known| *known == protocol)
 }
 
 /// Whether a protocol's wire is a library's.
 pub fn is_hosted(protocol: &str) -> bool {
-    protocol == bulla_http::DESCRIPTOR.protocol
+    protocol == bulla_http::DESCRIPTOR.protocol || is_bare(protocol)
+}
+
+/// Whether a protocol protects itself, and needs no TLS on either side.
+pub fn is_bare(protocol: &str) -> bool {
+    protocol == bulla_ssh::DESCRIPTOR.protocol
 }
 
 /// Makes every protocol whose wire we read, with its threads. `classes`: of columns, by resource.
@@ -71,7 +89,16 @@ pub fn protocols(config: &Config, classes: BTreeMap<String, Arc<Classes>>) -> Re
     let http =
         bulla_http::Http::new(apis, issuers, Default::default()).map_err(|why| anyhow!(why))?;
     let http: Arc<dyn Hosted> = Arc::new(http);
-    Ok(Protocols { wires, hosted: BTreeMap::from([(http.descriptor().protocol, http)]) })
+    let keys = ssh::keys(config);
+    let ssh = ssh::protocol(config, keys.clone()).map_err(|mistakes| {
+        let words = mistakes.into_iter().flat_map(|(name, mistakes)| {
+            mistakes.into_iter().map(move |(key, words)| format!("resources.{name}.{key}: {words}"))
+        });
+        anyhow!("{}", words.collect::<Vec<_>>().join("; "))
+    })?;
+    let ssh: Arc<dyn Hosted> = Arc::new(ssh);
+    let hosted = [http, ssh].map(|protocol| (protocol.descriptor().protocol, protocol));
+    Ok(Protocols { wires, hosted: BTreeMap::from(hosted), minted: keys })
 }
 
 fn of<'a>(
@@ -95,11 +122,30 @@ pub fn mistakes(
     let own = bulla_http::DESCRIPTOR.protocol;
     let classes = &resource.classes;
     // Classes that change nothing would mislead.
+    if is_bare(&resource.protocol) && !classes.is_empty() {
+        return vec![("classes", "are not for this protocol; see `ssh.masked`".to_owned())];
+    }
     if resource.protocol == own && !classes.is_without_columns() {
         return vec![("classes", "an API has no columns: use `json` and `content`".to_owned())];
     }
     if resource.protocol != own && !classes.json.is_empty() {
         return vec![("classes", "`json` is for APIs only".to_owned())];
+    }
+    if is_bare(&resource.protocol) {
+        let mut mistakes = ssh::host(config, name, resource).err().unwrap_or_default();
+        if !resource.agent.is_empty() {
+            let words = "a host cannot be reached through an agent yet; \
+                         name its `host` and `port`, without `agent`";
+            mistakes.push(("agent", words.to_owned()));
+        }
+        if resource.http.is_some() {
+            mistakes.push(("http", format!("is for `protocol = \"{own}\"` only")));
+        }
+        return mistakes;
+    }
+    if resource.ssh.is_some() {
+        let protocol = bulla_ssh::DESCRIPTOR.protocol;
+        return vec![("ssh", format!("is for `protocol = \"{protocol}\"` only"))];
     }
     match (resource.protocol == own, &resource.http) {
         (true, _) => http::api(config, name, resource).err().unwrap_or_default(),
@@ -152,6 +198,7 @@ pub fn render(protocol: &str, to_client: &[u8]) -> Vec<String> {
     match protocol {
         "postgres" => bulla_postgres::render(to_client),
         "http" => bulla_http::render(to_client),
+        "ssh" => bulla_ssh::render(to_client),
         _ => vec![format!("{} bytes", to_client.len())],
     }
 }
@@ -162,4 +209,19 @@ pub use bulla_http::Recorded;
 /// form.
 pub fn archive(protocol: &str, recorded: &[Recorded]) -> Option<serde_json::Value> {
     (protocol == bulla_http::DESCRIPTOR.protocol).then(|| bulla_http::har(recorded))
+}
+
+pub use bulla_ssh::Piece;
+
+/// A terminal's record as a player of terminals takes it; none where the protocol has no terminals.
+pub fn terminal(protocol: &str, title: &str, pieces: &[Piece]) -> Option<String> {
+    (protocol == bulla_ssh::DESCRIPTOR.protocol).then(|| bulla_ssh::cast(title, pieces))
+}
+
+/// Lines that were typed in a shell, as far as they can be told from its input.
+pub fn typed(protocol: &str, action: &str, input: &[u8]) -> Vec<String> {
+    match (protocol, action) {
+        ("ssh", "ssh:shell") => bulla_ssh::typed_lines(input),
+        _ => Vec::new(),
+    }
 }

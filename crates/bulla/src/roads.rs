@@ -15,6 +15,7 @@ use bulla_core::Secret;
 use bulla_core::{Boxed, Resource};
 use bulla_engine::{
     ConnectError, Connected, Connector, DirectConnector, DirectDialer, HostedTarget, Target,
+    TargetTls,
 };
 use bulla_host::{DialError, Dialled};
 use bulla_tunnel::{Fleet, OpenError, Wanted};
@@ -65,7 +66,10 @@ fn dialer(config: &Config) -> Result<DirectDialer> {
     for (name, resource) in &config.resources {
         if registry::is_hosted(&resource.protocol) && resource.agent.is_empty() {
             let login = resource.login.clone().unwrap_or_default();
-            let target = hosted_target(config.base(), &resource.target, &login);
+            let target = hosted_target(config.base(), &resource.target, &login).map(|target| {
+                let bare = registry::is_bare(&resource.protocol);
+                HostedTarget { tls: if bare { TargetTls::Off } else { target.tls }, ..target }
+            });
             targets.push((name.clone(), target.with_context(|| format!("resources.{name}"))?));
         }
     }

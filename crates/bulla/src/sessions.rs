@@ -21,6 +21,8 @@ use crate::{
 
 /// Bytes of one command's answer that are made readable; --raw has no limit.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one command's input out of which typed lines are put together.
+const TYPED_BYTES_MAX: usize = 1 << 20;
 
 /// The record of the configured gateway, beside which it may run.
 pub fn reader(config: &Config) -> Result<Reader> {
@@ -82,11 +84,14 @@ pub fn run(config: &Config, command: &Sessions, json: bool) -> Result<()> {
             let rows = if command.is_some() { Rows::Shown } else { Rows::Counted };
             show(config, id, *command, rows, json)
         }
-        Sessions::Replay { session, command, raw, har, offline } => {
+        Sessions::Replay { session, command, raw, har, cast, offline } => {
             let id = parse(session)?;
             note_reading(config, &reading("replay", id, *command), *offline)?;
             if *har {
                 return replay_archive(config, id, *command);
+            }
+            if *cast {
+                return replay_terminal(config, id, *command);
             }
             if *raw {
                 return replay_raw(config, id, *command);
@@ -203,6 +208,8 @@ struct Done {
     bytes: u64,
     took_ns: u64,
     returned: Vec<u8>,
+    /// Input behind the command itself.
+    given: Vec<u8>,
     cut: bool,
 }
 
@@ -250,7 +257,13 @@ impl Done {
                 return Ok(true);
             }
             Kind::Chunk | Kind::Outcome => {
-                if event.flow() == Some(Flow::ToClient) {
+                if event.flow() == Some(Flow::ToTarget) && rows == Rows::Shown {
+                    let room = TYPED_BYTES_MAX.saturating_sub(self.given.len()) as u64;
+                    if event.payload_len() <= room {
+                        self.given.extend(session.payload_bytes(event)?);
+                    }
+                }
+                if matches!(event.flow(), Some(Flow::ToClient | Flow::ToClientBeside)) {
                     self.bytes = self.bytes.saturating_add(event.payload_len());
                     if rows == Rows::Shown {
                         self.keep(session, event)?;
@@ -279,6 +292,12 @@ impl Done {
             self.returned.extend(session.payload_bytes(event)?);
         }
         Ok(())
+    }
+
+    /// Lines that were typed in a shell: an aid to search, and no proof of what ran.
+    fn typed(&self, protocol: &str) -> Vec<String> {
+        let action = self.action.as_deref().unwrap_or_default();
+        registry::typed(protocol, action, &self.given)
     }
 
     fn print(&self, protocol: &str, rows: Rows, paint: Paint) -> String {
@@ -328,6 +347,9 @@ impl Done {
             for text in registry::render(protocol, &self.returned) {
                 put(&line(&text));
             }
+            for text in self.typed(protocol) {
+                put(&paint.dim(format!("typed, as far as it can be told: {}", line(&text))));
+            }
             if self.cut {
                 put("… the answer goes on; --raw writes all of it");
             }
@@ -376,6 +398,7 @@ impl Done {
         if rows == Rows::Shown {
             out["returned"] = json!(registry::render(protocol, &self.returned));
             out["returned_cut"] = self.cut.into();
+            out["typed_aid"] = json!(self.typed(protocol));
         }
         out
     }
@@ -562,7 +585,8 @@ fn replay_raw(config: &Config, id: SessionId, command: Option<u64>) -> Result<()
     let mut out = std::io::stdout().lock();
     for event in session.events() {
         let event = event?;
-        let to_client = matches!(event.flow(), Some(Flow::ToClient | Flow::Gateway));
+        let to_client =
+            matches!(event.flow(), Some(Flow::ToClient | Flow::ToClientBeside | Flow::Gateway));
         if to_client && (command.is_none() || event.command() == command) {
             session.payload(&event, &mut |piece| out.write_all(piece))?;
         }
@@ -592,6 +616,37 @@ fn replay_archive(config: &Config, id: SessionId, command: Option<u64>) -> Resul
     Ok(print(&serde_json::to_string_pretty(&archive)?)?)
 }
 
+/// A command's output with its times, for a player of terminals (asciicast). Without a number, the
+/// first command that has a terminal.
+fn replay_terminal(config: &Config, id: SessionId, command: Option<u64>) -> Result<()> {
+    let reader = reader(config)?;
+    let session = reader.session(id)?;
+    let (mut pieces, mut chosen, mut protocol) = (Vec::new(), command, String::new());
+    for event in session.events() {
+        let event = event?;
+        if let Some(name) = &event.entry.protocol {
+            protocol.clone_from(name);
+        }
+        let terminal = event.flow() == Some(Flow::ToTargetBeside);
+        if chosen.is_none() && terminal {
+            chosen = event.command();
+        }
+        let Some(flow) = event.flow().filter(|_| chosen.is_some() && event.command() == chosen)
+        else {
+            continue;
+        };
+        let (at_ns, bytes) = (event.entry.t_wall_ns, session.payload_bytes(&event)?);
+        pieces.push(registry::Piece { at_ns, flow, bytes });
+    }
+    let title = format!("bulla session {id}");
+    let cast = registry::terminal(&protocol, &title, &pieces);
+    let cast = cast.with_context(|| format!("`{protocol}` has no terminals; use --raw"))?;
+    if pieces.is_empty() {
+        bail!("no command of this session had a terminal; name one with --command");
+    }
+    Ok(print(&cast)?)
+}
+
 /// One exchange, put together from its entries.
 #[derive(Default)]
 struct Exchange {
@@ -609,7 +664,9 @@ impl Exchange {
         let into = match event.flow() {
             Some(Flow::ToTarget) => &mut recorded.request,
             Some(Flow::ToClient) => &mut recorded.response,
-            Some(Flow::Gateway) | None => return Ok(()),
+            Some(Flow::Gateway | Flow::ToClientBeside | Flow::ToTargetBeside) | None => {
+                return Ok(());
+            }
         };
         if into.len() as u64 + event.payload_len() <= ANSWER_BYTES_MAX as u64 {
             into.extend(session.payload_bytes(event)?);

@@ -3,6 +3,7 @@
 //! Run it with `cargo xtask demo`. Each step says what it expects, shows what came, and gets a
 //! tick or a cross. The exit code is 0 only if every step got its tick.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use bulla_e2e::mint::{Alg, Key};
 use bulla_e2e::place::{Port, TempDir};
 use bulla_e2e::postgres::Postgres;
 use bulla_e2e::proc::{Captured, Proc, capture};
+use bulla_e2e::ssh::{self, Sshd};
 use serde_json::{Value, json};
 
 const POLICY: &str = r#"
@@ -53,6 +55,17 @@ permit (principal in Bulla::Group::"team:billing", action in Bulla::Action::"htt
 @id("refunds-need-a-human") @hold("finance") @expires("15m")
 permit (principal in Bulla::Group::"team:billing", action == Bulla::Action::"http:post",
         resource == Bulla::Route::"shop./api/refunds");
+"#;
+
+const HOST_POLICY: &str = r#"
+@id("host-session")
+permit (principal in Bulla::Group::"team:billing", action == Bulla::Action::"connect",
+        resource == Bulla::Resource::"web");
+
+@id("host-looks")
+permit (principal in Bulla::Group::"team:billing", action == Bulla::Action::"ssh:exec",
+        resource)
+when { context has program && ["uname", "uptime"].contains(context.program) };
 "#;
 
 const USAGE: &str = "usage: bulla-demo [--keep]";
@@ -105,6 +118,8 @@ fn run(keep: bool) -> Result<u32> {
     held(&world, &token, &mut show)?;
     show.title("An HTTP API, through the same gate");
     api(&world, &token, &mut show)?;
+    show.title("A host, by the ssh that everybody has");
+    host(&world, &token, &mut show)?;
     show.title("Who may not come in");
     strangers(&world, &mut show)?;
     show.title("What needs no open port: an agent beside the database");
@@ -129,6 +144,8 @@ struct World {
     issuer: Issuer,
     nginx: Nginx,
     shop: Port,
+    sshd: Sshd,
+    web: Port,
     authority: Authority,
     gateway: Gateway,
     /// What the configuration names and the gateway reads again and again.
@@ -147,9 +164,12 @@ impl World {
         show.tick(&format!("an identity provider (OIDC) on {}", issuer.url()));
         let (nginx, shop, dir) = (Nginx::start(&authority)?, Port::new()?, TempDir::new("shop")?);
         show.tick(&format!("an HTTP API (nginx) on port {}", nginx.port()));
+        let (sshd, web, account) = (Sshd::start()?, Port::new()?, ssh::me()?);
+        show.tick(&format!("a host (OpenSSH) on port {}", sshd.port()));
         let mut spec = Spec::new(&server, &issuer)
             .policy("orders.cedar", POLICY)
-            .policy("shop.cedar", SHOP_POLICY);
+            .policy("shop.cedar", SHOP_POLICY)
+            .policy("web.cedar", HOST_POLICY);
         spec.last = format!(
             "[resources.shop]\nprotocol = \"http\"\nlisten = \"127.0.0.1:{}\"\n\
              target = {{ host = \"localhost\", port = {}, ca = {:?} }}\n\
@@ -159,12 +179,23 @@ impl World {
             dir.write("shop.root.pem", authority.pem())?,
             dir.write("shop.secret", "the-apis-own-key")?,
         );
+        write!(
+            spec.last,
+            "[ssh]\nnames = [\"localhost\"]\n[resources.web]\nprotocol = \"ssh\"\n\
+             listen = \"127.0.0.1:{}\"\ntarget = {{ host = \"127.0.0.1\", port = {} }}\n\
+             login = {{ user = {account:?} }}\n[resources.web.ssh]\nhost_keys = [{:?}]\n",
+            web.number(),
+            sshd.port(),
+            sshd.host_key(),
+        )?;
         let gateway = Gateway::start(&authority, spec)?;
+        sshd.trust(&gateway.cli(&["ssh", "target-ca"])?.success()?)?;
         let port = gateway.dial("").port;
         show.tick(&format!("the gateway on port {port}, before the database `orders`"));
         let words = format!("and on port {}, before the API `shop`", shop.number());
         show.tick(&words);
-        Ok(Self { server, issuer, nginx, shop, authority, gateway, _files: dir })
+        show.tick(&format!("and on port {}, before the host `web`", web.number()));
+        Ok(Self { server, issuer, nginx, shop, sshd, web, authority, gateway, _files: dir })
     }
 
     /// A token, fetched as a service would.
@@ -228,6 +259,32 @@ fn held(world: &World, token: &str, show: &mut Show) -> Result<()> {
     let after = world.server.sql("SELECT state FROM payments WHERE id = 42")?;
     let done = status.success() && answer.contains("UPDATE 1") && after == "void";
     show.check(done, "the same statement goes through, once");
+    Ok(())
+}
+
+fn host(world: &World, token: &str, show: &mut Show) -> Result<()> {
+    let (dir, account) = (TempDir::new("demo-ssh")?, ssh::me()?);
+    ssh::set_up(&world.gateway, &dir, world.web.number(), &account, token)?;
+    show.say("    $ bulla ssh login --gateway localhost:… --token-file token --key id");
+    show.check(dir.join("id-cert.pub").is_file(), "a token becomes a certificate for 15 minutes");
+    let ask = |show: &Show, line: &str| -> Result<Captured> {
+        show.say(&format!("    $ ssh web {line}"));
+        let mut command = Command::new(program("ssh")?);
+        command.arg("-F").arg(dir.join("config")).args(["web", line]).env_remove("SSH_AUTH_SOCK");
+        let answer = capture(command, None, SOON)?;
+        show.lines(&answer.out());
+        show.lines(&answer.err());
+        Ok(answer)
+    };
+    let answer = ask(show, "uname -s")?;
+    show.expect(&answer, 0, &["Linux"], "a command that a rule names runs");
+    let own = world.sshd.log().contains("ID bed|");
+    show.check(own, "the host let the gateway in, for this principal and this session");
+    let words = ["bulla: refused: `EXEC`", "no policy permits it"];
+    let answer = ask(show, "id")?;
+    show.expect(&answer, 126, &words, "another does not: one line, and exit status 126");
+    let answer = ask(show, "'uname; id'")?;
+    show.expect(&answer, 126, &words, "and hides behind no shell");
     Ok(())
 }
 

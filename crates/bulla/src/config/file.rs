@@ -33,6 +33,8 @@ pub struct File {
     #[serde(default)]
     pub masking: Masking,
     #[serde(default)]
+    pub ssh: crate::registry::SshGateway,
+    #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub approvals: Approvals,
@@ -347,6 +349,8 @@ pub struct Resource {
     pub agent: Names,
     /// What only an HTTP API has.
     pub http: Option<crate::registry::HttpSettings>,
+    /// What only a host has.
+    pub ssh: Option<crate::registry::SshSettings>,
     pub durability: Option<Durability>,
     /// What happens to a session when the identity that opened it expires.
     #[serde(default)]
