@@ -274,7 +274,8 @@ fn events_are_masked_and_a_secret_of_the_target_is_told_in_no_spelling() {
     has(&got, &["event: person\ndata: {\"ssn\":\"***4399\"}\n\n"]);
     has_not(&got, &["536-90"]);
     let sees = audit(&world);
-    let asked = ["-H", &sees, "-H", "accept-encoding: gzip, dcb, br"];
+    // Decoded, or what is compressed would hide it from the test too.
+    let asked = ["-H", &sees, "--compressed", "-H", "accept-encoding: gzip, dcb, br"];
     for (coding, body) in [
         ("identity", secret.as_bytes().to_vec()),
         ("identity", secret.replace('/', "\\/").into_bytes()),
@@ -304,11 +305,7 @@ fn events_are_masked_and_a_secret_of_the_target_is_told_in_no_spelling() {
         body.len()
     );
     target.answer(Some(&[head.as_bytes(), &body].concat()));
-    let plain = curl(
-        &world.gateway.root_pem(),
-        &world.url("/x"),
-        &[&asked[..2], &["--compressed"]].concat(),
-    );
+    let plain = curl(&world.gateway.root_pem(), &world.url("/x"), &asked[..3]);
     has(&plain.unwrap().out(), &["content-encoding: gzip", "nothing of the kind"]);
     has_not(&world.replayed().unwrap(), &["s3cr3t", "536-90"]);
     world.verified().unwrap();
