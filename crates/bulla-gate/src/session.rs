@@ -3,9 +3,9 @@
 use std::{mem::take, sync::Arc};
 
 use bulla_core::{
-    Ahead, CloseRecord, EventId, EvidenceRecord, Flow, Journal, MaskedCells, Mode, Obligations,
-    Origin, Outcome, Pending, Principal, RecordError, RefusalRecord, Resource, SessionId, Status,
-    Timestamp,
+    Ahead, Clock, CloseRecord, EventId, EvidenceRecord, Flow, Journal, MaskedCells, Mode,
+    Obligations, Origin, Outcome, Pending, Principal, RecordError, RefusalRecord, Resource,
+    SessionId, Status, Timestamp,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -106,20 +106,15 @@ pub struct Ticket {
     session: Session,
     number: u64,
     owe: Obligations,
-    clock: Arc<dyn bulla_core::Clock>,
+    clock: Arc<dyn Clock>,
     /// Cells of the response that are masked, by class: told with the outcome.
     pub masked: MaskedCells,
     finished: bool,
 }
 
 impl Ticket {
-    pub(crate) fn new(
-        session: Session,
-        number: u64,
-        owe: Obligations,
-        clock: Arc<dyn bulla_core::Clock>,
-    ) -> Self {
-        Self { session, number, owe, clock, masked: MaskedCells::default(), finished: false }
+    pub(crate) fn new(of: Session, number: u64, owe: Obligations, clock: Arc<dyn Clock>) -> Self {
+        Self { session: of, number, owe, clock, masked: MaskedCells::default(), finished: false }
     }
     pub fn number(&self) -> u64 {
         self.number
