@@ -680,7 +680,8 @@ fn ten_thousand_idle_connections_hurt_nobody() {
     assert_eq!(idle.len(), IDLE);
     let grown = resident_kib(pid).saturating_sub(before);
     eprintln!("{IDLE} idle connections: {grown} KiB, {} each", grown / IDLE as u64);
-    assert!(grown < 64 * IDLE as u64, "each idle connection costs {} KiB", grown / IDLE as u64);
+    // Some or all have their connection to the target still: it is kept for 20 s.
+    assert!(grown < 100 * IDLE as u64, "each idle connection costs {} KiB", grown / IDLE as u64);
     for _ in 0..20 {
         let asked = Instant::now();
         has(&world.curl("/a", &["--http2"]).unwrap().out(), &["200"]);
