@@ -29,8 +29,8 @@ const KILLS: u64 = 100;
 /// The log is verified whole after so many.
 const VERIFY_EVERY: u64 = 20;
 /// Longest life of a gateway under load: so many logins long, and within these.
-const LIFE_LOGINS: u64 = 8;
-const LIFE_MS: (u64, u64) = (220, 700);
+const LIFE_LOGINS: u64 = 4;
+const LIFE_MS: (u64, u64) = (220, 500);
 
 const EVERYTHING: &str = r#"
 @id("everything")
