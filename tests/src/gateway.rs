@@ -176,11 +176,17 @@ impl ResourceSpec {
 impl Spec {
     /// One resource, `orders`, reached as `bulla_scram`; one issuer, `bed`.
     pub fn new(server: &Postgres, issuer: &Issuer) -> Self {
+        let orders = ResourceSpec::new("orders", server, "bulla_scram", "scram secret");
+        Self { resources: vec![orders], ..Self::empty(issuer) }
+    }
+
+    /// No resource; one issuer, `bed`.
+    pub fn empty(issuer: &Issuer) -> Self {
         Self {
             name: "bed".to_owned(),
             issuers: vec![IssuerSpec::new("bed", issuer)],
             trust_domains: Vec::new(),
-            resources: vec![ResourceSpec::new("orders", server, "bulla_scram", "scram secret")],
+            resources: Vec::new(),
             policies: Vec::new(),
             first: String::new(),
             last: String::new(),

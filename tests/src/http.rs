@@ -16,7 +16,7 @@ use rustls::pki_types::ServerName;
 use xtask::places;
 
 use crate::ca::{Authority, Wish};
-use crate::gateway::{Gateway, IssuerSpec, Spec};
+use crate::gateway::{Gateway, Spec};
 use crate::issuer::Issuer;
 use crate::place::{Port, TempDir};
 use crate::proc::{Captured, Proc, Signal, capture};
@@ -216,18 +216,7 @@ impl World {
             writeln!(last, "[resources.{name}.http]\n{}", api.http)?;
         }
         last.push_str(&more.replace("LISTEN", &port.number().to_string()));
-        let spec = Spec {
-            name: "bed".to_owned(),
-            issuers: vec![IssuerSpec::new("bed", &issuer)],
-            trust_domains: Vec::new(),
-            resources: Vec::new(),
-            policies: vec![("api.cedar".to_owned(), policy.to_owned())],
-            first: String::new(),
-            last,
-            mounts: None,
-            host: None,
-            program: None,
-        };
+        let spec = Spec { last, ..Spec::empty(&issuer).policy("api.cedar", policy) };
         let gateway = Gateway::start(&authority, spec)?;
         Ok(Self { gateway, issuer, authority, dir, port })
     }

@@ -189,12 +189,6 @@ pub fn leaks(text: &str) -> Option<&'static str> {
     SECRETS.iter().copied().find(|secret| text.contains(secret))
 }
 
-pub fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
-}
-
 /// Event ids and times differ between any two runs, and so do the names of the resources.
 pub fn without_marks(text: &str, resource: &str) -> String {
     let mut out = String::new();

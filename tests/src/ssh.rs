@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use xtask::places;
 
 use crate::ca::Authority;
-use crate::gateway::{Gateway, IssuerSpec, Spec};
+use crate::gateway::{Gateway, Spec};
 use crate::issuer::Issuer;
 use crate::place::{Port, TempDir};
 use crate::proc::{Captured, Proc, Signal, capture};
@@ -204,18 +204,7 @@ impl World {
             writeln!(last, "host_keys = [{:?}]", target.host_key())?;
         }
         last.push_str(tables);
-        let spec = Spec {
-            name: "bed".to_owned(),
-            issuers: vec![IssuerSpec::new("bed", &issuer)],
-            trust_domains: Vec::new(),
-            resources: Vec::new(),
-            policies: vec![("hosts.cedar".to_owned(), policy.to_owned())],
-            first: String::new(),
-            last,
-            mounts: None,
-            host: None,
-            program: None,
-        };
+        let spec = Spec { last, ..Spec::empty(&issuer).policy("hosts.cedar", policy) };
         let gateway = Gateway::start(&authority, spec)?;
         target.trust(&gateway.cli(&["ssh", "target-ca"])?.success()?)?;
         let world = Self { gateway, issuer, target, dir, port, account };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bulla_e2e::agent::{Agent, AgentSpec, GatewayLink, Join};
 use bulla_e2e::ca::{Authority, Wish};
 use bulla_e2e::client::{Dial, program};
+use bulla_e2e::expect::has;
 use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec, TrustDomainSpec, cli_in};
 use bulla_e2e::issuer::Issuer;
 use bulla_e2e::netns::{APP, AUDIT, Net, TARGET, gateway_at};
@@ -85,12 +86,6 @@ impl World {
                 .push_str(&self.gateway.cli(&["sessions", "show", id]).unwrap().success().unwrap());
         }
         notes
-    }
-}
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bulla_e2e::ca::Authority;
+use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::http::{ApiSpec, Nginx, Recorder, World};
 use bulla_e2e::proc::capture;
 
@@ -25,18 +26,6 @@ permit (principal in Bulla::Group::"team:billing", action in Bulla::Action::"htt
 @id("no-secrets")
 forbid (principal, action, resource) when { context has path && context.path like "/api/secret*" };
 "#;
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
-}
-
-fn has_not(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(!text.contains(part), "`{part}` is in:\n{text}");
-    }
-}
 
 /// A gateway before one target that keeps every byte.
 fn recorded(policy: &str, http: &str) -> (World, Recorder) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bulla_e2e::agent::{Agent, AgentSpec, GatewayLink, Join};
 use bulla_e2e::ca::Authority;
+use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::http::{ApiSpec, Nginx, World, python};
 use bulla_e2e::place::{Port, TempDir};
 use bulla_e2e::proc::{Proc, Signal};
@@ -17,18 +18,6 @@ permit (principal, action, resource);
 
 const SOON: Duration = Duration::from_secs(60);
 const CLIENT_SECRET: &str = "the client's own: secret";
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
-}
-
-fn has_not(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(!text.contains(part), "`{part}` is in:\n{text}");
-    }
-}
 
 /// An issuer of access tokens, and an API that takes them.
 const SERVER: &str = r#"

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bulla_e2e::ca::{Authority, Wish};
+use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::http::{ApiSpec, Recorder, World, python};
 use bulla_e2e::place::{Port, TempDir};
 use bulla_e2e::proc::{Proc, Signal, capture};
@@ -16,18 +17,6 @@ permit (principal, action, resource);
 "#;
 
 const SOON: Duration = Duration::from_secs(60);
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
-}
-
-fn has_not(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(!text.contains(part), "`{part}` is in:\n{text}");
-    }
-}
 
 fn recorded(policy: &str, http: &str) -> (World, Recorder) {
     let target = Recorder::start().unwrap();

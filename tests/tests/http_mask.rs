@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bulla_e2e::ca::Authority;
+use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::http::{ApiSpec, Nginx, Recorder, World, curl, python};
 use bulla_e2e::place::Port;
 use bulla_e2e::proc::{Proc, Signal, capture};
@@ -36,18 +37,6 @@ const MASKED: &str = r#"
 [resources.api.classes.content]
 email = "pii.contact"
 "#;
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
-}
-
-fn has_not(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(!text.contains(part), "`{part}` is in:\n{text}");
-    }
-}
 
 fn world(api: ApiSpec) -> World {
     World::start_with(POLICY, &[api], &format!("{MASKED}{CLASSES}")).unwrap()

@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bulla_e2e::ca::Authority;
+use bulla_e2e::expect::has;
 use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec};
 use bulla_e2e::issuer::Issuer;
-use bulla_e2e::masked::{CLASSES, POLICY, World, columns, has, leaks};
+use bulla_e2e::masked::{CLASSES, POLICY, World, columns, leaks};
 use bulla_e2e::postgres::Postgres;
 
 #[test]

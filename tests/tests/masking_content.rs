@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use bulla_e2e::masked::{World, has};
+use bulla_e2e::expect::has;
+use bulla_e2e::masked::World;
 
 const REMARKS: &str = r#"
 SET ROLE shop;

@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use bulla_e2e::masked::{World, has};
+use bulla_e2e::expect::has;
+use bulla_e2e::masked::World;
 use bulla_e2e::place::TempDir;
 
 const PEOPLE: &str = "

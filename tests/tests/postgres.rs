@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bulla_e2e::ca::{Authority, Wish};
 use bulla_e2e::client::program;
+use bulla_e2e::expect::has;
 use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec, TrustDomainSpec, cli_in};
 use bulla_e2e::issuer::Issuer;
 use bulla_e2e::place::TempDir;
@@ -87,12 +88,6 @@ impl World {
 
 fn both(done: &Captured) -> String {
     format!("{}{}", done.out(), done.err())
-}
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
 }
 
 fn until(what: &str, mut is: impl FnMut() -> bool) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bulla_e2e::ca::Authority;
 use bulla_e2e::client::program;
+use bulla_e2e::expect::has;
 use bulla_e2e::gateway::{Gateway, Spec, cli_in};
 use bulla_e2e::issuer::Issuer;
 use bulla_e2e::postgres::Postgres;
@@ -63,12 +64,6 @@ impl World {
         let args = ["log", "verify", "data/archive", "--key", "data/log.vkey"];
         let done = cli_in(self.gateway.dir().path(), &args).unwrap();
         assert_eq!(done.code(), 0, "{}{}", done.out(), done.err());
-    }
-}
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }
 }
 

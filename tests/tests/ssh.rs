@@ -5,6 +5,7 @@
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
+use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::proc::{Proc, capture};
 use bulla_e2e::ssh::{Sshd, World, keygen, python};
 
@@ -23,18 +24,6 @@ permit (principal in Bulla::Group::"team:billing", action == Bulla::Action::"con
 permit (principal, action == Bulla::Action::"ssh:exec", resource)
 when { context has program && ["true", "cat", "echo"].contains(context.program) };
 "#;
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
-}
-
-fn has_not(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(!text.contains(part), "`{part}` is in:\n{text}");
-    }
-}
 
 #[test]
 fn commands_run_with_their_input_output_and_status() {

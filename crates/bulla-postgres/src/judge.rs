@@ -705,6 +705,15 @@ impl Machine {
         Ok(Flow::Wait)
     }
 
+    /// The batch is refused as it stands.
+    fn refuse_batch(&mut self, manner: Manner, refusal: Box<Refusal>, out: &mut Outputs) {
+        let batch = std::mem::take(&mut self.batch);
+        let judging = self.judging(manner, batch.items);
+        let number = judging.number;
+        self.judging = Some(judging);
+        out.push(Output::Refuse { number, bytes: batch.bytes.freeze(), refusal });
+    }
+
     /// Judges the batch. False: its turn has not come.
     pub fn judge_as(
         &mut self,
@@ -728,11 +737,7 @@ impl Machine {
             Reading::Wait => return Ok(false),
             Reading::Ready(read) => read,
             Reading::Refused(refusal) => {
-                let batch = std::mem::take(&mut self.batch);
-                let judging = self.judging(manner, batch.items);
-                let number = judging.number;
-                self.judging = Some(judging);
-                out.push(Output::Refuse { number, bytes: batch.bytes.freeze(), refusal });
+                self.refuse_batch(manner, refusal, out);
                 return Ok(true);
             }
         };
@@ -754,11 +759,7 @@ impl Machine {
         });
         let blind = blind.filter(|_| self.batch.portal.is_some());
         if let Some(refusal) = stale.or_else(|| survey.stale.take()).or(blind) {
-            let batch = std::mem::take(&mut self.batch);
-            let judging = self.judging(manner, batch.items);
-            let number = judging.number;
-            self.judging = Some(judging);
-            out.push(Output::Refuse { number, bytes: batch.bytes.freeze(), refusal });
+            self.refuse_batch(manner, refusal, out);
             return Ok(true);
         }
         let bound = match (&self.batch.portal, phase) {
@@ -768,11 +769,7 @@ impl Machine {
         if phase == Phase::Execute
             && let Some(refusal) = self.too_many_names(&survey)
         {
-            let batch = std::mem::take(&mut self.batch);
-            let judging = self.judging(manner, batch.items);
-            let number = judging.number;
-            self.judging = Some(judging);
-            out.push(Output::Refuse { number, bytes: batch.bytes.freeze(), refusal });
+            self.refuse_batch(manner, refusal, out);
             return Ok(true);
         }
         let command = self.command(&statement.text, &read, &survey, phase, bound, veil.as_ref())?;

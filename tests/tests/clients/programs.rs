@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bulla_e2e::client::{Dial, program};
+use bulla_e2e::expect::has;
 use bulla_e2e::postgres::Postgres;
 use bulla_e2e::proc::{Captured, Proc, Signal, capture};
 
@@ -62,12 +63,6 @@ fn script(dial: &Dial, sql: &str) -> String {
     psql.args(["-X", "-A", "-t", "-q", "-v", "VERBOSITY=verbose"]);
     let done = capture(psql, Some(sql.as_bytes().to_vec()), PATIENCE).unwrap();
     format!("{}{}", done.out(), done.err())
-}
-
-fn has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in:\n{text}");
-    }
 }
 
 /// What psql's own commands ask of the catalogue.
