@@ -196,6 +196,32 @@ fn evasions_do_not_reach_the_server() {
 }
 
 #[test]
+fn what_is_allowed_alone_is_allowed_together() {
+    let world = World::start(LEAST);
+    for sql in [
+        "BEGIN\\; SELECT 1\\; SAVEPOINT a\\; SELECT 2\\; ROLLBACK TO a\\; RELEASE a\\; COMMIT",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE\\; SELECT now()\\; COMMIT",
+        "BEGIN\\; SET LOCAL statement_timeout = '5s'\\; SELECT id FROM customers\\; COMMIT",
+        "PREPARE p AS SELECT 1\\; EXECUTE p\\; DEALLOCATE p",
+        "BEGIN\\; DECLARE c CURSOR FOR SELECT 1\\; FETCH 1 FROM c\\; CLOSE c\\; COMMIT",
+        "SHOW server_version\\; SELECT version(), current_schema()\\; DISCARD PLANS",
+    ] {
+        let seen = world.script(&format!("{sql};\n"));
+        assert!(!seen.contains("ERROR"), "{sql}\n{seen}");
+    }
+    // What is not says which permit is missing.
+    for (sql, lacks) in [
+        ("SELECT id FROM customers FOR UPDATE", "postgres:lock"),
+        ("BEGIN\\; LISTEN x\\; COMMIT", "postgres:listen"),
+        ("SELECT nextval('orders_id_seq')", "postgres:call"),
+    ] {
+        let seen = world.script(&format!("{sql};\n"));
+        has(&seen, &["42501", &format!("(no policy permits `{lacks}` there)")]);
+    }
+    world.verified();
+}
+
+#[test]
 fn a_hold_times_out_is_rejected_and_is_withdrawn() {
     let world = World::start(LEAST);
     let delete = "DELETE FROM customers WHERE id = 7;\n";

@@ -14,8 +14,8 @@ pub struct Because {
 /// Why a command is denied. Each has a public sentence of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DenyReason {
-    /// No policy permits it. `what` names the part that nothing permits: `` `orders.public.x` ``.
-    NoPermit { what: Arc<str> },
+    /// No policy permits `action` on `what`, a part of the command: `orders.public.x`.
+    NoPermit { what: Arc<str>, action: Arc<str> },
     /// A `forbid` applies to `what`.
     Forbidden { what: Arc<str> },
     /// A policy could not be evaluated.
@@ -30,9 +30,19 @@ impl DenyReason {
         let named =
             because.policies.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
         match self {
-            Self::NoPermit { what } => format!(
-                "refused: `{verb}` on `{what}` is not allowed for `{who}` (no policy permits it)"
-            ),
+            Self::NoPermit { what, action } => {
+                // A `SELECT … FOR UPDATE` may lack the lock alone: say what a permit must name.
+                let short = action.rsplit(':').next().unwrap_or_default();
+                let lacks = if short.eq_ignore_ascii_case(verb) {
+                    "it".into()
+                } else {
+                    format!("`{action}` there")
+                };
+                format!(
+                    "refused: `{verb}` on `{what}` is not allowed for `{who}` \
+                     (no policy permits {lacks})"
+                )
+            }
             Self::Forbidden { what } => {
                 format!("refused: `{verb}` on `{what}` is forbidden for `{who}` (policy {named})")
             }

@@ -439,7 +439,7 @@ fn because(entry: &mut Entry, detail: &mut DetailWriter<'_>, because: &Because) 
 
 fn reason_text(reason: &DenyReason) -> String {
     match reason {
-        DenyReason::NoPermit { what } => format!("no policy permits {what}"),
+        DenyReason::NoPermit { what, action } => format!("no policy permits {action} on {what}"),
         DenyReason::Forbidden { what } => format!("a policy forbids {what}"),
         DenyReason::Error => "a policy could not be evaluated".into(),
         DenyReason::CannotHonour { obligation } => format!("cannot honour `{obligation}`"),

@@ -74,7 +74,10 @@ fn every_byte_comes_back() {
                 payload: refused.into(),
                 kind: "denied",
                 message: "refused: no",
-                reason: Some(&DenyReason::NoPermit { what: "`orders.x`".into() }),
+                reason: Some(&DenyReason::NoPermit {
+                    what: "orders.x".into(),
+                    action: "postgres:select".into(),
+                }),
                 because: Some(&because()),
             })
             .map(wait_durable)

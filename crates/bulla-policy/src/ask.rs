@@ -445,7 +445,7 @@ impl Asks {
         }
         if also.contains(&own) {
             // Asked already, and more strictly.
-        } else if others().next().is_none() && !unknown {
+        } else if others().next().is_none() && also.is_empty() && !unknown {
             itself(own, Needs::Permit)?;
         } else if !named && !asked {
             itself(own, Needs::NoForbid)?;

@@ -26,7 +26,7 @@ pub const BECAUSE_MAX: usize = 64;
 ///
 /// What a command is asked, each a question of its own to Cedar:
 /// - every touch: its action, on its entity (`Bulla::Table::"orders.public.payments"`);
-/// - the command's own action on the resource, when it touches nothing;
+/// - the command's own action on the resource, when it touches nothing and `also` says nothing;
 /// - `<protocol>:unknown` on the resource, when its reading is in doubt (its touches are unknown or
 ///   its effects say so). What was seen of it is asked all the same;
 /// - every action of [`bulla_core::Command::also`], on the resource;
@@ -124,6 +124,12 @@ impl Bundle {
         self.deny(DenyReason::Error, Vec::new())
     }
 
+    fn no_permit(&self, ask: &Ask) -> DenyReason {
+        let action = self.model.actions.get(ask.action);
+        let action = action.map_or("", |action| action.uid.id().unescaped());
+        DenyReason::NoPermit { what: ask.what.clone(), action: action.into() }
+    }
+
     fn deny(&self, reason: DenyReason, policies: Vec<Arc<str>>) -> Decision {
         Decision::Deny { because: Because { policies, bundle: self.digest }, reason }
     }
@@ -210,7 +216,7 @@ impl Bundle {
             ask.needs == Needs::Permit && judged.permits.is_empty()
         };
         if let Some((ask, _)) = pairs().find(unmet) {
-            return self.deny(DenyReason::NoPermit { what: ask.what.clone() }, Vec::new());
+            return self.deny(self.no_permit(ask), Vec::new());
         }
         let permits = || judged.iter().flat_map(|judged| judged.permits.iter().copied());
         let mut owe = Obligations::default();
@@ -283,7 +289,7 @@ impl Bundle {
             .filter(|at| self.policies.get(*at).is_some_and(|p| self.reaches(p, asks, ask)))
             .collect();
         if reaching.is_empty() {
-            return self.deny(DenyReason::NoPermit { what: ask.what.clone() }, Vec::new());
+            return self.deny(self.no_permit(ask), Vec::new());
         }
         allow(reaching)
     }

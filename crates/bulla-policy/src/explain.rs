@@ -334,7 +334,9 @@ fn reason(decision: &Decision) -> String {
         Decision::Allow { .. } => "every question is permitted and none is forbidden".to_owned(),
         Decision::Hold { terms, .. } => format!("it waits for {}", terms.groups.join(" and ")),
         Decision::Deny { reason, .. } => match reason {
-            DenyReason::NoPermit { what } => format!("no policy permits it on `{what}`"),
+            DenyReason::NoPermit { what, action } => {
+                format!("no policy permits `{action}` on `{what}`")
+            }
             DenyReason::Forbidden { what } => format!("a policy forbids it on `{what}`"),
             DenyReason::Error => "a policy could not be evaluated".to_owned(),
             DenyReason::CannotHonour { obligation } => {

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use bulla_core::{
-    Attribute, Command, CredentialKind, Effects, Fact, Policies, PrincipalKind, Timestamp,
+    Attribute, Command, CredentialKind, Effects, Fact, Policies, PrincipalKind, Timestamp, Touches,
 };
 use bulla_policy::Bundle;
 use support::{
@@ -615,6 +615,21 @@ fn what_a_command_does_besides_needs_a_permit_of_its_own() {
          resource);"
     );
     check(&load(&forbids), &api(), "orders", &hidden, "deny forbidden orders no");
+    // A batch that touches nothing is what its statements are, and they are all asked.
+    let mut batch = select();
+    batch.action = action_name("postgres:explain");
+    batch.touches = Touches::Known(Vec::new());
+    batch.also = vec![action_name("postgres:select"), action_name("postgres:begin")];
+    check(&load(reads), &api(), "orders", &batch, "deny nopermit orders");
+    check(&load(locks), &api(), "orders", &batch, "deny nopermit orders");
+    check(&load(&format!("{reads}{locks}")), &api(), "orders", &batch, "allow reads,begins");
+    let forbids = format!(
+        "{reads}{locks}@id(\"no\") forbid (principal, action == \
+         Bulla::Action::\"postgres:explain\", resource);"
+    );
+    check(&load(&forbids), &api(), "orders", &batch, "deny forbidden orders no");
+    batch.also.clear();
+    check(&load(&format!("{reads}{locks}")), &api(), "orders", &batch, "deny nopermit orders");
 }
 
 #[test]

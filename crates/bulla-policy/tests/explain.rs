@@ -60,7 +60,7 @@ fn a_deny_shows_who_nearly_permits() {
     let found = explain(&house(), |case| {
         case.command = command("postgres:update", &["postgres:update public.orders(x)"]);
     });
-    assert_eq!(found.reason, "no policy permits it on `orders.public.orders`");
+    assert_eq!(found.reason, "no policy permits `postgres:update` on `orders.public.orders`");
     let question = found.questions.first().unwrap();
     assert_eq!((question.answer, question.policies.len()), ("none", 0));
     let near: Vec<String> = question.nearest.iter().map(ToString::to_string).collect();
@@ -148,7 +148,7 @@ fn openings_are_explained() {
     assert_eq!(found.reason, "a policy forbids it on `orders`");
     assert_eq!(found.policies, ["dba-not-from-outside"]);
     let found = open("k8s|x", &[], "10.1.2.3");
-    assert_eq!(found.reason, "no policy permits it on `orders`");
+    assert_eq!(found.reason, "no policy permits `connect` on `orders`");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn an_explanation_is_lines_and_json() {
     assert_eq!(
         lines.get(..6).unwrap(),
         [
-            "deny: no policy permits it on `orders.public.orders`",
+            "deny: no policy permits `postgres:update` on `orders.public.orders`",
             "principal  k8s|billing/api (workload)",
             "groups     team:billing, line\\nbreak",
             "resource   orders",

@@ -231,7 +231,7 @@ pub fn shown(decision: &Decision) -> String {
             format!("hold {ids} [{groups} {}/{}]", terms.quorum, terms.expires_ms)
         }
         Decision::Deny { reason, .. } => match reason {
-            DenyReason::NoPermit { what } => format!("deny nopermit {what}"),
+            DenyReason::NoPermit { what, .. } => format!("deny nopermit {what}"),
             DenyReason::Forbidden { what } => format!("deny forbidden {what} {ids}"),
             DenyReason::Error => format!("deny error {ids}"),
             DenyReason::CannotHonour { obligation } => {
