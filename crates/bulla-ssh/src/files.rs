@@ -15,7 +15,8 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client::Msg as Target
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    pump::{Down, Exit, FromClient, Pump, Reader, STDERR, Stopped},
+    backlog::{FromClient, Reader},
+    pump::{Down, Exit, Pump, STDERR, Stopped},
     reading::{self, Setting},
     sftp::{self, DENIED, Op, Request, UNSUPPORTED, What},
     wait::Waiting,
@@ -38,12 +39,8 @@ struct File {
 }
 
 impl File {
-    fn finish(&self, status: Status) {
-        if let Some(passage) = self.passage.lock().take()
-            && let Err(error) = passage.finish(Outcome { status, tag: None, rows: 0 })
-        {
-            tracing::error!(%error, "record the end of a file");
-        }
+    fn finish(&self, status: Status) -> Result<(), Stopped> {
+        self.passage.lock().take().map_or(Ok(()), |passage| finish(passage, status))
     }
 }
 
@@ -150,16 +147,19 @@ pub async fn run(
             Ok(()) => Stopped::ClientLost,
             Err(stopped) => stopped,
         },
-        _ = crate::pump::ended(pump.live().standing()) => Stopped::Cut("ended"),
+        why = pump.cut() => Stopped::Cut(why),
     };
     let state = std::mem::take(&mut *files.state.lock());
-    for file in state.files.into_values() {
-        file.finish(match stopped {
-            Stopped::Exit(_) | Stopped::ClientLost => Status::ClientLost,
-            _ => Status::TargetLost,
-        });
+    let status = match stopped {
+        Stopped::Exit(_) | Stopped::ClientLost => Status::ClientLost,
+        _ => Status::TargetLost,
+    };
+    let ended = state.files.into_values().try_for_each(|file| file.finish(status.clone()));
+    match (stopped, ended) {
+        // Whatever else stopped it, this is what everybody must know.
+        (_, Err(unrecorded)) => unrecorded,
+        (stopped, Ok(())) => stopped,
     }
-    stopped
 }
 
 impl Files<'_> {
@@ -188,15 +188,13 @@ impl Files<'_> {
             };
             match event {
                 None => return Ok(()),
-                Some(FromClient::Data(_)) if ended => {}
-                Some(FromClient::Data(data)) => {
-                    let length = data.len();
+                Some(FromClient::Data(..)) if ended => {}
+                Some(FromClient::Data(data, _waits)) => {
                     buffer.extend_from_slice(&data);
                     while let Some(packet) = self.malformed(sftp::packet(&mut buffer))? {
                         let request = self.malformed(sftp::request(packet))?;
                         self.request(request, &mut onward).await?;
                     }
-                    from.taken(length);
                 }
                 Some(FromClient::Eof) => {
                     ended = true;
@@ -500,7 +498,7 @@ impl Files<'_> {
                         let file = File { path, passage: Mutex::new(Some(passage)) };
                         let before = self.state.lock().files.insert(handle, Arc::new(file));
                         if let Some(before) = before {
-                            before.finish(Status::TargetLost);
+                            before.finish(Status::TargetLost)?;
                         }
                         Ok(Some(release))
                     }

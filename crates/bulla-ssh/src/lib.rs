@@ -22,6 +22,7 @@
 //! | `stream` | a byte stream that can be cut |
 //! | `serve` | one connection of a client: identity, channels |
 //! | `line` | one channel: judged, run, answered |
+//! | `backlog` | what a client sent and its target has not taken |
 //! | `pump` | the bytes of a channel, both ways, evidence first |
 //! | `sftp` | packets of SFTP; pure |
 //! | `files` | the `sftp` subsystem: each operation judged |
@@ -32,6 +33,7 @@
 
 mod argv;
 mod authority;
+mod backlog;
 mod cast;
 mod certify;
 mod files;
@@ -73,6 +75,8 @@ pub struct Ssh {
     /// Ports of the targets of other protocols: a forwarded connection is no way around them.
     guarded_ports: Vec<u16>,
     keys: Arc<Keys>,
+    /// What waits for targets.
+    house: Arc<backlog::House>,
     /// What is shown to clients, and when it was signed.
     shown: Mutex<Option<(Timestamp, Arc<russh::server::Config>)>>,
 }
@@ -121,7 +125,7 @@ impl Ssh {
         keys: Arc<Keys>,
     ) -> Self {
         let hosts = hosts.into_iter().map(Arc::new).collect();
-        Self { hosts, names, guarded_ports, keys, shown: Mutex::default() }
+        Self { hosts, names, guarded_ports, keys, house: Arc::default(), shown: Mutex::default() }
     }
     pub(crate) fn host(&self, resource: &str) -> Option<&Arc<Host>> {
         self.hosts.iter().find(|host| *host.resource == *resource)

@@ -1,8 +1,8 @@
 //! One channel: what is asked of it is read, judged, recorded, and only then asked of the target.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
-use bulla_core::{Canonical, Command, Draft, Principal, Refusal, RefusalKind, Status};
+use bulla_core::{Canonical, Command, Draft, Principal, RecordError, Refusal, RefusalKind, Status};
 use bulla_gate::{Cleared, Holding};
 use bulla_host::{Door, Live, Passage};
 use bulla_mask::Scanner;
@@ -14,10 +14,11 @@ use russh::{
 };
 use tokio::sync::mpsc;
 
-pub use crate::pump::{FromClient, Input};
 use crate::{
-    Ssh, certify, files,
-    pump::{Exit, Pump, Reader, STDERR, Stopped, ToPeer, ended},
+    Ssh,
+    backlog::{FromClient, Reader},
+    certify, files,
+    pump::{Exit, Pump, STDERR, Stopped, ToPeer, ended},
     reading::{self, Setting},
     serve::Seat,
     target::{Conn, TargetError},
@@ -27,6 +28,8 @@ use crate::{
 const REFUSED: u32 = 126;
 /// The status of what failed on the way, as ssh has it.
 const FAILED: u32 = 255;
+/// Time for a client to take the last words.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// The size of a terminal, in characters and in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,8 +219,7 @@ async fn certified(
     let mut text = BytesMut::new();
     loop {
         match from.next().await {
-            Some(FromClient::Data(data)) => {
-                from.taken(data.len());
+            Some(FromClient::Data(data, _)) => {
                 text.extend_from_slice(&data);
                 if text.len() > certify::KEY_BYTES_MAX {
                     return (Err("the public key is too long".into()), 1);
@@ -264,8 +266,11 @@ impl Job {
             Some(Err(refusal)) => match reply {
                 Some(reply) => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
                 None => {
-                    words.say(&refused(&refusal)).await;
-                    self.client.end(&Exit::Status(REFUSED)).await;
+                    let status = match words.say(&refused(&refusal)).await {
+                        Ok(()) => REFUSED,
+                        Err(error) => self.unrecorded(&error, &words).await,
+                    };
+                    self.client.end(&Exit::Status(status)).await;
                 }
             },
             Some(Ok((cleared, passage))) => {
@@ -310,8 +315,12 @@ impl Job {
                 verdict = &mut clearing => return Some(verdict),
                 Some(holding) = told.recv() => {
                     // Whoever opens a forwarded connection has no place for words yet.
-                    if let Some(words) = words {
-                        words.say(&held(&holding)).await;
+                    if let Some(words) = words
+                        && let Err(error) = words.say(&held(&holding)).await
+                    {
+                        let status = self.unrecorded(&error, words).await;
+                        self.client.end(&Exit::Status(status)).await;
+                        return None;
                     }
                 }
                 // Dropping it withdraws the ask.
@@ -340,23 +349,18 @@ impl Job {
         }
         let opened = tokio::select! {
             opened = self.open(&ask) => opened,
-            () = from.closed() => {
-                self.finished(&pump, Status::ClientLost, None).await;
-                return;
-            }
+            () = from.closed() => return self.stop(&pump, &Stopped::ClientLost, words).await,
         };
         let (conn, channel) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(resource = %self.seat.pool.host.resource, %error, "target");
-                self.finished(&pump, Status::TargetLost, None).await;
-                match reply {
-                    Some(reply) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
-                    None => {
-                        let resource = &self.seat.pool.host.resource;
-                        words.say(&format!("could not reach `{resource}`")).await;
-                        self.client.end(&Exit::Status(FAILED)).await;
-                    }
+                let Some(reply) = reply else {
+                    return self.stop(&pump, &Stopped::Unreached, words).await;
+                };
+                reply.reject(ChannelOpenFailure::ConnectFailed).await;
+                if let Err(error) = pump.finish(Status::TargetLost, None).await {
+                    self.unrecorded(&error, words).await;
                 }
                 return;
             }
@@ -383,30 +387,48 @@ impl Job {
     /// Records how it ended, and tells the client.
     async fn stop(&self, pump: &Pump, stopped: &Stopped, words: &Words<'_>) {
         let (status, tag, exit) = outcome(stopped);
-        if !self.finished(pump, status, tag).await {
-            words.last("the record cannot be written").await;
-            return self.client.end(&Exit::Status(FAILED)).await;
-        }
-        match stopped {
-            Stopped::Exit(_) | Stopped::ClientLost => {}
-            Stopped::TargetLost => words.say("the target was lost").await,
-            Stopped::Cut("bytes_max") => words.say("refused: the answer exceeds its limit").await,
-            Stopped::Cut("flood") => words.say("refused: input came in spite of the window").await,
-            Stopped::Cut(_) => words.say("this session was ended").await,
-            Stopped::Record(error) => words.last(error.public()).await,
-        }
+        let exit = match self.told(pump, (status, tag), stopped, words).await {
+            Ok(()) => exit,
+            Err(error) => Exit::Status(self.unrecorded(&error, words).await),
+        };
         self.client.end(&exit).await;
     }
 
-    /// True if the end is on record.
-    async fn finished(&self, pump: &Pump, status: Status, tag: Option<Arc<str>>) -> bool {
-        match pump.finish(status, tag).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(%error, "record the end of a command");
-                false
-            }
+    async fn told(
+        &self,
+        pump: &Pump,
+        (status, tag): (Status, Option<Arc<str>>),
+        stopped: &Stopped,
+        words: &Words<'_>,
+    ) -> Result<(), RecordError> {
+        if let Stopped::Record(error) = stopped {
+            // Its end, as far as the record takes it; this error is what is told.
+            let _ = pump.finish(status, tag).await;
+            return Err(error.clone());
         }
+        pump.finish(status, tag).await?;
+        match stopped {
+            Stopped::Exit(_) | Stopped::ClientLost | Stopped::Record(_) => Ok(()),
+            Stopped::Unreached => {
+                let resource = &self.seat.pool.host.resource;
+                words.say(&format!("could not reach `{resource}`")).await
+            }
+            Stopped::TargetLost => words.say("the target was lost").await,
+            Stopped::Cut("bytes_max") => words.say("refused: the answer exceeds its limit").await,
+            Stopped::Cut("flood") => {
+                words.say("refused: no answer is taken, and too much input waits").await
+            }
+            Stopped::Cut(_) => words.say("this session was ended").await,
+        }
+    }
+
+    /// What cannot be recorded ends the session: every channel of it, at once. Returns the status
+    /// that is left to say.
+    async fn unrecorded(&self, error: &RecordError, words: &Words<'_>) -> u32 {
+        tracing::error!(%error, session = %self.live.session().id(), "the record fails");
+        words.last(error).await;
+        self.seat.unrecorded();
+        FAILED
     }
 
     /// Asks the target for what was cleared.
@@ -462,7 +484,9 @@ fn outcome(stopped: &Stopped) -> (Status, Option<Arc<str>>, Exit) {
             (status, tag, exit.clone())
         }
         Stopped::ClientLost => (Status::ClientLost, None, Exit::Unsaid),
-        Stopped::TargetLost => (Status::TargetLost, None, Exit::Status(FAILED)),
+        Stopped::TargetLost | Stopped::Unreached => {
+            (Status::TargetLost, None, Exit::Status(FAILED))
+        }
         Stopped::Cut(why) => (Status::Cut((*why).into()), None, Exit::Status(FAILED)),
         Stopped::Record(_) => (Status::Cut("recorder".into()), None, Exit::Status(FAILED)),
     }
@@ -497,27 +521,21 @@ impl Words<'_> {
         format!("bulla: {one}{end}").into()
     }
 
-    /// Evidence first, like every other byte.
-    async fn say(&self, text: &str) {
-        let released = match self.live.aside(self.line(text)) {
-            Ok(mut release) => poll_fn(|cx| release.poll_released(cx)).await,
-            Err(error) => Err(error),
-        };
-        match released {
-            Ok(released) => {
-                let _ = self.client.half.extended_data_bytes(STDERR, released.spend()).await;
-            }
-            Err(error) => {
-                tracing::error!(%error, "record a notice");
-                self.last(error.public()).await;
-            }
-        }
+    /// Evidence first, like every other byte. An error: nothing was said, and nothing more may be.
+    async fn say(&self, text: &str) -> Result<(), RecordError> {
+        let mut release = self.live.aside(self.line(text))?;
+        let released = poll_fn(|cx| release.poll_released(cx)).await?;
+        let _ = self.client.half.extended_data_bytes(STDERR, released.spend()).await;
+        Ok(())
     }
 
     /// What the record cannot hold any more: that it cannot.
-    async fn last(&self, why: &'static str) {
+    async fn last(&self, error: &RecordError) {
+        let why = error.public();
         let words = self.line(&format!("refused: {why}, and nothing passes unrecorded"));
-        let _ = self.client.half.extended_data_bytes(STDERR, words).await;
+        let said = self.client.half.extended_data_bytes(STDERR, words);
+        // A client that takes nothing holds nothing up.
+        let _ = tokio::time::timeout(LAST_WORDS, said).await;
     }
 }
 

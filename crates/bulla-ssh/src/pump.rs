@@ -5,7 +5,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -22,166 +22,19 @@ use russh::{
     client::Msg as TargetMsg,
     server::{Handle, Msg as ClientMsg},
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::watch;
 
 use crate::{
+    backlog::{FromClient, Gauge, Held, PIECE_BYTES, Reader},
     line::Size,
     typed::{Echo, Part},
     wait::Waiting,
 };
 
-/// Bytes that are recorded as one piece, where so many are there.
-const PIECE_BYTES: usize = 256 << 10;
-/// Input that waits for a target before its client is slowed down.
-const BACKLOG_BYTES: usize = 2 << 20;
-/// Input that waits for a target, at most: whoever sends more does not heed any window.
-const BACKLOG_BYTES_MAX: usize = 32 << 20;
-/// Between two looks whether a client takes what it is sent.
-const LOOK: Duration = Duration::from_millis(5);
 /// What pauses for so long at a terminal is taken to be whole, where output is masked.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Standard error, RFC 4254 section 5.2.
 pub const STDERR: u32 = 1;
-
-/// What a client's channel brought.
-#[derive(Debug)]
-pub enum FromClient {
-    Data(Bytes),
-    Eof,
-    Signal(Sig),
-    Resize(Size),
-}
-
-impl FromClient {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Data(data) => data.len(),
-            Self::Eof | Self::Signal(_) | Self::Resize(_) => 0,
-        }
-    }
-}
-
-/// How much waits, and for what.
-#[derive(Default)]
-struct Gauge {
-    bytes: AtomicUsize,
-    /// The client grants no window for the answer.
-    starved: AtomicBool,
-    /// A piece of the answer is being sent.
-    sending: AtomicBool,
-    /// Nobody reads any more.
-    unread: AtomicBool,
-    changed: Notify,
-}
-
-/// The end of a channel's input that the connection fills.
-pub struct Input {
-    events: mpsc::UnboundedSender<FromClient>,
-    taken: Mutex<Option<mpsc::UnboundedReceiver<FromClient>>>,
-    gauge: Arc<Gauge>,
-    /// Dropped when the client closes the channel.
-    open: watch::Sender<()>,
-}
-
-impl Default for Input {
-    fn default() -> Self {
-        let (events, taken) = mpsc::unbounded_channel();
-        let gauge = Arc::default();
-        Self { events, taken: Mutex::new(Some(taken)), gauge, open: watch::channel(()).0 }
-    }
-}
-
-impl Input {
-    /// The other end. A second one is empty.
-    pub fn reader(&self) -> Reader {
-        let events = self.taken.lock().take();
-        let events = events.unwrap_or_else(|| mpsc::unbounded_channel().1);
-        Reader { events, gauge: self.gauge.clone(), open: self.open.subscribe() }
-    }
-
-    /// Adds an event. While too much waits for the target this waits, and the client's connection
-    /// with it; but not for long while the client waits for an answer, since the window for that
-    /// comes on the same connection.
-    pub async fn push(&self, event: FromClient) {
-        let gauge = &self.gauge;
-        let waits = gauge.bytes.fetch_add(event.bytes(), Ordering::AcqRel) + event.bytes();
-        if waits > BACKLOG_BYTES_MAX {
-            gauge.unread.store(true, Ordering::Release);
-        }
-        if gauge.unread.load(Ordering::Acquire) || self.events.send(event).is_err() {
-            return;
-        }
-        loop {
-            let bytes = gauge.bytes.load(Ordering::Acquire);
-            let calm = bytes <= BACKLOG_BYTES || gauge.unread.load(Ordering::Acquire);
-            if calm || gauge.starved.load(Ordering::Acquire) {
-                return;
-            }
-            if !gauge.sending.load(Ordering::Acquire) {
-                gauge.changed.notified().await;
-                continue;
-            }
-            let steps = u32::try_from(bytes / BACKLOG_BYTES).unwrap_or(8).min(8);
-            let pause = Duration::from_millis(10 << steps);
-            let _ = tokio::time::timeout(pause, gauge.changed.notified()).await;
-            return;
-        }
-    }
-}
-
-/// The end of a channel's input that its task reads.
-pub struct Reader {
-    events: mpsc::UnboundedReceiver<FromClient>,
-    gauge: Arc<Gauge>,
-    open: watch::Receiver<()>,
-}
-
-impl Reader {
-    /// None: the client closed the channel. Cancel safe.
-    pub async fn next(&mut self) -> Option<FromClient> {
-        self.events.recv().await
-    }
-    /// Resolves when the client closed the channel, whatever waits to be read.
-    pub async fn closed(&self) {
-        let mut open = self.open.clone();
-        while open.changed().await.is_ok() {}
-    }
-    pub fn taken(&self, bytes: usize) {
-        self.gauge.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.gauge.changed.notify_one();
-    }
-    fn flooded(&self) -> bool {
-        self.gauge.unread.load(Ordering::Acquire)
-    }
-
-    /// Takes what follows of the same input, up to a piece.
-    fn gather(&mut self, first: Bytes, held: &mut Option<FromClient>) -> Bytes {
-        let mut all = BytesMut::new();
-        while all.len() + first.len() < PIECE_BYTES {
-            match self.events.try_recv() {
-                Ok(FromClient::Data(data)) => {
-                    if all.is_empty() {
-                        all.extend_from_slice(&first);
-                    }
-                    all.extend_from_slice(&data);
-                }
-                Ok(other) => {
-                    *held = Some(other);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        if all.is_empty() { first } else { all.freeze() }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.gauge.unread.store(true, Ordering::Release);
-        self.gauge.changed.notify_one();
-    }
-}
 
 /// Resolves when a session ends from outside, with the word for it. One that ends by itself never
 /// resolves it.
@@ -211,6 +64,8 @@ pub enum Stopped {
     Exit(Exit),
     ClientLost,
     TargetLost,
+    /// It never began.
+    Unreached,
     Cut(&'static str),
     Record(RecordError),
 }
@@ -263,9 +118,9 @@ pub enum Down {
 }
 
 enum Up {
-    Data(usize),
+    Data(Held),
     /// Input that is not kept.
-    Hidden(Bytes),
+    Hidden(Bytes, Held),
     Eof,
     Signal(Sig),
     Resize(Size),
@@ -327,7 +182,15 @@ impl Pump {
         tokio::select! {
             down = self.down(read) => down,
             up = self.up(from, write) => up,
-            _ = ended(self.live.standing()) => Stopped::Cut("ended"),
+            why = self.cut() => Stopped::Cut(why),
+        }
+    }
+
+    /// Resolves when the bytes must stop, whatever both sides do, with the word for it.
+    pub async fn cut(&self) -> &'static str {
+        tokio::select! {
+            _ = ended(self.live.standing()) => "ended",
+            () = self.gauge.flooded() => "flood",
         }
     }
 
@@ -490,24 +353,12 @@ impl Pump {
         });
         let sent = match at_once.await {
             Some(sent) => sent,
-            None => loop {
-                self.gauge.sending.store(true, Ordering::Release);
-                // Both are polled together: the one may hold the lock that the other waits for.
-                let window = tokio::select! {
-                    biased;
-                    sent = &mut sending => break sent,
-                    window = half.writable_packet_size() => window,
-                };
-                self.gauge.starved.store(window == 0, Ordering::Release);
-                self.gauge.changed.notify_one();
-                tokio::select! {
-                    sent = &mut sending => break sent,
-                    () = tokio::time::sleep(LOOK) => {}
-                }
-            },
+            None => {
+                // What it waits for comes in behind whatever its client sends.
+                let _sending = self.gauge.sending();
+                sending.await
+            }
         };
-        self.gauge.sending.store(false, Ordering::Release);
-        self.gauge.starved.store(false, Ordering::Release);
         sent.map_err(|_| Stopped::ClientLost)
     }
 
@@ -532,21 +383,14 @@ impl Pump {
                 biased;
                 next = waiting.next(), if !waiting.is_empty() => {
                     let (bytes, kind) = next?;
-                    let length = match &kind {
-                        Up::Data(length) => *length,
-                        Up::Hidden(bytes) => bytes.len(),
-                        Up::Eof | Up::Signal(_) | Up::Resize(_) => 0,
-                    };
                     forward(write, kind, bytes).await?;
-                    from.taken(length);
                 }
                 event = event(from, &mut held), if has_room => match event {
-                    None if from.flooded() => return Err(Stopped::Cut("flood")),
                     None => return Ok(()),
-                    Some(FromClient::Data(_)) if ended => {}
-                    Some(FromClient::Data(data)) => {
-                        let data = from.gather(data, &mut held);
-                        self.typed(data, &mut waiting)?;
+                    Some(FromClient::Data(..)) if ended => {}
+                    Some(FromClient::Data(data, mut waits)) => {
+                        let data = from.gather(data, &mut waits, &mut held);
+                        self.typed(data, waits, &mut waiting)?;
                     }
                     Some(FromClient::Eof) => {
                         ended = true;
@@ -564,14 +408,16 @@ impl Pump {
                     }
                 },
             }
-            if from.flooded() {
-                return Err(Stopped::Cut("flood"));
-            }
         }
     }
 
     /// Records input. What a terminal does not show is not kept: only how much it was.
-    fn typed(&self, data: Bytes, waiting: &mut Waiting<ToTarget, Up>) -> Result<(), Stopped> {
+    fn typed(
+        &self,
+        data: Bytes,
+        mut waits: Held,
+        waiting: &mut Waiting<ToTarget, Up>,
+    ) -> Result<(), Stopped> {
         let parts = match &self.echo {
             Some(echo) => echo.lock().input(data),
             None => vec![Part::Shown(data)],
@@ -579,14 +425,15 @@ impl Pump {
         for part in parts {
             match part {
                 Part::Shown(data) => {
-                    let length = data.len();
+                    let waits = waits.split(data.len());
                     let release = self.record(|passage| passage.more(data))?;
-                    waiting.push(release, Up::Data(length));
+                    waiting.push(release, Up::Data(waits));
                 }
                 Part::Hidden(data) => {
                     let words = format!("hidden {} bytes\n", data.len()).into();
                     let release = self.record(|passage| passage.more_beside(words))?;
-                    waiting.push(release, Up::Hidden(data));
+                    let waits = waits.split(data.len());
+                    waiting.push(release, Up::Hidden(data, waits));
                 }
             }
         }
@@ -617,8 +464,9 @@ async fn forward(
     bytes: Bytes,
 ) -> Result<(), Stopped> {
     let sent = match kind {
-        Up::Data(_) => write.data_bytes(bytes).await,
-        Up::Hidden(hidden) => write.data_bytes(hidden).await,
+        // Held until they are on their way.
+        Up::Data(_waits) => write.data_bytes(bytes).await,
+        Up::Hidden(hidden, _waits) => write.data_bytes(hidden).await,
         Up::Eof => write.eof().await,
         Up::Signal(signal) => write.signal(signal).await,
         Up::Resize(size) => {

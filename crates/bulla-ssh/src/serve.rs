@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 
 use crate::{
     Ssh,
-    line::{Ask, FromClient, Input, Line, Size, What},
+    backlog::{FromClient, Input, Room},
+    line::{Ask, Line, Size, What},
     name::{CERTIFY, Login},
     pump,
     reading::Setting,
@@ -55,6 +56,15 @@ const GOODBYE: Duration = Duration::from_millis(300);
 pub struct Seat {
     pub live: Arc<Live>,
     pub pool: Arc<Pool>,
+    shared: Arc<Shared>,
+}
+
+impl Seat {
+    /// Ends the session, since something of it could not be recorded.
+    pub fn unrecorded(&self) {
+        self.live.end("unrecorded");
+        self.shared.unrecorded.notify_one();
+    }
 }
 
 impl Drop for Seat {
@@ -68,6 +78,8 @@ impl Drop for Seat {
 struct Shared {
     known: AtomicBool,
     changed: Notify,
+    /// The record fails: nothing more may pass.
+    unrecorded: Notify,
     live: parking_lot::Mutex<Option<std::sync::Weak<Live>>>,
 }
 
@@ -84,6 +96,7 @@ struct Client {
     /// Who gets a certificate, and nothing else.
     certified: Option<Arc<Principal>>,
     account: String,
+    room: Arc<Room>,
     channels: HashMap<ChannelId, Open>,
 }
 
@@ -150,6 +163,7 @@ pub async fn serve(ssh: Arc<Ssh>, arrival: Arrival, door: Door) {
     let shared = Arc::new(Shared::default());
     let mut draining = door.draining();
     let source = origin.address;
+    let room = Room::new(ssh.house.clone());
     let client = Client {
         ssh,
         door,
@@ -161,6 +175,7 @@ pub async fn serve(ssh: Arc<Ssh>, arrival: Arrival, door: Door) {
         seat: None,
         certified: None,
         account: String::new(),
+        room,
         channels: HashMap::new(),
     };
     let deadline = tokio::time::Instant::now() + STRANGER_TIME_MAX;
@@ -191,6 +206,10 @@ pub async fn serve(ssh: Arc<Ssh>, arrival: Arrival, door: Door) {
                 goodbye(&handle, why).await;
                 return knife.cut();
             }
+            () = shared.unrecorded.notified() => {
+                goodbye(&handle, "unrecorded").await;
+                return knife.cut();
+            }
             () = stopping(&mut draining), if !known => return knife.cut(),
         }
     }
@@ -213,6 +232,7 @@ async fn goodbye(handle: &Handle, why: &'static str) {
     let words = match why {
         "killed" => "this session was ended by an operator",
         "expired" => "the identity of this session has expired",
+        "unrecorded" => "the record cannot be written, and nothing passes unrecorded",
         _ => "the gateway is stopping",
     };
     let said = handle.disconnect(Disconnect::ByApplication, words.into(), "en".into());
@@ -285,7 +305,7 @@ impl Client {
         let pool = Pool::new(host, &login.account, id, self.door.clone(), authority);
         self.account = login.account;
         *self.shared.live.lock() = Some(Arc::downgrade(&live));
-        self.seat = Some(Arc::new(Seat { live, pool }));
+        self.seat = Some(Arc::new(Seat { live, pool, shared: self.shared.clone() }));
         Some(())
     }
 
@@ -351,10 +371,10 @@ impl Client {
         Ok(())
     }
 
-    /// Hands on what a channel brought; waits while too much of it waits elsewhere.
-    async fn hand(&mut self, id: ChannelId, event: FromClient) {
+    /// Hands on what happened on a channel.
+    fn tell(&self, id: ChannelId, event: FromClient) {
         if let Some(open) = self.channels.get(&id) {
-            open.input.push(event).await;
+            open.input.event(event);
         }
     }
 }
@@ -412,10 +432,9 @@ impl server::Handler for Client {
             return Ok(());
         }
         let setting = Setting { account: self.account.clone(), ..Setting::default() };
-        let open =
-            Open { setting, size: None, modes: Vec::new(), input: Input::default(), channel: None };
-        let id = channel.id();
-        self.channels.insert(id, Open { channel: Some(channel), ..open });
+        let (id, input) = (channel.id(), Input::new(&self.room));
+        let open = Open { setting, size: None, modes: Vec::new(), input, channel: Some(channel) };
+        self.channels.insert(id, open);
         reply.accept().await;
         Ok(())
     }
@@ -435,7 +454,7 @@ impl server::Handler for Client {
             return Ok(());
         };
         let setting = Setting { account: self.account.clone(), ..Setting::default() };
-        let input = Input::default();
+        let input = Input::new(&self.room);
         let what = What::Forward {
             host: host.to_owned(),
             port,
@@ -466,7 +485,7 @@ impl server::Handler for Client {
         id: ChannelId,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.hand(id, FromClient::Eof).await;
+        self.tell(id, FromClient::Eof);
         Ok(())
     }
 
@@ -476,7 +495,10 @@ impl server::Handler for Client {
         data: &[u8],
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.hand(id, FromClient::Data(Bytes::copy_from_slice(data))).await;
+        if let Some(open) = self.channels.get(&id) {
+            // While too much waits elsewhere, this waits too.
+            open.input.data(Bytes::copy_from_slice(data)).await;
+        }
         Ok(())
     }
 
@@ -563,7 +585,7 @@ impl server::Handler for Client {
         if let Some(open) = self.fresh(id) {
             open.size = open.size.map(|_| size);
         }
-        self.hand(id, FromClient::Resize(size)).await;
+        self.tell(id, FromClient::Resize(size));
         Ok(())
     }
 
@@ -573,7 +595,7 @@ impl server::Handler for Client {
         signal: Sig,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.hand(id, FromClient::Signal(signal)).await;
+        self.tell(id, FromClient::Signal(signal));
         Ok(())
     }
 
