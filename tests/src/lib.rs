@@ -21,6 +21,7 @@
 //! | [`agent`] | agents of it |
 //! | [`netns`] | hosts of their own, as network namespaces |
 //! | [`client`] | `psql`, `pgbench`, Python and Node as clients |
+//! | [`disk`] | disks that fail |
 //! | [`expect`] | what a text must hold, and must not |
 //! | [`http`] | HTTP targets, nginx, and a client that sends any bytes |
 //! | [`fake`] | a target that holds thousands of sessions, and can hang |
@@ -37,6 +38,7 @@ pub mod agent;
 pub mod arena;
 pub mod ca;
 pub mod client;
+pub mod disk;
 pub mod expect;
 pub mod fake;
 pub mod gateway;

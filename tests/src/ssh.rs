@@ -72,12 +72,48 @@ impl Sshd {
     /// # Errors
     /// As [`Sshd::start`].
     pub fn with(more: &str) -> Result<Self> {
-        let sshd = program("sshd", "openssh-server")?;
+        let dir = TempDir::new("sshd")?;
+        let host_key = keygen(&dir.join("host_key"))?;
+        Self::launch(dir, host_key, more)
+    }
+
+    /// With a host certificate for `name`, and the public key of the authority that signed it.
+    ///
+    /// # Errors
+    /// As [`Sshd::start`].
+    pub fn certified(name: &str) -> Result<(Self, String)> {
+        let dir = TempDir::new("sshd")?;
+        let host_key = keygen(&dir.join("host_key"))?;
+        let authority = keygen(&dir.join("ca"))?;
+        let mut sign = Command::new(program("ssh-keygen", "openssh-client")?);
+        sign.args(["-q", "-I", "host", "-h", "-n", name, "-V", "-1h:+1h", "-s"]);
+        sign.arg(dir.join("ca")).arg(dir.join("host_key.pub"));
+        capture(sign, None, PATIENCE)?.success()?;
+        let more = format!("HostCertificate {}", dir.join("host_key-cert.pub").display());
+        Ok((Self::launch(dir, host_key, &more)?, authority))
+    }
+
+    /// Another server in its place: a Python script that is given its port and the file of its
+    /// host key, and says `listening`.
+    ///
+    /// # Errors
+    /// The libraries are not installed (the message says how), or it does not start.
+    pub fn script(script: &str) -> Result<Self> {
         let (dir, port) = (TempDir::new("sshd")?, Port::new()?);
+        let host_key = keygen(&dir.join("host_key"))?;
+        let path = dir.join("host_key").display().to_string();
+        let command = python(script, &[&port.number().to_string(), &path])?;
+        let proc = Proc::spawn("a server of SSH", command)?;
+        proc.wait_line("listening", PATIENCE)?;
+        Ok(Self { proc, port, dir, host_key })
+    }
+
+    fn launch(dir: TempDir, host_key: String, more: &str) -> Result<Self> {
+        let sshd = program("sshd", "openssh-server")?;
+        let port = Port::new()?;
         if places::is_root() {
             fs::create_dir_all("/run/sshd").context("make sshd's empty folder")?;
         }
-        let host_key = keygen(&dir.join("host_key"))?;
         dir.write("target_ca.pub", "")?;
         dir.write("authorized_keys", "")?;
         let path = |name: &str| dir.join(name).display().to_string();
@@ -186,6 +222,21 @@ impl World {
     /// # Errors
     /// Something does not start.
     pub fn before(target: Sshd, policy: &str, ssh: &str, more: &str, tables: &str) -> Result<Self> {
+        Self::with_env(target, policy, ssh, more, tables, &[])
+    }
+
+    /// As [`World::before`], with further variables in the gateway's environment.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn with_env(
+        target: Sshd,
+        policy: &str,
+        ssh: &str,
+        more: &str,
+        tables: &str,
+        env: &[(String, String)],
+    ) -> Result<Self> {
         let account = me()?;
         let authority = Authority::new("ssh bed")?;
         let issuer = Issuer::start()?;
@@ -205,7 +256,7 @@ impl World {
         }
         last.push_str(tables);
         let spec = Spec { last, ..Spec::empty(&issuer).policy("hosts.cedar", policy) };
-        let gateway = Gateway::start(&authority, spec)?;
+        let gateway = Gateway::start_with(&authority, spec, env)?;
         target.trust(&gateway.cli(&["ssh", "target-ca"])?.success()?)?;
         let world = Self { gateway, issuer, target, dir, port, account };
         let (port, account) = (world.port.number(), world.account.as_str());

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bulla_core::{Flow, SessionId};
 use bulla_e2e::ca::Authority;
 use bulla_e2e::client::program;
+use bulla_e2e::disk::Failing;
 use bulla_e2e::gateway::{Gateway, Spec, cli_in};
 use bulla_e2e::issuer::Issuer;
 use bulla_e2e::place::TempDir;
@@ -434,32 +435,14 @@ fn got_only_what_is_recorded(reader: &Reader, clients: &[&Raw]) {
     }
 }
 
-/// Compiles the disk that fails, to be loaded before everything else.
-fn failing_disk(dir: &TempDir) -> String {
-    let source = dir.write("failing_disk.c", include_str!("failing_disk.c")).unwrap();
-    let library = dir.join("failing_disk.so");
-    let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl");
-    let made = capture(cc, None, Duration::from_secs(60));
-    let made = made.unwrap_or_else(|e| panic!("{e}; apt-get install build-essential"));
-    made.success().unwrap();
-    library.to_str().unwrap().to_owned()
-}
-
 /// One write of the journal fails with EIO, whatever of it reached the disk; the next would
 /// succeed. Nobody gets what was not recorded, nothing with an effect is sent, everybody is told,
 /// and nothing passes until a restart, which finds all that was delivered.
 #[test]
 fn one_failed_write_stops_the_ledger_for_good() {
-    let dir = TempDir::new("failing-disk").unwrap();
-    let library = failing_disk(&dir);
-    let order = dir.join("fail");
-    let env = [
-        ("LD_PRELOAD".to_owned(), library),
-        ("FAILING_DISK".to_owned(), order.to_str().unwrap().to_owned()),
-    ];
+    let disk = Failing::new().unwrap();
     for (n, reached) in ["none", "half", "all"].into_iter().enumerate() {
-        let mut world = World::start_with(|spec| spec, &env);
+        let mut world = World::start_with(|spec| spec, &disk.env());
         let (mut reader, mut writer, mut idle) = (world.client(), world.client(), world.client());
         let insert = |id: usize| {
             format!("INSERT INTO orders (id, customer_id, item, quantity) VALUES ({id}, 7, 'x', 1)")
@@ -469,7 +452,7 @@ fn one_failed_write_stops_the_ledger_for_good() {
         assert_eq!(runtime.block_on(reader.query("SELECT 1")).unwrap().0, None);
         // Large enough to be torn.
         let large = format!("SELECT '{}'", "x".repeat(30_000));
-        fs::write(&order, reached).unwrap();
+        disk.fail(reached).unwrap();
         // The first sees the failure, whether its intent or its response met it.
         let (told, ..) = match n % 2 {
             0 => until_refused(&world, &mut writer, &insert(98)),
@@ -477,7 +460,7 @@ fn one_failed_write_stops_the_ledger_for_good() {
         };
         let told = told.unwrap();
         assert!(told.contains("recorder_unavailable") || told.contains("58030"), "{told}");
-        assert!(!order.exists(), "{reached}: nothing failed");
+        assert!(disk.has_failed(), "{reached}: nothing failed");
         // The disk works again, and still nothing passes. Who was told already may be cut off.
         for (n, client) in [&mut idle, &mut reader, &mut writer].into_iter().enumerate() {
             let (told, _, ran) = until_refused(&world, client, &insert(99));

@@ -107,6 +107,16 @@ impl Verifier {
         all
     }
 
+    /// Whether who vouched for a principal may still do so: what was verified under an earlier
+    /// configuration is worth no more than its issuer is now.
+    pub fn vouches(&self, principal: &Principal) -> bool {
+        let issuer = &*principal.issuer;
+        let token = self.issuers.get(issuer).map(|(issuer, _)| &issuer.alias);
+        let alias = token.or_else(|| self.domains.get(issuer).map(|domain| &domain.alias));
+        let named = principal.id.as_str().split_once('|').map(|(alias, _)| alias);
+        alias.is_some_and(|alias| named == Some(&**alias))
+    }
+
     /// Waits until every issuer's keys were fetched, or could not be: for `doctor` and start-up.
     pub async fn attempted(&self) {
         for (_, keys) in self.issuers.values() {

@@ -41,7 +41,7 @@ const ROOM_BYTES_MAX: usize = 96 << 20;
 /// Input of all connections that waits; beyond it a connection has no more than a channel.
 const HOUSE_BYTES: usize = 256 << 20;
 /// Between two packets of a connection that is full, while nothing else needs its turn.
-const PAUSE_IDLE: Duration = Duration::from_secs(1);
+const PAUSE_IDLE: Duration = Duration::from_millis(100);
 /// The same while an answer is on its way: doubled with every [`STEP_BYTES`] more.
 const PAUSE: Duration = Duration::from_millis(10);
 const STEP_BYTES: usize = 8 << 20;

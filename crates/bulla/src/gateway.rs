@@ -58,11 +58,20 @@ impl Identity for Who {
         origin: &'a Origin,
         now: Timestamp,
     ) -> Boxed<'a, Result<Principal, IdentityError>> {
-        if matches!(credential, Credential::Minted(_)) {
-            return self.minted.verify(credential, origin, now);
-        }
         let verifier = self.verifier();
-        Box::pin(async move { verifier.verify(credential, origin, now).await })
+        Box::pin(async move {
+            if !matches!(credential, Credential::Minted(_)) {
+                return verifier.verify(credential, origin, now).await;
+            }
+            let principal = self.minted.verify(credential, origin, now).await?;
+            match verifier.vouches(&principal) {
+                true => Ok(principal),
+                false => Err(IdentityError {
+                    word: "unknown_issuer",
+                    detail: "who vouched for this certificate is not configured any more".into(),
+                }),
+            }
+        })
     }
 }
 
