@@ -4,7 +4,16 @@
 //! target says that it really is, where that is another. What is done on an open file belongs to
 //! its opening. Requests and answers go on as they were sent.
 
-use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bulla_core::{Canonical, Command, Draft, Outcome, Refusal, RefusalKind, Status};
 use bulla_gate::{Release, ToClient, ToTarget};
@@ -18,7 +27,7 @@ use crate::{
     backlog::{FromClient, Reader},
     pump::{Down, Exit, Pump, STDERR, Stopped},
     reading::{self, Setting},
-    sftp::{self, DENIED, Op, Request, UNSUPPORTED, What},
+    sftp::{self, DENIED, Op, Request, UNSUPPORTED, Use, What},
     wait::Waiting,
 };
 
@@ -36,11 +45,27 @@ const FAILURE: u32 = 4;
 struct File {
     path: String,
     passage: Mutex<Option<Passage>>,
+    /// Bytes of it that went either way.
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
 impl File {
     fn finish(&self, status: Status) -> Result<(), Stopped> {
-        self.passage.lock().take().map_or(Ok(()), |passage| finish(passage, status))
+        let Some(passage) = self.passage.lock().take() else { return Ok(()) };
+        passage.finish(Outcome { status, tag: self.tag(), rows: 0 })?;
+        Ok(())
+    }
+
+    /// How much of it went, in words; none where nothing did.
+    fn tag(&self) -> Option<Arc<str>> {
+        let counts = [(&self.read, "read"), (&self.written, "written")];
+        let words = counts.iter().filter_map(|(count, word)| match count.load(Ordering::Relaxed) {
+            0 => None,
+            bytes => Some(format!("{bytes} bytes {word}")),
+        });
+        let words: Vec<String> = words.collect();
+        (!words.is_empty()).then(|| words.join(", ").into())
     }
 }
 
@@ -233,7 +258,7 @@ impl Files<'_> {
             }
             Op::Init(_) => Err(Stopped::Cut("version")),
             Op::Limits => self.outer(id, packet, onward),
-            Op::OnHandle { handle, closes } => self.on_handle(id, packet, &handle, closes, onward),
+            Op::OnHandle { handle, used } => self.on_handle(id, packet, &handle, used, onward),
             Op::Unknown { name } => {
                 let message = format!("refused: the extension `{name}` is not read here");
                 let refusal = Refusal::plain(RefusalKind::NotSupported, message, "do without it");
@@ -265,7 +290,7 @@ impl Files<'_> {
         id: u32,
         packet: Bytes,
         handle: &Bytes,
-        closes: bool,
+        used: Use,
         onward: &mut Onward<'_>,
     ) -> Result<(), Stopped> {
         let file = self.state.lock().files.get(handle).cloned();
@@ -274,7 +299,10 @@ impl Files<'_> {
             Some(passage) => passage.more(packet)?,
             None => return Err(Stopped::Cut("malformed")),
         };
-        let closes = closes.then(|| handle.clone());
+        if let Use::Writes(bytes) = used {
+            file.written.fetch_add(u64::from(bytes), Ordering::Relaxed);
+        }
+        let closes = (used == Use::Closes).then(|| handle.clone());
         self.expect(id, Pending::OnFile { file, closes })?;
         onward.waiting.push(release, Packet::Released);
         Ok(())
@@ -482,7 +510,10 @@ impl Files<'_> {
                 self.pump.count(packet.len())?;
                 let mut passage = file.passage.lock();
                 let Some(open) = passage.as_mut() else { return Err(Stopped::Cut("unasked")) };
-                let done = closes.is_some().then(|| outcome(&what));
+                if let What::Data(bytes) = &what {
+                    file.read.fetch_add(u64::from(*bytes), Ordering::Relaxed);
+                }
+                let done = closes.is_some().then(|| Outcome { tag: file.tag(), ..outcome(&what) });
                 let release = open.reply(packet, done)?;
                 if let Some(handle) = closes {
                     self.state.lock().files.remove(&handle);
@@ -495,7 +526,9 @@ impl Files<'_> {
                 match (what, path) {
                     (What::Handle(handle), Some(path)) => {
                         let release = passage.reply(packet, None)?;
-                        let file = File { path, passage: Mutex::new(Some(passage)) };
+                        let (read, written) = (AtomicU64::new(0), AtomicU64::new(0));
+                        let passage = Mutex::new(Some(passage));
+                        let file = File { path, passage, read, written };
                         let before = self.state.lock().files.insert(handle, Arc::new(file));
                         if let Some(before) = before {
                             before.finish(Status::TargetLost)?;
@@ -517,7 +550,7 @@ fn finish(passage: Passage, status: Status) -> Result<(), Stopped> {
 
 fn outcome(what: &What) -> Outcome {
     let status = match what {
-        What::Status(code) if *code > 1 => Status::Error(code.to_string().into()),
+        What::Status(code) if *code > 1 => Status::Error(sftp::word(*code).into()),
         _ => Status::Ok,
     };
     Outcome { status, tag: None, rows: 0 }

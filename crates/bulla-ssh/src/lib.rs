@@ -61,7 +61,7 @@ use bulla_host::{Arrival, Door, Hosted, Transport};
 use parking_lot::Mutex;
 
 pub use authority::{Authority, AuthorityError, CLIENT_TTL_SECS_MAX};
-pub use cast::{Piece, cast, render};
+pub use cast::{Piece, cast};
 pub use host::{DESCRIPTOR, Host, HostKeys, Masked, TargetLogin};
 pub use login::{LoginError, fresh_key, login};
 pub use russh::keys::PublicKey;
@@ -136,6 +136,12 @@ impl Ssh {
     pub(crate) fn authority(&self) -> Result<Arc<Authority>, AuthorityError> {
         self.keys.open()
     }
+}
+
+/// What went to a client, as a person reads it, line by line. Not escaped.
+pub fn render(action: &str, to_client: &[u8]) -> Vec<String> {
+    let files = !matches!(action, "ssh:exec" | "ssh:shell" | "ssh:forward" | "");
+    files.then(|| sftp::render(to_client)).flatten().unwrap_or_else(|| cast::render(to_client))
 }
 
 impl Hosted for Ssh {

@@ -79,7 +79,7 @@ pub enum Op {
     /// On an open file: nothing that its opening did not ask for.
     OnHandle {
         handle: Bytes,
-        closes: bool,
+        used: Use,
     },
     /// On an open file, and to be judged by itself.
     SetStatOpen {
@@ -91,6 +91,15 @@ pub enum Op {
     Unknown {
         name: String,
     },
+}
+
+/// What is done on an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    Closes,
+    /// So many bytes.
+    Writes(u32),
+    Other,
 }
 
 /// A request, and its packet as it was sent.
@@ -115,7 +124,8 @@ pub enum What {
     Version,
     Status(u32),
     Handle(Bytes),
-    Data,
+    /// So many bytes.
+    Data(u32),
     /// With the first name.
     Name(Option<String>),
     Attributes,
@@ -243,21 +253,21 @@ fn op(kind: u8, parts: &mut Parts) -> Result<Op, Malformed> {
             }
             Op::Open { path, reads: flags & READ != 0, writes: flags & WRITES != 0 }
         }
-        4 => Op::OnHandle { handle: parts.handle()?, closes: true },
+        4 => Op::OnHandle { handle: parts.handle()?, used: Use::Closes },
         5 => {
             let handle = parts.handle()?;
             parts.long()?;
             parts.word()?;
-            Op::OnHandle { handle, closes: false }
+            Op::OnHandle { handle, used: Use::Other }
         }
         6 => {
             let handle = parts.handle()?;
             parts.long()?;
-            parts.bytes()?;
-            Op::OnHandle { handle, closes: false }
+            let bytes = u32::try_from(parts.bytes()?.len()).unwrap_or(u32::MAX);
+            Op::OnHandle { handle, used: Use::Writes(bytes) }
         }
         7 => Op::Stat { path: parts.path()?, follows: false },
-        8 | 12 => Op::OnHandle { handle: parts.handle()?, closes: false },
+        8 | 12 => Op::OnHandle { handle: parts.handle()?, used: Use::Other },
         9 => {
             let path = parts.path()?;
             parts.attributes()?;
@@ -301,7 +311,7 @@ fn extended(name: String, parts: &mut Parts) -> Result<Op, Malformed> {
             Op::Link { path, to }
         }
         "fsync@openssh.com" | "fstatvfs@openssh.com" => {
-            Op::OnHandle { handle: parts.handle()?, closes: false }
+            Op::OnHandle { handle: parts.handle()?, used: Use::Other }
         }
         "lsetstat@openssh.com" => {
             let path = parts.path()?;
@@ -329,7 +339,7 @@ pub fn answer(packet: Bytes) -> Result<Answer, Malformed> {
     let what = match kind {
         101 => What::Status(parts.word()?),
         102 => What::Handle(parts.handle()?),
-        103 => What::Data,
+        103 => What::Data(parts.word()?),
         104 => {
             let first = if parts.word()? > 0 { Some(parts.bytes()?) } else { None };
             What::Name(first.and_then(|name| String::from_utf8(name.to_vec()).ok()))
@@ -389,6 +399,53 @@ pub fn version(packet: &Bytes) -> Result<Bytes, Malformed> {
         }
     }
     Ok(framed(&body))
+}
+
+/// Names of SSH_FX_*.
+pub fn word(code: u32) -> &'static str {
+    match code {
+        0 => "ok",
+        1 => "end of file",
+        2 => "no such file",
+        3 => "permission denied",
+        4 => "failure",
+        5 => "bad message",
+        6 => "no connection",
+        7 => "connection lost",
+        8 => "not supported",
+        _ => "unknown status",
+    }
+}
+
+/// Answers as a person reads them. None: they are none.
+pub fn render(bytes: &[u8]) -> Option<Vec<String>> {
+    let (mut buffer, mut lines, mut data) = (BytesMut::from(bytes), Vec::new(), Vec::new());
+    while let Some(found) = packet(&mut buffer).ok()? {
+        let answer = answer(found).ok()?;
+        let mut parts = Parts::of(&answer.packet);
+        parts.0.advance(5.min(parts.0.len()));
+        if !matches!(answer.what, What::Data(_)) && !data.is_empty() {
+            lines.extend(crate::cast::render(&std::mem::take(&mut data)));
+        }
+        match answer.what {
+            What::Data(_) => data.extend_from_slice(&parts.bytes().ok()?),
+            What::Version => lines.push("version".into()),
+            What::Status(code) => lines.push(word(code).into()),
+            What::Handle(_) => lines.push("opened".into()),
+            What::Attributes => lines.push("attributes".into()),
+            What::Extended => lines.push("limits".into()),
+            What::Name(_) => {
+                for _ in 0..parts.word().ok()? {
+                    let name = parts.bytes().ok()?;
+                    parts.bytes().ok()?;
+                    parts.attributes().ok()?;
+                    lines.push(String::from_utf8_lossy(&name).into_owned());
+                }
+            }
+        }
+    }
+    lines.extend(crate::cast::render(&data));
+    buffer.is_empty().then_some(lines)
 }
 
 /// A path without `.`, `..` and doubled slashes, as text alone: links are not known here.
@@ -487,7 +544,7 @@ mod tests {
             ),
             (
                 build(6, 1, &[&text("h"), &[0; 8], &text("data")]),
-                Ok(Op::OnHandle { handle: Bytes::from_static(b"h"), closes: false }),
+                Ok(Op::OnHandle { handle: Bytes::from_static(b"h"), used: Use::Writes(4) }),
             ),
             (build(4, 1, &[&text("")]), Err("a handle is none")),
         ] {
@@ -507,6 +564,34 @@ mod tests {
         assert_eq!((packet(&mut buffer), buffer.len()), (Ok(None), 2));
         for head in [[0, 0, 0, 0], [0xff; 4], [0, 4, 0, 1]] {
             assert!(packet(&mut BytesMut::from(&head[..])).is_err(), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn answers_are_read_by_people() {
+        let names = [
+            &[0, 0, 0, 2][..],
+            &text("a"),
+            &text("-rw- a"),
+            NONE,
+            &text("b\u{7}"),
+            &text("-rw- b"),
+            &[0, 0, 0, 4, 0, 0, 1, 0xff],
+        ];
+        let packets = [
+            build(102, 1, &[&text("handle")]),
+            build(103, 2, &[&text("first ")]),
+            build(103, 3, &[&text("line\nsecond")]),
+            build(101, 4, &[&[0, 0, 0, 2], &text("gone"), &text("")]),
+            build(104, 5, &names),
+            build(105, 6, &[NONE]),
+        ];
+        let lines = render(&packets.concat()).unwrap();
+        let expect =
+            ["opened", "first line", "second", "no such file", "a", "b\u{7}", "attributes"];
+        assert_eq!(lines, expect);
+        for bytes in [&b"plain text"[..], &packets.concat()[..20]] {
+            assert_eq!(render(bytes), None);
         }
     }
 

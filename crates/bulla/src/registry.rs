@@ -194,11 +194,11 @@ pub fn alpn(protocols: &Protocols, protocol: &str) -> Vec<Vec<u8>> {
 }
 
 /// What went to a client, as a person reads it, line by line. Not escaped.
-pub fn render(protocol: &str, to_client: &[u8]) -> Vec<String> {
+pub fn render(protocol: &str, action: &str, to_client: &[u8]) -> Vec<String> {
     match protocol {
         "postgres" => bulla_postgres::render(to_client),
         "http" => bulla_http::render(to_client),
-        "ssh" => bulla_ssh::render(to_client),
+        "ssh" => bulla_ssh::render(action, to_client),
         _ => vec![format!("{} bytes", to_client.len())],
     }
 }
@@ -216,6 +216,15 @@ pub use bulla_ssh::Piece;
 /// A terminal's record as a player of terminals takes it; none where the protocol has no terminals.
 pub fn terminal(protocol: &str, title: &str, pieces: &[Piece]) -> Option<String> {
     (protocol == bulla_ssh::DESCRIPTOR.protocol).then(|| bulla_ssh::cast(title, pieces))
+}
+
+/// How much a command did, as its protocol counts.
+pub fn amount(protocol: &str, rows: &str, tag: Option<&str>) -> String {
+    match (protocol, tag) {
+        ("ssh", Some(tag)) => format!("{tag}, "),
+        ("ssh", None) => String::new(),
+        _ => format!("{rows} rows, "),
+    }
 }
 
 /// Lines that were typed in a shell, as far as they can be told from its input.

@@ -294,6 +294,11 @@ impl Done {
         Ok(())
     }
 
+    fn rendered(&self, protocol: &str) -> Vec<String> {
+        let action = self.action.as_deref().unwrap_or_default();
+        registry::render(protocol, action, &self.returned)
+    }
+
     /// Lines that were typed in a shell: an aid to search, and no proof of what ran.
     fn typed(&self, protocol: &str) -> Vec<String> {
         let action = self.action.as_deref().unwrap_or_default();
@@ -328,8 +333,8 @@ impl Done {
             let tenths = self.took_ns / 100_000;
             let (ms, rest) = (tenths / 10, tenths % 10);
             put(&format!(
-                "{status}{} rows, {}, {ms}.{rest} ms",
-                count(self.rows),
+                "{status}{}{}, {ms}.{rest} ms",
+                line(&registry::amount(protocol, &count(self.rows), self.tag.as_deref())),
                 say::size(self.bytes)
             ));
             if !self.masked.is_empty() {
@@ -344,7 +349,7 @@ impl Done {
             put(&line(&format!("masked: {masked}")));
         }
         if rows == Rows::Shown {
-            for text in registry::render(protocol, &self.returned) {
+            for text in self.rendered(protocol) {
                 put(&line(&text));
             }
             for text in self.typed(protocol) {
@@ -396,7 +401,7 @@ impl Done {
             "leaf": self.entry.as_ref().map(|(_, leaf)| leaf),
         });
         if rows == Rows::Shown {
-            out["returned"] = json!(registry::render(protocol, &self.returned));
+            out["returned"] = json!(self.rendered(protocol));
             out["returned_cut"] = self.cut.into();
             out["typed_aid"] = json!(self.typed(protocol));
         }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `traffic` | workloads through each contender, and what the process between spent on them |
 //! | `web` | HTTP beside nginx and HAProxy as reverse proxies |
+//! | `shell` | SSH beside the host itself and a jump host |
 //! | `cost` | what single steps cost: the examples of the crates that do them |
 //! | `disk` | how long one flush takes, asked for as the gateway asks |
 //! | `rows` | what is to be reached, and whether it was |
@@ -15,6 +16,7 @@
 mod cost;
 mod disk;
 mod rows;
+mod shell;
 mod traffic;
 mod web;
 
@@ -122,11 +124,15 @@ fn run(args: &Args) -> Result<()> {
     let workloads: Vec<&Workload> =
         WORKLOADS.iter().filter(|workload| workload.name.contains(&args.only)).collect();
     let web = !args.only.is_empty() && "http-200B http-100KB".contains(&args.only);
-    let known = !workloads.is_empty() || web;
+    let ssh = shell::wanted(&args.only);
+    let known = !workloads.is_empty() || web || ssh;
     ensure!(!args.traffic || known, "no workload is named `{}`", args.only);
     let (mut rows, mut measured, mut server) = (Vec::<Row>::new(), Vec::new(), None);
     if args.traffic && (web || args.only.is_empty()) {
         rows.extend(web::measure(args)?);
+    }
+    if args.traffic && ssh && !args.only_gateway {
+        rows.extend(shell::measure(args)?);
     }
     if args.traffic && !workloads.is_empty() {
         let bed = Bed::start(args)?;
