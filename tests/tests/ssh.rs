@@ -539,6 +539,9 @@ async def main():
                                 password=sys.argv[3], known_hosts=None) as conn:
         results = await asyncio.gather(*[conn.run(f'echo {n}', check=True) for n in range(8)])
         print([result.stdout.strip() for result in results])
+        # One after the other, more than may be open at once.
+        for _ in range(40):
+            await conn.run('true', check=True)
         async with conn.start_sftp_client() as sftp:
             async with sftp.open(sys.argv[4], 'wb') as file:
                 await file.write(b'x' * 100_000)

@@ -217,6 +217,11 @@ impl Input {
         Reader { events, gauge: self.gauge.clone(), open: self.open.subscribe() }
     }
 
+    /// Whether the channel's task has ended.
+    pub fn is_over(&self) -> bool {
+        self.events.is_closed()
+    }
+
     pub fn event(&self, event: FromClient) {
         let _ = self.events.send(event);
     }

@@ -330,6 +330,13 @@ impl Client {
         fits.then(|| Credential::Token(Secret::new(text.as_bytes().to_vec())))
     }
 
+    /// Whether one more channel may be opened. What has ended counts no more: russh tells of a
+    /// channel's close only where the client closes it first.
+    fn has_room(&mut self) -> bool {
+        self.channels.retain(|_, open| !open.input.is_over());
+        self.channels.len() < CHANNELS_MAX
+    }
+
     /// A channel that nothing was asked of yet.
     fn fresh(&mut self, id: ChannelId) -> Option<&mut Open> {
         self.channels.get_mut(&id).filter(|open| open.channel.is_some())
@@ -427,7 +434,7 @@ impl server::Handler for Client {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if self.channels.len() >= CHANNELS_MAX {
+        if !self.has_room() {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
@@ -449,7 +456,8 @@ impl server::Handler for Client {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(seat) = self.seat.clone().filter(|_| self.channels.len() < CHANNELS_MAX) else {
+        let has_room = self.has_room();
+        let Some(seat) = self.seat.clone().filter(|_| has_room) else {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
