@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use xtask::places;
 
+use crate::agent::{Agent, AgentSpec, GatewayLink, Join};
 use crate::ca::Authority;
-use crate::gateway::{Gateway, Spec};
+use crate::gateway::{Gateway, Spec, cli_in};
 use crate::issuer::Issuer;
 use crate::place::{Port, TempDir};
 use crate::proc::{Captured, Proc, Signal, capture};
@@ -195,6 +196,99 @@ pub fn set_up(
          AddressFamily inet\n",
     );
     dir.write("config", text).map(drop)
+}
+
+/// A gateway before one host that an agent reaches.
+#[derive(Debug)]
+pub struct Far {
+    pub world: World,
+    pub agent: Agent,
+    _door: Port,
+}
+
+/// The agent's configuration of the host.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// Members of `login` behind the account.
+    pub login: String,
+    /// Lines of the table `ssh`.
+    pub ssh: String,
+}
+
+impl Far {
+    /// `ssh`: lines of `[resources.web.ssh]` at the gateway, besides the account.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn start(target: Sshd, policy: &str, ssh: &str, beside: &Beside) -> Result<Self> {
+        let port = target.port();
+        let key = target.host_key().to_owned();
+        let far = Self::before(target, port, &key, policy, ssh, beside)?;
+        if !beside.ssh.contains("login =") {
+            far.trust()?;
+        }
+        Ok(far)
+    }
+
+    /// As [`Far::start`], before the server with this port and host key, whatever it is.
+    ///
+    /// # Errors
+    /// As [`Far::start`].
+    pub fn before(
+        target: Sshd,
+        at: u16,
+        host_key: &str,
+        policy: &str,
+        ssh: &str,
+        beside: &Beside,
+    ) -> Result<Self> {
+        let account = me()?;
+        let authority = Authority::new("ssh bed")?;
+        let issuer = Issuer::start()?;
+        let (dir, port, door) = (TempDir::new("ssh")?, Port::new()?, Port::new()?);
+        let last = format!(
+            "[ssh]\nnames = [\"localhost\"]\n[agents]\nlisten = \"127.0.0.1:{}\"\n\
+             [resources.{HOST}]\nprotocol = \"ssh\"\nlisten = \"127.0.0.1:{}\"\n\
+             agent = \"eu-1\"\n[resources.{HOST}.ssh]\naccounts = [{account:?}]\n{ssh}\n",
+            door.number(),
+            port.number(),
+        );
+        let spec = Spec { last, ..Spec::empty(&issuer).policy("hosts.cedar", policy) };
+        let gateway = Gateway::start(&authority, spec)?;
+        let mut more = format!(
+            "\n[targets.{HOST}]\nprotocol = \"ssh\"\n\
+             target = {{ host = \"127.0.0.1\", port = {at} }}\n\
+             login = {{ user = {account:?}{} }}\n[targets.{HOST}.ssh]\n{}\n",
+            beside.login, beside.ssh,
+        );
+        if !beside.ssh.contains("host_") {
+            writeln!(more, "host_keys = [{host_key:?}]")?;
+        }
+        let token = gateway.join_token("eu-1")?;
+        let agent = AgentSpec {
+            name: "eu-1".to_owned(),
+            gateways: vec![GatewayLink {
+                address: format!("127.0.0.1:{}", door.number()),
+                join: Join::Token(token),
+            }],
+            targets: Vec::new(),
+            more,
+            host: None,
+        };
+        let agent = Agent::start(&agent)?;
+        gateway.wait_agents(1)?;
+        let world = World { gateway, issuer, target, dir, port, account };
+        let (port, account) = (world.port.number(), world.account.as_str());
+        set_up(&world.gateway, &world.dir, port, account, &world.token()?)?;
+        Ok(Self { world, agent, _door: door })
+    }
+
+    /// Lets the host believe the agent's authority.
+    fn trust(&self) -> Result<()> {
+        let args = ["agent", "-c", "agent.toml", "target-ca", HOST];
+        let line = cli_in(self.agent.dir().path(), &args)?.success()?;
+        self.world.target.trust(&line)
+    }
 }
 
 /// A gateway before one host, with an issuer and a client that has a certificate.

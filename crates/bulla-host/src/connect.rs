@@ -15,6 +15,15 @@ pub struct Dialled {
     pub tls: bool,
 }
 
+/// A stream to a target beside which an agent stands that vouches for us.
+pub struct Vouched {
+    pub stream: Box<dyn Stream>,
+    /// What the agent says; the protocol's own words, and never more than an agent's words.
+    pub told: Vec<(String, String)>,
+    /// Names the stream to its agent, for [`Connector::sign`].
+    pub handle: Vec<u8>,
+}
+
 /// Why a target is not reached. For operators; the client learns only that it is not.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -63,4 +72,24 @@ pub trait Connector: Send + Sync {
     /// The target's secret, read afresh, so that it can be rotated in place.
     fn secret<'a>(&'a self, resource: &'a str)
     -> Boxed<'a, Result<Option<Arc<Secret>>, DialError>>;
+    /// A fresh stream to a target that an agent reaches, with what the agent says of it. `wishes`:
+    /// the protocol's own words, for the agent.
+    fn vouched<'a>(
+        &'a self,
+        resource: &'a str,
+        wishes: Vec<(String, String)>,
+    ) -> Boxed<'a, Result<Vouched, DialError>> {
+        let _ = wishes;
+        Box::pin(async move { Err(DialError::NoTarget(resource.into())) })
+    }
+    /// Asks the agent of a stream to sign what logs in on it.
+    fn sign<'a>(
+        &'a self,
+        resource: &'a str,
+        handle: &'a [u8],
+        data: &'a [u8],
+    ) -> Boxed<'a, Result<Vec<u8>, DialError>> {
+        let _ = (handle, data);
+        Box::pin(async move { Err(DialError::NoTarget(resource.into())) })
+    }
 }

@@ -20,8 +20,10 @@
 //! | `door` | identity, the opening of sessions, people turned away |
 //! | `live` | a session, its commands, its end |
 //! | `connect` | the `Connector` port: byte streams to targets |
+//! | `beside` | what an agent does beside such a target |
 //! | `roll` | the `Roll` port: the list of live sessions |
 
+mod beside;
 mod connect;
 mod door;
 mod live;
@@ -32,7 +34,8 @@ use std::sync::Arc;
 use bulla_core::{Boxed, Command, Descriptor, Origin};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use connect::{Connector, DialError, Dialled};
+pub use beside::{Beside, Keeping, Seal, Vouch};
+pub use connect::{Connector, DialError, Dialled, Vouched};
 pub use door::{Door, Parts, Rejection};
 pub use live::{Live, Passage, Standing};
 pub use roll::{Counters, Entrant, Presence, Roll, Tell};

@@ -123,8 +123,52 @@ fn key(dir: &Path, name: &str) -> Result<PrivateKey, AuthorityError> {
     }
 }
 
-fn line(key: &PrivateKey) -> Result<String, AuthorityError> {
+pub fn line(key: &PrivateKey) -> Result<String, AuthorityError> {
     Ok(key.public_key().to_openssh()?)
+}
+
+/// Reads one key of a folder, or makes it.
+pub fn own(dir: &Path, name: &str) -> Result<PrivateKey, AuthorityError> {
+    let failed = |error| AuthorityError::File { path: dir.to_owned(), error };
+    fs::create_dir_all(dir).map_err(failed)?;
+    key(dir, name)
+}
+
+/// A key that is kept nowhere.
+pub fn fresh(comment: &str) -> Result<PrivateKey, AuthorityError> {
+    let pair = Ed25519Keypair::from_seed(&random::<32>()?);
+    Ok(PrivateKey::new(pair.into(), comment)?)
+}
+
+fn build(
+    public: &PublicKey,
+    kind: CertType,
+    now: Timestamp,
+    ttl_secs: u64,
+    id: &str,
+) -> Result<Builder, AuthorityError> {
+    let now = seconds(now);
+    let (from, to) = (now.saturating_sub(SLACK_SECS), now.saturating_add(ttl_secs));
+    let mut builder = Builder::new(random::<32>()?, public.key_data().clone(), from, to)?;
+    builder.serial(u64::from_be_bytes(random::<8>()?))?;
+    builder.cert_type(kind)?.key_id(id)?;
+    Ok(builder)
+}
+
+/// A certificate with which whoever has the key opens one account of a target, soon.
+pub fn certify(
+    authority: &PrivateKey,
+    public: &PublicKey,
+    account: &str,
+    id: &str,
+    now: Timestamp,
+) -> Result<Certificate, AuthorityError> {
+    let mut builder = build(public, CertType::User, now, TARGET_TTL_SECS, id)?;
+    builder.valid_principal(account)?;
+    for right in ["permit-pty", "permit-port-forwarding"] {
+        builder.extension(right, "")?;
+    }
+    Ok(builder.sign(authority)?)
 }
 
 impl Authority {
@@ -149,27 +193,10 @@ impl Authority {
         line(&self.target)
     }
 
-    fn build(
-        &self,
-        public: &PublicKey,
-        kind: CertType,
-        now: Timestamp,
-        ttl_secs: u64,
-        id: &str,
-    ) -> Result<Builder, AuthorityError> {
-        let now = seconds(now);
-        let (from, to) = (now.saturating_sub(SLACK_SECS), now.saturating_add(ttl_secs));
-        let mut builder = Builder::new(random::<32>()?, public.key_data().clone(), from, to)?;
-        builder.serial(u64::from_be_bytes(random::<8>()?))?;
-        builder.cert_type(kind)?.key_id(id)?;
-        Ok(builder)
-    }
-
     /// The gateway's own certificate, good for names by which clients reach it.
     pub fn host(&self, names: &[String], now: Timestamp) -> Result<Certificate, AuthorityError> {
         let public = self.host_key.public_key();
-        let mut builder =
-            self.build(public, CertType::Host, now, HOST_TTL_SECS, "bulla gateway")?;
+        let mut builder = build(public, CertType::Host, now, HOST_TTL_SECS, "bulla gateway")?;
         for name in names {
             builder.valid_principal(name.as_str())?;
         }
@@ -190,7 +217,7 @@ impl Authority {
         let left = principal.proof.expires_at.ms_since(now) / 1_000;
         let ttl = left.min(CLIENT_TTL_SECS_MAX);
         let id = principal.id.as_str();
-        let mut builder = self.build(public, CertType::User, now, ttl, id)?;
+        let mut builder = build(public, CertType::User, now, ttl, id)?;
         builder.valid_principal(id)?;
         builder.extension(PRINCIPAL, serde_json::to_string(&carried(principal))?)?;
         for right in ["permit-pty", "permit-port-forwarding"] {
@@ -207,15 +234,8 @@ impl Authority {
         id: &str,
         now: Timestamp,
     ) -> Result<(PrivateKey, Certificate), AuthorityError> {
-        let pair = Ed25519Keypair::from_seed(&random::<32>()?);
-        let key = PrivateKey::new(pair.into(), "bulla")?;
-        let ttl = TARGET_TTL_SECS;
-        let mut builder = self.build(key.public_key(), CertType::User, now, ttl, id)?;
-        builder.valid_principal(account)?;
-        for right in ["permit-pty", "permit-port-forwarding"] {
-            builder.extension(right, "")?;
-        }
-        let certificate = builder.sign(&self.target)?;
+        let key = fresh("bulla")?;
+        let certificate = certify(&self.target, key.public_key(), account, id, now)?;
         Ok((key, certificate))
     }
 
@@ -423,7 +443,7 @@ mod tests {
         let make = |ttl, change: &dyn Fn(&mut Builder)| {
             let public = own.public_key();
             let id = "bed|billing/api";
-            let mut builder = authority.build(public, CertType::User, NOW, ttl, id).unwrap();
+            let mut builder = build(public, CertType::User, NOW, ttl, id).unwrap();
             builder.all_principals_valid().unwrap();
             change(&mut builder);
             builder.sign(&authority.client).unwrap().to_bytes().unwrap()

@@ -16,16 +16,24 @@ pub enum TargetLogin {
     Key,
     /// With the password that the secret is.
     Password,
+    /// As the agent says that reaches it.
+    Agent,
 }
 
-/// Who a target may say that it is. At least one of both is needed: nothing is trusted on first
-/// use.
+/// Who a target may say that it is. At least one of both is needed, here or at its agent: nothing
+/// is trusted on first use.
 #[derive(Debug, Clone, Default)]
 pub struct HostKeys {
     pub pinned: Vec<PublicKey>,
     pub authorities: Vec<PublicKey>,
     /// The name that a host certificate must be good for.
     pub name: String,
+}
+
+impl HostKeys {
+    pub fn is_empty(&self) -> bool {
+        self.pinned.is_empty() && self.authorities.is_empty()
+    }
 }
 
 /// One host behind the gateway.

@@ -29,11 +29,15 @@
 //! | `typed`, `cast` | what is typed at a terminal; its record as asciicast; pure |
 //! | `wait` | bytes that wait for the record |
 //! | `target` | connections to a target, its host key, its login |
+//! | `vouch` | the same by way of an agent |
+//! | `beside` | the agent's side of that: it certifies, or signs |
+//! | `seen` | what a target says in clear; pure |
 //! | `certify`, `login` | certificates for whoever is identified, and how a client asks for one |
 
 mod argv;
 mod authority;
 mod backlog;
+mod beside;
 mod cast;
 mod certify;
 mod files;
@@ -43,11 +47,13 @@ mod login;
 mod name;
 mod pump;
 mod reading;
+mod seen;
 mod serve;
 mod sftp;
 mod stream;
 mod target;
 mod typed;
+mod vouch;
 mod wait;
 
 use std::{
@@ -61,6 +67,7 @@ use bulla_host::{Arrival, Door, Hosted, Transport};
 use parking_lot::Mutex;
 
 pub use authority::{Authority, AuthorityError, CLIENT_TTL_SECS_MAX};
+pub use beside::{Beside, authority_line};
 pub use cast::{Piece, cast};
 pub use host::{DESCRIPTOR, Host, HostKeys, Masked, TargetLogin};
 pub use login::{LoginError, fresh_key, login};

@@ -356,7 +356,9 @@ impl Job {
             Err(error) => {
                 tracing::warn!(resource = %self.seat.pool.host.resource, %error, "target");
                 let Some(reply) = reply else {
-                    return self.stop(&pump, &Stopped::Unreached, words).await;
+                    let why = error.public().map(|why| format!(" ({why})"));
+                    let stopped = Stopped::Unreached(why.unwrap_or_default());
+                    return self.stop(&pump, &stopped, words).await;
                 };
                 reply.reject(ChannelOpenFailure::ConnectFailed).await;
                 if let Err(error) = pump.finish(Status::TargetLost, None).await {
@@ -409,9 +411,9 @@ impl Job {
         pump.finish(status, tag).await?;
         match stopped {
             Stopped::Exit(_) | Stopped::ClientLost | Stopped::Record(_) => Ok(()),
-            Stopped::Unreached => {
+            Stopped::Unreached(why) => {
                 let resource = &self.seat.pool.host.resource;
-                words.say(&format!("could not reach `{resource}`")).await
+                words.say(&format!("could not reach `{resource}`{why}")).await
             }
             Stopped::TargetLost => words.say("the target was lost").await,
             Stopped::Cut("bytes_max") => words.say("refused: the answer exceeds its limit").await,
@@ -484,7 +486,7 @@ fn outcome(stopped: &Stopped) -> (Status, Option<Arc<str>>, Exit) {
             (status, tag, exit.clone())
         }
         Stopped::ClientLost => (Status::ClientLost, None, Exit::Unsaid),
-        Stopped::TargetLost | Stopped::Unreached => {
+        Stopped::TargetLost | Stopped::Unreached(_) => {
             (Status::TargetLost, None, Exit::Status(FAILED))
         }
         Stopped::Cut(why) => (Status::Cut((*why).into()), None, Exit::Status(FAILED)),

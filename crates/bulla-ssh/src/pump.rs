@@ -64,8 +64,8 @@ pub enum Stopped {
     Exit(Exit),
     ClientLost,
     TargetLost,
-    /// It never began.
-    Unreached,
+    /// It never began; for the client, why.
+    Unreached(String),
     Cut(&'static str),
     Record(RecordError),
 }

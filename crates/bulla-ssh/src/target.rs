@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bulla_core::{Secret, Timestamp};
-use bulla_host::{Connector, DialError, Door};
+use bulla_host::{Connector, DialError, Door, Stream};
 use parking_lot::Mutex;
 use russh::{
     Channel,
@@ -31,6 +31,10 @@ pub enum TargetError {
     Dial(#[from] DialError),
     #[error("its host key is none that is pinned: {0}")]
     HostKey(String),
+    #[error("neither the configuration nor the agent says who the host is: give `ssh.host_keys`")]
+    Unknown,
+    #[error("its agent sends {0}")]
+    Agent(&'static str),
     #[error("the connection failed: {0}")]
     Lost(#[from] russh::Error),
     #[error("it does not let the gateway in as `{0}`")]
@@ -45,6 +49,22 @@ pub enum TargetError {
     Refused,
     #[error("it did not answer in time")]
     TimedOut,
+}
+
+impl TargetError {
+    /// What a client may know of it, beyond that the target is not reached.
+    pub fn public(&self) -> Option<&str> {
+        match self {
+            Self::Dial(error) => error.public(),
+            _ => None,
+        }
+    }
+}
+
+impl From<russh::SendError> for TargetError {
+    fn from(_: russh::SendError) -> Self {
+        Self::Lost(russh::Error::SendError)
+    }
 }
 
 /// Algorithms toward either side: authenticated encryption only, no SHA-1, nothing below 128 bits.
@@ -91,7 +111,7 @@ impl Checker {
 
 impl HostKeys {
     /// Whether a target may be who it says, at a time.
-    fn knows(&self, shown: &PublicKeyOrCertificate, now: Timestamp) -> bool {
+    pub fn knows(&self, shown: &PublicKeyOrCertificate, now: Timestamp) -> bool {
         match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => {
                 self.pinned.iter().any(|own| own.key_data() == key.key_data())
@@ -216,6 +236,9 @@ pub struct Conn {
 }
 
 impl Conn {
+    pub fn new(handle: client::Handle<Checker>, knife: Knife) -> Self {
+        Self { handle, _knife: knife }
+    }
     pub async fn session(&self) -> Result<Channel<client::Msg>, TargetError> {
         Ok(self.handle.channel_open_session().await?)
     }
@@ -231,10 +254,10 @@ impl Conn {
 /// All connections of one session.
 pub struct Pool {
     pub host: Arc<Host>,
-    account: String,
+    pub account: String,
     /// Names the session in the target's own log.
-    id: String,
-    door: Door,
+    pub id: String,
+    pub door: Door,
     authority: Arc<Authority>,
     idle: Mutex<Vec<Conn>>,
     /// The first one is on its way before anybody asks for it.
@@ -313,12 +336,15 @@ impl Pool {
         tokio::time::timeout(time, self.log_in()).await.map_err(|_| TargetError::TimedOut)?
     }
 
-    async fn log_in(&self) -> Result<Conn, TargetError> {
-        let connector: &Arc<dyn Connector> = self.door.connector();
-        let dialled = connector.dial(&self.host.resource, &[]).await?;
-        let (stream, knife) = Guarded::new(dialled.stream, Allowance::new(u64::MAX));
+    /// Meets a target at the other end of `stream`, which must be one of those that `keys` name.
+    pub async fn greet(
+        &self,
+        stream: Box<dyn Stream>,
+        keys: HostKeys,
+    ) -> Result<(client::Handle<Checker>, Knife), TargetError> {
+        let (stream, knife) = Guarded::new(stream, Allowance::new(u64::MAX));
         let mut preferred = preferred();
-        if !self.host.keys.authorities.is_empty() {
+        if !keys.authorities.is_empty() {
             preferred.host_key_certificates = preferred.key.clone();
         }
         let config = client::Config {
@@ -329,17 +355,26 @@ impl Pool {
             ..client::Config::default()
         };
         let refused: Arc<Mutex<Option<String>>> = Arc::default();
-        let (keys, now) = (self.host.keys.clone(), self.door.now());
-        let checker = Checker::new(keys, now, refused.clone());
+        let checker = Checker::new(keys, self.door.now(), refused.clone());
         let connected = client::connect_stream(Arc::new(config), stream, checker).await;
-        let mut handle = match (connected, refused.lock().take()) {
-            (Ok(handle), _) => handle,
-            (Err(_), Some(print)) => return Err(TargetError::HostKey(print)),
-            (Err(error), None) => return Err(error.into()),
-        };
+        match (connected, refused.lock().take()) {
+            (Ok(handle), _) => Ok((handle, knife)),
+            (Err(_), Some(print)) => Err(TargetError::HostKey(print)),
+            (Err(error), None) => Err(error.into()),
+        }
+    }
+
+    async fn log_in(&self) -> Result<Conn, TargetError> {
+        if self.host.login == TargetLogin::Agent {
+            return self.vouched().await;
+        }
+        let connector: &Arc<dyn Connector> = self.door.connector();
+        let dialled = connector.dial(&self.host.resource, &[]).await?;
+        let (mut handle, knife) = self.greet(dialled.stream, self.host.keys.clone()).await?;
         let account = self.account.as_str();
         let answer = match self.host.login {
-            TargetLogin::Certificate => {
+            TargetLogin::Certificate | TargetLogin::Agent => {
+                let now = self.door.now();
                 let (key, certificate) = self.authority.target(account, &self.id, now)?;
                 handle.authenticate_openssh_cert(account, Arc::new(key), certificate).await?
             }
@@ -349,16 +384,21 @@ impl Pool {
                 let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
                 handle.authenticate_publickey(account, key).await?
             }
-            TargetLogin::Password => {
-                let secret = self.secret().await?;
-                let text = std::str::from_utf8(secret.reveal()).map_err(|_| TargetError::BadKey)?;
-                handle.authenticate_password(account, text).await?
-            }
+            TargetLogin::Password => self.say_password(&mut handle).await?,
         };
         match answer {
-            AuthResult::Success => Ok(Conn { handle, _knife: knife }),
+            AuthResult::Success => Ok(Conn::new(handle, knife)),
             AuthResult::Failure { .. } => Err(TargetError::Login(account.to_owned())),
         }
+    }
+
+    pub async fn say_password(
+        &self,
+        handle: &mut client::Handle<Checker>,
+    ) -> Result<AuthResult, TargetError> {
+        let secret = self.secret().await?;
+        let text = std::str::from_utf8(secret.reveal()).map_err(|_| TargetError::BadKey)?;
+        Ok(handle.authenticate_password(self.account.as_str(), text).await?)
     }
 
     async fn secret(&self) -> Result<Arc<Secret>, TargetError> {

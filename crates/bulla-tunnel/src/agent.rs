@@ -34,8 +34,8 @@ use crate::{
     dial::{self, Proxy},
     keeper::{Enrolment, Identity, Keeper},
     message::{
-        self, Answer, AskSecret, CANCEL_PATH, CAPABILITIES, Cancel, Event, HELLO_PATH, Hello,
-        OPEN_PATH, Offer, Open, SECRET_PATH, Told, VERSION, Welcome, Why,
+        self, Answer, AskSecret, AskSign, CANCEL_PATH, CAPABILITIES, Cancel, Event, HELLO_PATH,
+        Hello, OPEN_PATH, Offer, Open, SECRET_PATH, SIGN_PATH, Signed, Told, VERSION, Welcome, Why,
     },
     private,
     stream::TunnelStream,
@@ -134,6 +134,18 @@ pub trait Targets: Send + Sync {
     ) -> Boxed<'a, Result<Option<Arc<Secret>>, TargetError>> {
         let _ = (protocol, spoiled);
         let words = format!("the secret of `{}` stays here", message::clip(target));
+        Box::pin(async move { Err(TargetError::Unknown(words)) })
+    }
+    /// Signs what logs in on the stream that was handed over with this key.
+    fn sign<'a>(
+        &'a self,
+        target: &'a str,
+        protocol: &'a str,
+        key: Vec<u8>,
+        data: Vec<u8>,
+    ) -> Boxed<'a, Result<Vec<u8>, TargetError>> {
+        let _ = (protocol, key, data);
+        let words = format!("nothing is signed for `{}`", message::clip(target));
         Box::pin(async move { Err(TargetError::Unknown(words)) })
     }
 }
@@ -410,7 +422,8 @@ struct Serve {
 impl Serve {
     async fn run(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let path = request.uri().path().to_owned();
-        let known = [HELLO_PATH, OPEN_PATH, CANCEL_PATH, SECRET_PATH].contains(&path.as_str());
+        let known = [HELLO_PATH, OPEN_PATH, CANCEL_PATH, SECRET_PATH, SIGN_PATH];
+        let known = known.contains(&path.as_str());
         let mut response = http::Response::new(());
         if !known {
             *response.status_mut() = http::StatusCode::NOT_FOUND;
@@ -424,6 +437,7 @@ impl Serve {
             HELLO_PATH => self.hello(&mut stream).await,
             OPEN_PATH => self.open(stream).await,
             SECRET_PATH => self.secret(&mut stream).await,
+            SIGN_PATH => self.sign(&mut stream).await,
             _ => self.cancel(&mut stream).await,
         };
         if let Err(error) = served {
@@ -514,12 +528,26 @@ impl Serve {
         let told = match self.targets.secret(target, protocol, *spoiled).await {
             Ok(secret) => Told::Ok { secret: secret.map(|secret| message::secret_text(&secret)) },
             Err(error) => {
-                let target = message::clip(target);
-                tracing::warn!(gateway = self.alias, target, %error, "refused");
-                Told::Failed { why: why(&error), detail: message::clip(&error.to_string()) }
+                let (why, detail) = self.refused(target, &error);
+                Told::Failed { why, detail }
             }
         };
         message::write(stream, &told).await?;
+        stream.finish()
+    }
+
+    async fn sign(&self, stream: &mut TunnelStream) -> io::Result<()> {
+        let request: AskSign = message::read(stream, &mut BytesMut::new()).await?;
+        let (key, data) = (message::key(&request.key)?, message::signed(&request.data)?);
+        let AskSign { target, protocol, .. } = &request;
+        let signed = match self.targets.sign(target, protocol, key, data).await {
+            Ok(signature) => Signed::Ok { signature: message::key_text(&signature) },
+            Err(error) => {
+                let (why, detail) = self.refused(target, &error);
+                Signed::Failed { why, detail }
+            }
+        };
+        message::write(stream, &signed).await?;
         stream.finish()
     }
 
@@ -529,10 +557,15 @@ impl Serve {
         target: &str,
         error: TargetError,
     ) -> io::Result<()> {
-        let why = why(&error);
+        let (why, detail) = self.refused(target, &error);
+        self.fail(stream, why, &detail).await
+    }
+
+    /// What the gateway hears of it, and the agent's own log.
+    fn refused(&self, target: &str, error: &TargetError) -> (Why, String) {
         let target = message::clip(target);
         tracing::warn!(gateway = self.alias, target, %error, "refused");
-        self.fail(stream, why, &error.to_string()).await
+        (why(error), message::clip(&error.to_string()))
     }
 
     async fn fail(&self, stream: &mut TunnelStream, why: Why, detail: &str) -> io::Result<()> {

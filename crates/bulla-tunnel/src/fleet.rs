@@ -23,8 +23,8 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     message::{
-        self, Answer, AskSecret, CANCEL_PATH, Cancel, Message, OPEN_PATH, Offer, Open, SECRET_PATH,
-        Told, Why,
+        self, Answer, AskSecret, AskSign, CANCEL_PATH, Cancel, Message, OPEN_PATH, Offer, Open,
+        SECRET_PATH, SIGN_PATH, Signed, Told, Why,
     },
     roster::{InstanceId, Member},
     stream::{TunnelStream, lost},
@@ -296,6 +296,49 @@ impl Fleet {
         Err(last)
     }
 
+    /// The tunnel of a stream, and the agent's own key, out of ours.
+    fn of<'a>(&self, key: &'a [u8]) -> Result<(Arc<Tunnel>, &'a [u8]), OpenError> {
+        let (id, key) = key.split_first_chunk::<PREFIX_BYTES>().ok_or(OpenError::Gone)?;
+        let id = u64::from_be_bytes(*id);
+        let tunnel = self.tunnels.lock().iter().find(|tunnel| tunnel.id == id).cloned();
+        Ok((tunnel.ok_or(OpenError::Gone)?, key))
+    }
+
+    /// Asks the agent of a stream to sign what logs in on it. `key`: the stream's cancel key.
+    pub async fn sign(
+        &self,
+        resource: &str,
+        protocol: &str,
+        key: &[u8],
+        data: &[u8],
+        timeout: Duration,
+    ) -> Result<Vec<u8>, OpenError> {
+        let (tunnel, key) = self.of(key)?;
+        let agent = format!("`{}`", tunnel.member.name);
+        if !tunnel.capabilities.iter().any(|one| one == message::SIGN) {
+            let detail = "it cannot sign; upgrade it".into();
+            return Err(OpenError::Failed { agent, detail });
+        }
+        let request = message::encode(&AskSign {
+            target: resource.into(),
+            protocol: protocol.into(),
+            key: message::key_text(key),
+            data: message::key_text(data),
+        });
+        let request = request.map_err(|error| OpenError::Request(error.to_string()))?;
+        let asked = call::<Signed>(tunnel.send.clone(), SIGN_PATH, request);
+        match tokio::time::timeout(timeout, asked).await {
+            Ok(Ok((_, Signed::Ok { signature }))) => {
+                message::signed(&signature).map_err(|error| OpenError::Request(error.to_string()))
+            }
+            Ok(Ok((_, Signed::Failed { detail, .. }))) => {
+                Err(OpenError::Failed { agent, detail: message::clip(&detail) })
+            }
+            Ok(Err(detail)) => Err(OpenError::Failed { agent, detail }),
+            Err(_) => Err(OpenError::TimedOut(agent)),
+        }
+    }
+
     /// Tells a target to cancel what the session behind `hello` is doing, through its own tunnel.
     pub async fn cancel(
         &self,
@@ -304,11 +347,7 @@ impl Fleet {
         hello: &TargetHello,
         timeout: Duration,
     ) -> Result<(), OpenError> {
-        let (id, key) =
-            hello.cancel_key.split_first_chunk::<PREFIX_BYTES>().ok_or(OpenError::Gone)?;
-        let id = u64::from_be_bytes(*id);
-        let tunnel = self.tunnels.lock().iter().find(|tunnel| tunnel.id == id).cloned();
-        let tunnel = tunnel.ok_or(OpenError::Gone)?;
+        let (tunnel, key) = self.of(&hello.cancel_key)?;
         let agent = format!("`{}`", tunnel.member.name);
         if !tunnel.capabilities.iter().any(|one| one == message::CANCEL) {
             let detail = "it cannot cancel; upgrade it".into();

@@ -26,6 +26,8 @@ const TARGETS_MAX: usize = 1_000;
 /// Longest key to cancel with.
 const CANCEL_KEY_BYTES_MAX: usize = 1_024;
 const CAPABILITIES_MAX: usize = 64;
+/// Longest data that are signed, and longest signature.
+const SIGNED_BYTES_MAX: usize = 8 * 1024;
 /// Longest secret, in base64.
 const SECRET_TEXT_BYTES_MAX: usize = 48 * 1024;
 
@@ -42,14 +44,18 @@ pub const DRAIN: &str = "drain";
 /// The agent hands over what a gateway needs to log in by itself, where it must.
 pub const SECRET: &str = "secret";
 
+/// The agent signs what logs in on a stream that it handed over.
+pub const SIGN: &str = "sign";
+
 /// What this build can do. A feature is used only where both sides can do it.
-pub const CAPABILITIES: &[&str] = &[LOGIN, CANCEL, DRAIN, SECRET];
+pub const CAPABILITIES: &[&str] = &[LOGIN, CANCEL, DRAIN, SECRET, SIGN];
 
 /// The paths of the streams.
 pub const HELLO_PATH: &str = "/hello";
 pub const OPEN_PATH: &str = "/open";
 pub const CANCEL_PATH: &str = "/cancel";
 pub const SECRET_PATH: &str = "/secret";
+pub const SIGN_PATH: &str = "/sign";
 
 /// A message that breaks its bounds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -239,6 +245,57 @@ impl Message for Told {
             Self::Failed { detail, .. } => bound(is_text(detail), "detail"),
         }
     }
+}
+
+/// Sign what logs in on a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskSign {
+    pub target: String,
+    pub protocol: String,
+    /// The `cancel_key` that came with the stream, in base64.
+    pub key: String,
+    /// In base64.
+    pub data: String,
+}
+
+impl Message for AskSign {
+    fn check(&self) -> Result<(), MessageError> {
+        bound(is_name(&self.target), "target")?;
+        bound(is_name(&self.protocol), "protocol")?;
+        key(&self.key)?;
+        signed(&self.data).map(drop)
+    }
+}
+
+/// The answer to [`AskSign`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signed {
+    Ok {
+        /// In base64.
+        signature: String,
+    },
+    Failed {
+        why: Why,
+        /// For operators.
+        detail: String,
+    },
+}
+
+impl Message for Signed {
+    fn check(&self) -> Result<(), MessageError> {
+        match self {
+            Self::Ok { signature } => signed(signature).map(drop),
+            Self::Failed { detail, .. } => bound(is_text(detail), "detail"),
+        }
+    }
+}
+
+/// Data to be signed, or a signature, out of its text.
+pub fn signed(text: &str) -> Result<Vec<u8>, MessageError> {
+    let bytes = BASE64.decode(text).map_err(|_| MessageError::Bounds("data"))?;
+    bound(!bytes.is_empty() && bytes.len() <= SIGNED_BYTES_MAX, "data")?;
+    Ok(bytes)
 }
 
 /// A secret for [`Told`], and back.
@@ -518,6 +575,8 @@ mod tests {
                 "open" => again::<Open>(frame.clone()),
                 "answer" => again::<Answer>(frame.clone()),
                 "cancel" => again::<Cancel>(frame.clone()),
+                "ask_sign" => again::<AskSign>(frame.clone()),
+                "signed" => again::<Signed>(frame.clone()),
                 "request" => again::<Request>(frame.clone()),
                 "issued" => again::<Issued>(frame.clone()),
                 other => panic!("{other}"),

@@ -92,6 +92,11 @@ pub enum AgentCommand {
     Check,
     /// Print the JSON Schema of an agent's configuration.
     Schema,
+    /// Print the authority that a target has to believe, so that the agent can vouch for gateways.
+    TargetCa {
+        /// The target's name in the agent's configuration.
+        target: String,
+    },
     /// On the gateway: make a token, good once, that lets an agent join.
     JoinToken {
         /// The agent's name, as resources have it in `agent`.

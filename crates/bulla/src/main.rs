@@ -18,6 +18,7 @@
 //! | `roads`, `secrets` | the way to each target, and the secret for it |
 //! | `agents` | agents, on the gateway's side |
 //! | `agent` | `bulla agent` |
+//! | `beside` | what an agent does beside its targets |
 //! | `sessions`, `log` | the record, read back |
 //! | `judge` | `policy test`, `policy explain` |
 //! | `classify` | classes proposed for a target's columns |
@@ -29,6 +30,7 @@ mod admin;
 mod agent;
 mod agents;
 mod approvals;
+mod beside;
 mod classify;
 mod cli;
 mod config;
@@ -145,6 +147,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Agent { command: Some(command) } => match command {
             AgentCommand::Check => agent::check(&cli.config, cli.json)?,
+            AgentCommand::TargetCa { target } => agent::target_ca(&cli.config, target)?,
             AgentCommand::Schema => {
                 print(&serde_json::to_string_pretty(&config::agent::schema())?)?;
             }

@@ -14,9 +14,13 @@ use bulla_wire::Protocol;
 
 pub use certify::run as ssh;
 pub use http::HttpSettings;
-pub use ssh::{SshGateway, SshSettings};
+pub use ssh::{SshBeside, SshGateway, SshSettings};
 
-use crate::config::{Config, file};
+use crate::config::{
+    Config,
+    agent::{AgentConfig, AgentTarget},
+    file,
+};
 
 /// The protocols whose wire we read ourselves, by name.
 pub type Wires = BTreeMap<&'static str, Arc<dyn Protocol>>;
@@ -46,8 +50,7 @@ pub const KNOWN: &[&str] = &[
 ];
 
 /// Those of them that an agent can reach.
-pub const REACHED_BY_AGENTS: &[&str] =
-    &[bulla_postgres::DESCRIPTOR.protocol, bulla_http::DESCRIPTOR.protocol];
+pub const REACHED_BY_AGENTS: &[&str] = KNOWN;
 
 /// The name of a protocol whose wire is a library's.
 pub fn hosted_name(protocol: &str) -> Option<&'static str> {
@@ -133,11 +136,6 @@ pub fn mistakes(
     }
     if is_bare(&resource.protocol) {
         let mut mistakes = ssh::host(config, name, resource).err().unwrap_or_default();
-        if !resource.agent.is_empty() {
-            let words = "a host cannot be reached through an agent yet; \
-                         name its `host` and `port`, without `agent`";
-            mistakes.push(("agent", words.to_owned()));
-        }
         if resource.http.is_some() {
             mistakes.push(("http", format!("is for `protocol = \"{own}\"` only")));
         }
@@ -152,6 +150,39 @@ pub fn mistakes(
         (false, Some(_)) => vec![("http", format!("is for `protocol = \"{own}\"` only"))],
         (false, None) if resource.login.as_ref().is_some_and(|login| login.user.is_empty()) => {
             vec![("login.user", "is missing: the account at the target".to_owned())]
+        }
+        (false, None) => Vec::new(),
+    }
+}
+
+/// What an agent does beside a target; none where it hands over the stream, and the secret.
+pub fn beside(
+    config: &AgentConfig,
+    name: &str,
+    target: &AgentTarget,
+) -> Result<Option<Arc<dyn bulla_host::Beside>>, String> {
+    if !is_bare(&target.protocol) {
+        return Ok(None);
+    }
+    let beside = ssh::beside(&config.data(), name, target)?;
+    Ok(Some(Arc::new(beside)))
+}
+
+/// The line of the authority that an agent's target has to believe.
+pub fn target_ca(config: &AgentConfig, name: &str, target: &AgentTarget) -> Result<String> {
+    match is_bare(&target.protocol) {
+        true => ssh::target_ca(&config.data(), name, target),
+        false => anyhow::bail!("`{name}` believes no authority of ours"),
+    }
+}
+
+/// What does not hold of an agent's target's own settings: key and words.
+pub fn mistakes_beside(target: &AgentTarget) -> Vec<(&'static str, String)> {
+    match (is_bare(&target.protocol), &target.ssh) {
+        (true, _) => ssh::mistakes_beside(target),
+        (false, Some(_)) => {
+            let protocol = bulla_ssh::DESCRIPTOR.protocol;
+            vec![("ssh", format!("is for `protocol = \"{protocol}\"` only"))]
         }
         (false, None) => Vec::new(),
     }

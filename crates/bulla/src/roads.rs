@@ -17,7 +17,7 @@ use bulla_engine::{
     ConnectError, Connected, Connector, DirectConnector, DirectDialer, HostedTarget, Target,
     TargetTls,
 };
-use bulla_host::{DialError, Dialled};
+use bulla_host::{DialError, Dialled, Vouched};
 use bulla_tunnel::{Fleet, OpenError, Wanted};
 use bulla_wire::{Place, Protocol, TargetHello};
 use bytes::BytesMut;
@@ -66,10 +66,8 @@ fn dialer(config: &Config) -> Result<DirectDialer> {
     for (name, resource) in &config.resources {
         if registry::is_hosted(&resource.protocol) && resource.agent.is_empty() {
             let login = resource.login.clone().unwrap_or_default();
-            let target = hosted_target(config.base(), &resource.target, &login).map(|target| {
-                let bare = registry::is_bare(&resource.protocol);
-                HostedTarget { tls: if bare { TargetTls::Off } else { target.tls }, ..target }
-            });
+            let bare = registry::is_bare(&resource.protocol);
+            let target = hosted_target(config.base(), &resource.target, &login, bare);
             targets.push((name.clone(), target.with_context(|| format!("resources.{name}"))?));
         }
     }
@@ -77,15 +75,17 @@ fn dialer(config: &Config) -> Result<DirectDialer> {
 }
 
 /// A target of a hosted protocol as a configuration writes it. Relative paths start at `base`.
+/// `bare`: the protocol protects itself.
 pub fn hosted_target(
     base: &Path,
     target: &file::Target,
     login: &file::Login,
+    bare: bool,
 ) -> Result<HostedTarget> {
     Ok(HostedTarget {
         host: target.host.clone().context("`target.host` is missing")?,
         port: target.port.context("`target.port` is missing")?,
-        tls: tls::target(base, target, login)?,
+        tls: if bare { TargetTls::Off } else { tls::target(base, target, login)? },
         secret: secrets::source(base, login)?,
     })
 }
@@ -124,6 +124,9 @@ impl HostedRoads {
             settings: Vec::new(),
             timeout: self.timeout,
         }
+    }
+    fn beyond(&self, resource: &str) -> Result<&Beyond, DialError> {
+        self.through.get(resource).ok_or_else(|| DialError::NoTarget(resource.to_owned()))
     }
     fn fleet(&self) -> Result<&Arc<Fleet>, DialError> {
         let detail = "no gateway runs".to_owned();
@@ -175,6 +178,33 @@ impl bulla_host::Connector for HostedRoads {
             let secret = self.fleet()?.secret(&wanted, spoiled).await;
             let secret = secret.map_err(|error| undialled(&error))?;
             Ok(secret.map(Arc::new))
+        })
+    }
+
+    fn vouched<'a>(
+        &'a self,
+        resource: &'a str,
+        wishes: Vec<(String, String)>,
+    ) -> Boxed<'a, Result<Vouched, DialError>> {
+        Box::pin(async move {
+            let beyond = self.beyond(resource)?;
+            let wanted = Wanted { settings: wishes, ..self.wanted(resource, beyond) };
+            let joined = self.fleet()?.open(wanted).await.map_err(|error| undialled(&error))?;
+            let TargetHello { parameters: told, cancel_key: handle, .. } = joined.hello;
+            Ok(Vouched { stream: Box::new(joined.stream), told, handle })
+        })
+    }
+
+    fn sign<'a>(
+        &'a self,
+        resource: &'a str,
+        handle: &'a [u8],
+        data: &'a [u8],
+    ) -> Boxed<'a, Result<Vec<u8>, DialError>> {
+        Box::pin(async move {
+            let protocol = &self.beyond(resource)?.protocol;
+            let signed = self.fleet()?.sign(resource, protocol, handle, data, self.timeout).await;
+            signed.map_err(|error| undialled(&error))
         })
     }
 }

@@ -72,6 +72,8 @@ pub struct AgentTarget {
     /// An API may have none.
     #[serde(default)]
     pub login: Login,
+    /// What only a host has.
+    pub ssh: Option<crate::registry::SshBeside>,
 }
 
 fn http() -> SocketAddr {
@@ -109,6 +111,11 @@ impl std::ops::Deref for AgentConfig {
 }
 
 impl AgentConfig {
+    /// Where keys and certificates are.
+    pub fn data(&self) -> PathBuf {
+        self.base.join(&self.agent.data)
+    }
+
     /// As [`Config::load`].
     pub fn load(
         path: &Path,
@@ -198,6 +205,12 @@ impl AgentConfig {
         }
         for (name, target) in &self.targets {
             let key = format!("targets.{name}");
+            if let Err(error) = ResourceName::new(name) {
+                keep(key.clone(), error.to_string(), "rename the table");
+            }
+            for (part, message) in crate::registry::mistakes_beside(target) {
+                keep(format!("{key}.{part}"), message, "");
+            }
             if !known.contains(&target.protocol.as_str()) {
                 let message = format!("unknown protocol `{}`", target.protocol.escape_debug());
                 keep(format!("{key}.protocol"), message, &format!("use {}", known.join(" or ")));

@@ -1,23 +1,29 @@
 //! `[resources.NAME.ssh]` and `[ssh]`: hosts, and what the gateway itself is, to clients of SSH.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use anyhow::{Result, ensure};
 use bulla_mask::{Kind, Scanner};
-use bulla_ssh::{Host, HostKeys, Keys, Masked, PublicKey, Ssh, TargetLogin};
+use bulla_ssh::{Beside, Host, HostKeys, Keys, Masked, PublicKey, Ssh, TargetLogin};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::{Config, file::Resource};
+use crate::config::{Config, agent::AgentTarget, file::Resource};
 
 /// What only a host has.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SshSettings {
-    /// Accounts that clients may ask for besides `login.user`, which is the first.
+    /// Accounts that clients may ask for besides `login.user`, which is the first. With `agent`
+    /// the first of these is the first.
     pub accounts: Vec<String>,
-    /// How the gateway logs in there.
-    pub login: SshLogin,
+    /// How the gateway logs in there, by default with a certificate; with `agent`, the agent says it.
+    pub login: Option<SshLogin>,
     /// Public keys that the host may have: `ssh-ed25519 AAAA…`. Nothing is trusted on first use.
+    /// With `agent`, by default what the agent's configuration has.
     pub host_keys: Vec<String>,
     /// Public keys of authorities that may certify the host.
     pub host_authorities: Vec<String>,
@@ -31,15 +37,31 @@ pub struct SshSettings {
     pub detectors: Vec<String>,
 }
 
+/// What only a host has, beside which an agent stands.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SshBeside {
+    /// Accounts that gateways may ask for besides `login.user`.
+    pub accounts: Vec<String>,
+    /// How gateways log in there.
+    pub login: SshLogin,
+    /// Public keys that the host may have: `ssh-ed25519 AAAA…`.
+    pub host_keys: Vec<String>,
+    /// Public keys of authorities that may certify the host.
+    pub host_authorities: Vec<String>,
+    /// The name in the host's certificate; by default `target.host`.
+    pub host_name: Option<String>,
+}
+
 /// How the gateway logs in at a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SshLogin {
-    /// With a certificate for each session, signed by the gateway's own authority, which the host
-    /// must trust (`bulla ssh target-ca`).
+    /// With a certificate for each connection, signed by the gateway's own authority, which the host
+    /// must trust (`bulla ssh target-ca`); with an agent, by the agent's (`bulla agent target-ca`).
     #[default]
     Certificate,
-    /// With the private key that the secret of `login` is, in OpenSSH's form.
+    /// With the private key that the secret of `login` is, in OpenSSH's form. It stays with an agent.
     Key,
     /// With the password that the secret of `login` is.
     Password,
@@ -111,25 +133,24 @@ fn parse(lines: &[String], key: &'static str, mistakes: &mut Vec<Mistake>) -> Ve
     keys
 }
 
-/// Builds the host of a resource, or says everything that does not hold.
-pub fn host(config: &Config, name: &str, resource: &Resource) -> Result<Host, Vec<Mistake>> {
-    let classes: Vec<&String> = config.classes.keys().collect();
-    let settings = resource.ssh.clone().unwrap_or_default();
-    let login = resource.login.clone().unwrap_or_default();
-    let mut mistakes = Vec::new();
-    if login.user.is_empty() {
-        mistakes.push(("login.user", "is missing: the account at the host".to_owned()));
-    }
-    let mut accounts = vec![login.user.clone()];
-    accounts.extend(settings.accounts.iter().filter(|account| **account != login.user).cloned());
+/// The names of accounts: the default first.
+fn accounts(first: &str, more: &[String], mistakes: &mut Vec<Mistake>) -> Vec<String> {
+    let mut accounts: Vec<String> =
+        Some(first.to_owned()).filter(|first| !first.is_empty()).into_iter().collect();
+    accounts.extend(more.iter().filter(|account| *account != first).cloned());
     let plain = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
-    for account in accounts.iter().filter(|account| !account.is_empty()) {
-        if account.starts_with('-') || !account.chars().all(plain) {
+    for account in &accounts {
+        if account.is_empty() || account.starts_with('-') || !account.chars().all(plain) {
             let words = format!("`{}` is no name of an account", account.escape_debug());
             mistakes.push(("ssh.accounts", words));
         }
     }
-    match (settings.login, login.has_secret()) {
+    accounts
+}
+
+/// Whether a secret is there where it is needed, and only there.
+fn secret(login: SshLogin, there: bool, mistakes: &mut Vec<Mistake>) {
+    match (login, there) {
         (SshLogin::Certificate, true) => {
             let words = "a secret in `login` needs `login = \"key\"` or `\"password\"` here";
             mistakes.push(("ssh.login", words.to_owned()));
@@ -139,16 +160,110 @@ pub fn host(config: &Config, name: &str, resource: &Resource) -> Result<Host, Ve
         }
         (SshLogin::Certificate, false) | (SshLogin::Key | SshLogin::Password, true) => {}
     }
+}
+
+const NO_HOST_KEYS: &str = "is missing: who the host is must be known before it is met; \
+                            write the line that `ssh-keyscan -t ed25519 HOST` prints";
+const NO_TLS: &str = "TLS does not come into it; `ssh.host_keys` says who the host is";
+
+/// The agent's side of a host, or every mistake of it.
+fn read_beside(target: &AgentTarget) -> Result<(Vec<String>, HostKeys, TargetLogin), Vec<Mistake>> {
+    let settings = target.ssh.clone().unwrap_or_default();
+    let mut mistakes = Vec::new();
+    if target.login.user.is_empty() {
+        mistakes.push(("login.user", "is missing: the account at the host".to_owned()));
+    }
+    let accounts = accounts(&target.login.user, &settings.accounts, &mut mistakes);
+    secret(settings.login, target.login.has_secret(), &mut mistakes);
+    if settings.host_keys.is_empty() && settings.host_authorities.is_empty() {
+        mistakes.push(("ssh.host_keys", NO_HOST_KEYS.to_owned()));
+    }
+    if target.target.ca.is_some() || target.login.cert.is_some() {
+        mistakes.push(("target", NO_TLS.to_owned()));
+    }
+    let name = settings.host_name.or_else(|| target.target.host.clone());
+    let keys = HostKeys {
+        pinned: parse(&settings.host_keys, "ssh.host_keys", &mut mistakes),
+        authorities: parse(&settings.host_authorities, "ssh.host_authorities", &mut mistakes),
+        name: name.unwrap_or_default(),
+    };
+    let login = means(settings.login);
+    if mistakes.is_empty() { Ok((accounts, keys, login)) } else { Err(mistakes) }
+}
+
+pub fn mistakes_beside(target: &AgentTarget) -> Vec<Mistake> {
+    read_beside(target).err().unwrap_or_default()
+}
+
+/// Where an agent keeps the authority of one host.
+fn own_folder(data: &Path, name: &str) -> PathBuf {
+    data.join("ssh").join(name)
+}
+
+/// The agent's side of a host.
+pub fn beside(data: &Path, name: &str, target: &AgentTarget) -> Result<Beside, String> {
+    let (accounts, keys, login) = read_beside(target).map_err(|mistakes| {
+        let words = mistakes.into_iter().map(|(key, words)| format!("{key}: {words}"));
+        words.collect::<Vec<_>>().join("; ")
+    })?;
+    let made = Beside::open(&own_folder(data, name), accounts, keys, login);
+    made.map_err(|error| error.to_string())
+}
+
+/// The authority of an agent's host, as a line.
+pub fn target_ca(data: &Path, name: &str, target: &AgentTarget) -> Result<String> {
+    let login = target.ssh.as_ref().map(|settings| settings.login).unwrap_or_default();
+    let needed = login == SshLogin::Certificate;
+    ensure!(needed, "`{name}` is not logged in at with certificates; see `ssh.login`");
+    Ok(bulla_ssh::authority_line(&own_folder(data, name))?)
+}
+
+fn means(login: SshLogin) -> TargetLogin {
+    match login {
+        SshLogin::Certificate => TargetLogin::Certificate,
+        SshLogin::Key => TargetLogin::Key,
+        SshLogin::Password => TargetLogin::Password,
+    }
+}
+
+/// Builds the host of a resource, or says everything that does not hold.
+pub fn host(config: &Config, name: &str, resource: &Resource) -> Result<Host, Vec<Mistake>> {
+    let classes: Vec<&String> = config.classes.keys().collect();
+    let settings = resource.ssh.clone().unwrap_or_default();
+    let login = resource.login.clone().unwrap_or_default();
+    let by_agent = !resource.agent.is_empty();
+    let mut mistakes = Vec::new();
+    let accounts = accounts(&login.user, &settings.accounts, &mut mistakes);
+    match (by_agent, login.user.is_empty()) {
+        (true, _) if accounts.is_empty() => {
+            let words = "is missing: the account that clients get comes first; \
+                         the agent's configuration must have it";
+            mistakes.push(("ssh.accounts", words.to_owned()));
+        }
+        (false, true) => {
+            mistakes.push(("login.user", "is missing: the account at the host".to_owned()));
+        }
+        (true, _) | (false, false) => {}
+    }
+    match (by_agent, settings.login) {
+        (true, Some(_)) => {
+            let words = "is for hosts without `agent`: the agent's configuration says it";
+            mistakes.push(("ssh.login", words.to_owned()));
+        }
+        (true, None) => {}
+        (false, own) => secret(own.unwrap_or_default(), login.has_secret(), &mut mistakes),
+    }
     let pinned = parse(&settings.host_keys, "ssh.host_keys", &mut mistakes);
     let authorities = parse(&settings.host_authorities, "ssh.host_authorities", &mut mistakes);
-    if settings.host_keys.is_empty() && settings.host_authorities.is_empty() {
-        let words = "is missing: who the host is must be known before it is met; \
-                     write the line that `ssh-keyscan -t ed25519 HOST` prints";
-        mistakes.push(("ssh.host_keys", words.to_owned()));
+    if settings.host_keys.is_empty() && settings.host_authorities.is_empty() && !by_agent {
+        mistakes.push(("ssh.host_keys", NO_HOST_KEYS.to_owned()));
+    }
+    if by_agent && !settings.host_authorities.is_empty() && settings.host_name.is_none() {
+        let words = "is missing: the name in the host's certificate";
+        mistakes.push(("ssh.host_name", words.to_owned()));
     }
     if resource.target.ca.is_some() || login.cert.is_some() {
-        let words = "TLS does not come into it; `ssh.host_keys` says who the host is";
-        mistakes.push(("target", words.to_owned()));
+        mistakes.push(("target", NO_TLS.to_owned()));
     }
     let names = settings.env.iter().filter(|name| {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -183,10 +298,9 @@ pub fn host(config: &Config, name: &str, resource: &Resource) -> Result<Host, Ve
     let host = Host {
         resource: name.into(),
         accounts,
-        login: match settings.login {
-            SshLogin::Certificate => TargetLogin::Certificate,
-            SshLogin::Key => TargetLogin::Key,
-            SshLogin::Password => TargetLogin::Password,
+        login: match by_agent {
+            true => TargetLogin::Agent,
+            false => means(settings.login.unwrap_or_default()),
         },
         keys: HostKeys { pinned, authorities, name: host_name.unwrap_or_default() },
         env: settings.env,
