@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::client::http_get;
 use crate::gateway::{ResourceSpec, binary};
 use crate::netns::Host;
 use crate::place::{Port, TempDir};
@@ -91,7 +92,7 @@ pub struct Agent {
     proc: Proc,
     dir: TempDir,
     host: Option<Host>,
-    _health: Port,
+    health: Port,
 }
 
 impl Agent {
@@ -105,7 +106,7 @@ impl Agent {
         let health = Port::new()?;
         dir.write("agent.toml", spec.toml(health.number(), &dir)?)?;
         let proc = spawn(&dir, spec.host.as_ref())?;
-        Ok(Self { proc, dir, host: spec.host.clone(), _health: health })
+        Ok(Self { proc, dir, host: spec.host.clone(), health })
     }
 
     pub fn dir(&self) -> &TempDir {
@@ -119,6 +120,14 @@ impl Agent {
     /// Everything that it said since its last start.
     pub fn log(&self) -> String {
         self.proc.log()
+    }
+
+    /// A page of its HTTP listener: status and body.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn http(&self, path: &str) -> Result<(u16, String)> {
+        http_get(&format!("http://127.0.0.1:{}{path}", self.health.number()))
     }
 
     /// Kills it at once.

@@ -130,7 +130,13 @@ fn an_agent_is_the_only_way_and_holds_the_secret() {
     assert!(!agent.log().contains("scram secret") && !world.gateway.log().contains("scram secret"));
     let health = world.gateway.http("/metrics").unwrap().1;
     has(&health, &["bulla_agent_tunnels{agent=\"eu-1\"} 1"]);
+    assert_eq!(agent.http("/readyz").unwrap().0, 200);
+    has(&agent.http("/metrics").unwrap().1, &["bulla_agent_tunnels{gateway=\"gw0\"} 1"]);
     world.verified();
+    // Without a gateway it is alive, and not ready.
+    wait_until(|| agent.http("/readyz").unwrap().0 == 503);
+    has(&agent.http("/readyz").unwrap().1, &["no gateway is connected: gw0: "]);
+    assert_eq!(agent.http("/livez").unwrap().0, 200);
 }
 
 #[test]
@@ -138,7 +144,13 @@ fn a_revoked_agent_ends_and_a_restarted_one_comes_back() {
     let world = World::start(&["eu-1"]);
     let mut agent = world.agent("eu-1");
     world.gateway.wait_agents(1).unwrap();
-    // Killed and started again on what it kept: the join token is used up and not needed.
+    // Killed and started again on what it kept: the join token is used up and not needed. Meanwhile
+    // the gateway's authority was replaced, and each still believes the other.
+    let pin = || world.gateway.cli(&["agents", "pin"]).unwrap().success().unwrap();
+    let before = pin();
+    let rotated = world.gateway.cli(&["agents", "rotate"]).unwrap().success().unwrap();
+    has(&rotated, &[pin().trim(), before.trim(), "is believed until"]);
+    assert_ne!(pin(), before);
     agent.kill().unwrap();
     world.gateway.wait_agents(0).unwrap();
     agent.restart().unwrap();
@@ -154,7 +166,9 @@ fn a_revoked_agent_ends_and_a_restarted_one_comes_back() {
     agent.proc().wait_line("tunnel", SOON).unwrap();
     let listed = world.gateway.cli(&["agents", "ls"]).unwrap().success().unwrap();
     has(&listed, &["eu-1", "revoked", "join token of local:"]);
-    has(&world.notes(), &["revoke agent `eu-1`", "disconnects: revoked"]);
+    let notes = world.notes();
+    has(&notes, &["revoke agent `eu-1`", "disconnects: revoked"]);
+    has(&notes, &["replace the agents' authority by sha256:"]);
     // A token for what has no such agent is not made.
     let none = world.gateway.cli(&["agent", "join-token", "--name", "eu-9"]).unwrap();
     assert_ne!(none.code(), 0);

@@ -674,3 +674,20 @@ impl Pump {
         Ok(Some(moved))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_differ() {
+        for (failures, longest) in [(0, 250), (1, 500), (3, 2_000), (9, 30_000), (u32::MAX, 30_000)]
+        {
+            let drawn: Vec<_> = (0..64).map(|_| pause(failures)).collect();
+            let (least, most) = (drawn.iter().min().unwrap(), drawn.iter().max().unwrap());
+            assert!(*least >= PAUSE_FIRST / 5 && *most <= Duration::from_millis(longest));
+            // By chance: a thousand agents of a gateway that restarts do not come at once.
+            assert!(*most > Duration::from_millis(longest / 2) && most > least, "{failures}");
+        }
+    }
+}

@@ -3,10 +3,19 @@
 //!
 //! Key and certificate stand in one file of the data folder, mode 0600. Whoever reads it can become
 //! any agent that the roster knows, so it is kept where the log's own key is kept.
+//!
+//! The key can be replaced in place. The old one is forgotten at once, but signs the new one before:
+//! until the last certificate of the old authority has ended, agents that know only the old one
+//! believe the new one by that signature, and the gateway takes certificates of both.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use bulla_core::{Digest, Timestamp};
+use bulla_core::{Digest, Secret, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -28,8 +37,10 @@ use crate::{
 
 /// Longest file.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-/// The authority itself; its key can be replaced by enrolling every agent anew.
+/// The authority itself; its key can be replaced before.
 const LIFE: Duration = Duration::from_secs(3_650 * 86_400);
+/// Authorities that were replaced and are still believed.
+const RETIRED_MAX: usize = 4;
 /// Clocks differ.
 const BACKDATE: Duration = Duration::from_secs(300);
 /// URI of an agent's certificate: `bulla:agent:<name>:<instance>`.
@@ -49,13 +60,52 @@ pub enum AuthorityError {
     Tls(String),
     #[error("the request for a certificate is not signed by its own key, or cannot be read")]
     Request,
+    #[error("make an authority: {0}")]
+    Made(&'static str),
+    #[error("{RETIRED_MAX} authorities were replaced within a day; wait, or replace it at once")]
+    Often,
+}
+
+/// What becomes of an authority that is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Old {
+    /// It is believed until the last certificate of its agents has ended.
+    Runs,
+    /// It is believed no more: whoever has stolen its key is out, and every agent enrols anew.
+    Ends,
 }
 
 pub struct Authority {
+    path: PathBuf,
+    /// Its private key, in PEM, to be written.
+    key: Secret,
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     pem: String,
     pin: Digest,
+    retired: Vec<Retired>,
+}
+
+/// An authority that was replaced.
+#[derive(Debug, Clone)]
+struct Retired {
+    certificate: CertificateDer<'static>,
+    /// Its successor, as it signed it: good for as long as it is believed.
+    cross: CertificateDer<'static>,
+    until: Timestamp,
+}
+
+impl Retired {
+    fn read(
+        certificate: &CertificateDer<'static>,
+        cross: &CertificateDer<'static>,
+    ) -> Result<Self, &'static str> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(cross)
+            .map_err(|_| "a malformed certificate of its predecessor")?;
+        let until = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or_default();
+        let (certificate, cross) = (certificate.clone(), cross.clone());
+        Ok(Self { certificate, cross, until: Timestamp::from_secs(until) })
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -81,34 +131,40 @@ impl Authority {
     pub fn open(path: &Path, gateway: &str, now: Timestamp) -> Result<Self, AuthorityError> {
         let shown = || path.display().to_string();
         let found = private::read(path, FILE_BYTES_MAX);
-        let pem = match found.map_err(|error| AuthorityError::File(shown(), error))? {
-            Some(pem) => pem,
-            None => {
-                let pem = Self::make(gateway, now)?;
-                let written = private::write(path, pem.as_bytes());
-                written.map_err(|error| AuthorityError::File(shown(), error))?;
-                pem.into_bytes()
+        match found.map_err(|error| AuthorityError::File(shown(), error))? {
+            Some(pem) => {
+                Self::parse(path, &pem).map_err(|why| AuthorityError::Malformed(shown(), why))
             }
-        };
-        Self::parse(&pem).map_err(|why| AuthorityError::Malformed(shown(), why))
+            None => {
+                let made = Self::make(path, gateway, now)?;
+                made.keep()?;
+                Ok(made)
+            }
+        }
     }
 
-    fn make(gateway: &str, now: Timestamp) -> Result<String, AuthorityError> {
-        let key = KeyPair::generate()?;
+    fn params(gateway: &str, now: Timestamp) -> Result<CertificateParams, AuthorityError> {
         let tag = random::<4>().ok_or(AuthorityError::NoRandomness)?;
         let tag: String = tag.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut params = named(&format!("bulla agents of {gateway} {tag}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         life(&mut params, now, LIFE);
-        let certificate = params.self_signed(&key)?;
-        Ok(key.serialize_pem() + &certificate.pem())
+        Ok(params)
     }
 
-    fn parse(pem: &[u8]) -> Result<Self, &'static str> {
-        let certificate = CertificateDer::from_pem_slice(pem).map_err(|_| "no certificate")?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| "no key")?;
-        let key = KeyPair::try_from(&key).map_err(|_| "a key of an unknown kind")?;
+    fn make(path: &Path, gateway: &str, now: Timestamp) -> Result<Self, AuthorityError> {
+        let key = KeyPair::generate()?;
+        let made = Self::params(gateway, now)?.self_signed(&key)?;
+        Self::new(path, key, made.der().clone(), Vec::new()).map_err(AuthorityError::Made)
+    }
+
+    fn new(
+        path: &Path,
+        key: KeyPair,
+        certificate: CertificateDer<'static>,
+        retired: Vec<Retired>,
+    ) -> Result<Self, &'static str> {
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&certificate).map_err(|_| "no certificate")?;
         let spki = parsed.public_key();
@@ -116,10 +172,76 @@ impl Authority {
             return Err("key and certificate do not belong together");
         }
         let pin = sha256(spki.raw);
+        let private = Secret::new(key.serialize_pem().into_bytes());
         let issuer = Issuer::from_ca_cert_der(&certificate, key);
         let issuer = issuer.map_err(|_| "a certificate of an unknown kind")?;
-        let pem = pem_of(&certificate);
-        Ok(Self { issuer, certificate, pem, pin })
+        let (path, pem) = (path.to_owned(), pem_of(&certificate));
+        Ok(Self { path, key: private, issuer, certificate, pem, pin, retired })
+    }
+
+    fn parse(path: &Path, pem: &[u8]) -> Result<Self, &'static str> {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| "no key")?;
+        let key = KeyPair::try_from(&key).map_err(|_| "a key of an unknown kind")?;
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        let all = all.map_err(|_| "no certificate")?;
+        let (own, before) = all.split_first().ok_or("no certificate")?;
+        let (pairs, odd) = before.as_chunks::<2>();
+        if !odd.is_empty() {
+            return Err("half of its predecessor");
+        }
+        let retired: Result<Vec<_>, _> =
+            pairs.iter().map(|[certificate, cross]| Retired::read(certificate, cross)).collect();
+        Self::new(path, key, own.clone(), retired?)
+    }
+
+    /// Writes it to its file: key, certificate, and two certificates for each predecessor. Blocks.
+    pub fn keep(&self) -> Result<(), AuthorityError> {
+        let mut pem = self.key.reveal().to_vec();
+        pem.extend_from_slice(self.pem.as_bytes());
+        for one in &self.retired {
+            pem.extend_from_slice(pem_of(&one.certificate).as_bytes());
+            pem.extend_from_slice(pem_of(&one.cross).as_bytes());
+        }
+        let pem = Secret::new(pem);
+        let written = private::write(&self.path, pem.reveal());
+        written.map_err(|error| AuthorityError::File(self.path.display().to_string(), error))
+    }
+
+    /// A new authority in place of this one. It is in force once it was kept; this one's key is
+    /// gone then.
+    pub fn successor(
+        &self,
+        gateway: &str,
+        old: Old,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        if old == Old::Ends {
+            return Self::make(&self.path, gateway, now);
+        }
+        let mut retired: Vec<_> = self.believed(now).cloned().collect();
+        if retired.len() >= RETIRED_MAX {
+            return Err(AuthorityError::Often);
+        }
+        let (key, params) = (KeyPair::generate()?, Self::params(gateway, now)?);
+        let made = params.self_signed(&key)?;
+        let mut cross = params;
+        cross.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        cross.use_authority_key_identifier_extension = true;
+        life(&mut cross, now, CERTIFICATE_TTL_MAX);
+        let cross = cross.signed_by(&key, &self.issuer)?.der().clone();
+        let until = Timestamp::from_secs(now.secs() + CERTIFICATE_TTL_MAX.as_secs());
+        retired.push(Retired { certificate: self.certificate.clone(), cross, until });
+        Self::new(&self.path, key, made.der().clone(), retired).map_err(AuthorityError::Made)
+    }
+
+    /// Predecessors that are still believed.
+    fn believed(&self, now: Timestamp) -> impl Iterator<Item = &Retired> {
+        self.retired.iter().filter(move |one| one.until > now)
+    }
+
+    /// When the next of its predecessors is believed no more.
+    pub fn changes(&self, now: Timestamp) -> Option<Timestamp> {
+        self.believed(now).map(|one| one.until).min()
     }
 
     /// SHA-256 of the authority's public key: what an agent pins.
@@ -131,10 +253,13 @@ impl Authority {
         &self.pem
     }
 
-    fn roots(&self) -> Result<Arc<RootCertStore>, AuthorityError> {
+    fn roots(&self, now: Timestamp) -> Result<Arc<RootCertStore>, AuthorityError> {
         let mut roots = RootCertStore::empty();
-        let added = roots.add(self.certificate.clone());
-        added.map_err(|error| AuthorityError::Tls(error.to_string()))?;
+        let before = self.believed(now).map(|one| &one.certificate);
+        for certificate in before.chain([&self.certificate]) {
+            let added = roots.add(certificate.clone());
+            added.map_err(|error| AuthorityError::Tls(error.to_string()))?;
+        }
         Ok(Arc::new(roots))
     }
 
@@ -184,8 +309,10 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         life(&mut params, now, CERTIFICATE_TTL_MAX);
         let leaf = params.signed_by(&key, &self.issuer)?;
-        // With the authority, so that an agent that holds its pin only can check the chain.
-        let chain = vec![leaf.der().clone(), self.certificate.clone()];
+        // With the authority, so that an agent that holds its pin only can check the chain; and with
+        // what leads to it from each predecessor.
+        let mut chain = vec![leaf.der().clone(), self.certificate.clone()];
+        chain.extend(self.believed(now).flat_map(|one| [&one.cross, &one.certificate]).cloned());
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -195,7 +322,7 @@ impl Authority {
             (true, Some(clients)) => builder.with_client_cert_verifier(clients.clone()),
             (false, _) => {
                 let verifier =
-                    WebPkiClientVerifier::builder_with_provider(self.roots()?, provider());
+                    WebPkiClientVerifier::builder_with_provider(self.roots(now)?, provider());
                 let verifier = verifier.build();
                 let verifier = verifier.map_err(|error| AuthorityError::Tls(error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
@@ -292,6 +419,38 @@ mod tests {
         let ends = parsed.validity().not_after.timestamp();
         assert_eq!(ends, 1_800_000_000 + 86_400);
         assert_eq!(parsed.public_key().subject_public_key.data.as_ref(), key.public_key_raw());
+    }
+
+    #[test]
+    fn a_predecessor_is_believed_for_a_day_and_survives_a_restart() {
+        let dir = std::env::temp_dir().join(format!("bulla-ca-next-{}", std::process::id()));
+        private::folder(&dir).unwrap();
+        let path = dir.join("authority.pem");
+        let first = Authority::open(&path, "gw", NOW).unwrap();
+        let second = first.successor("gw", Old::Runs, NOW).unwrap();
+        assert_ne!(second.pin(), first.pin());
+        second.keep().unwrap();
+        let again = Authority::open(&path, "gw", NOW).unwrap();
+        assert_eq!((again.pin(), again.retired.len()), (second.pin(), 1));
+        let key = first.key.reveal();
+        assert!(!std::fs::read(&path).unwrap().windows(key.len()).any(|part| part == key));
+        let day = Timestamp::from_secs(NOW.secs() + 86_400);
+        let roots = |now| again.roots(now).unwrap().len();
+        assert_eq!((roots(NOW), roots(day)), (2, 1));
+        assert_eq!((again.changes(NOW), again.changes(day)), (Some(day), None));
+        // What is over is forgotten at the next change; what comes too often is refused.
+        let mut last = again.successor("gw", Old::Runs, day).unwrap();
+        assert_eq!(last.retired.len(), 1);
+        for _ in 1..RETIRED_MAX {
+            last = last.successor("gw", Old::Runs, day).unwrap();
+        }
+        assert!(matches!(last.successor("gw", Old::Runs, day), Err(AuthorityError::Often)));
+        assert_eq!(last.successor("gw", Old::Ends, day).unwrap().retired.len(), 0);
+        let mut half = std::fs::read_to_string(&path).unwrap();
+        half.truncate(half.rfind("-----BEGIN").unwrap());
+        std::fs::write(&path, half).unwrap();
+        assert!(Authority::open(&path, "gw", NOW).is_err());
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub fn pinned(
     Ok(config)
 }
 
-/// A chain is good if an authority in it has the pin and signed the rest of it, for
+/// A chain is good if an authority in it has the pin and leads to the rest of it, for
 /// [`GATEWAY_NAME`].
 #[derive(Debug)]
 struct PinVerifier {
@@ -106,7 +106,8 @@ impl ServerCertVerifier for PinVerifier {
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
                 .build()
                 .map_err(|_| unknown)?;
-        verifier.verify_server_cert(end_entity, &[], name, ocsp, now)
+        // The pinned one may have been replaced: then it has signed its successor.
+        verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now)
     }
     fn verify_tls12_signature(
         &self,

@@ -4,12 +4,14 @@
 //! publicly only that there is none; the record and the gateway's log have the reason.
 
 use std::{
+    collections::HashMap,
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bulla_core::{Boxed, Clock, Credential, Identity, Origin, Secret, Timestamp};
 use bytes::{Bytes, BytesMut};
@@ -26,10 +28,10 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use crate::{
     FRAME_BYTES_MAX, HANDSHAKE_MAX, HEADERS_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     TUNNEL_WINDOW_BYTES, alpn,
-    authority::{self, Authority, AuthorityError},
+    authority::{self, Authority, AuthorityError, Old},
     fleet::{Fleet, Tunnel, call},
     message::{self, CAPABILITIES, Event, HELLO_PATH, Hello, Issued, Request, VERSION, Welcome},
-    roster::{Enrolled, Member, Roster},
+    roster::{Enrolled, InstanceId, Member, Roster},
     stream::lost,
     token::JoinToken,
 };
@@ -40,6 +42,10 @@ const STRANGERS_MAX: usize = 256;
 const TLS_AGE_MAX: Duration = Duration::from_secs(12 * 3_600);
 /// Refusals on record; the rest is counted.
 const REFUSAL_EVERY: Duration = Duration::from_secs(1);
+/// What one instance may do within a minute that is an entry each time: tunnels and renewals. One
+/// that comes more often would fill the record.
+const ENTRIES_PER_MINUTE_MAX: u32 = 60;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Where what happens to agents is recorded.
 pub trait Notes: Send + Sync {
@@ -81,12 +87,14 @@ struct Kinds {
     enrol: Arc<ServerConfig>,
     renew: Arc<ServerConfig>,
     made: Instant,
+    /// An authority that was replaced is believed no more from then on.
+    changes: Option<Timestamp>,
 }
 
 /// See the module's documentation.
 pub struct Door {
     config: DoorConfig,
-    authority: Authority,
+    authority: ArcSwap<Authority>,
     pub roster: Arc<Roster>,
     pub fleet: Arc<Fleet>,
     notes: Arc<dyn Notes>,
@@ -94,6 +102,7 @@ pub struct Door {
     identities: Mutex<Identities>,
     kinds: Mutex<Kinds>,
     refused: Mutex<(Option<Instant>, u64)>,
+    paces: Mutex<HashMap<InstanceId, (Instant, u32)>>,
     stop: watch::Sender<bool>,
 }
 
@@ -109,7 +118,7 @@ impl Door {
         let kinds = kinds(&authority, &identities, clock.now())?;
         Ok(Arc::new(Self {
             config,
-            authority,
+            authority: ArcSwap::from_pointee(authority),
             roster,
             fleet: Arc::default(),
             notes,
@@ -117,18 +126,33 @@ impl Door {
             identities: Mutex::new(identities),
             kinds: Mutex::new(kinds),
             refused: Mutex::default(),
+            paces: Mutex::default(),
             stop: watch::channel(false).0,
         }))
     }
 
     /// What agents pin.
-    pub fn authority(&self) -> &Authority {
-        &self.authority
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.load_full()
+    }
+
+    /// Puts an authority in place of the present one: on disk first, then for connections from now
+    /// on. Where the old one is believed no more, every tunnel ends. Blocks on the file.
+    pub fn replace(&self, next: Authority, old: Old) -> Result<(), AuthorityError> {
+        let identities = self.identities.lock().clone();
+        let fresh = kinds(&next, &identities, self.clock.now())?;
+        next.keep()?;
+        self.authority.store(Arc::new(next));
+        *self.kinds.lock() = fresh;
+        if old == Old::Ends {
+            self.fleet.end_all("its authority was replaced");
+        }
+        Ok(())
     }
 
     /// Takes other identities, for connections from now on.
     pub fn reload(&self, identities: Identities) -> Result<(), AuthorityError> {
-        *self.kinds.lock() = kinds(&self.authority, &identities, self.clock.now())?;
+        *self.kinds.lock() = kinds(&self.authority(), &identities, self.clock.now())?;
         *self.identities.lock() = identities;
         Ok(())
     }
@@ -175,10 +199,11 @@ impl Door {
 
     fn tls(&self, kind: &[u8]) -> io::Result<Option<Arc<ServerConfig>>> {
         let mut current = self.kinds.lock();
-        if current.made.elapsed() > TLS_AGE_MAX {
+        let now = self.clock.now();
+        let changed = current.changes.is_some_and(|at| at <= now);
+        if changed || current.made.elapsed() > TLS_AGE_MAX {
             let identities = self.identities.lock().clone();
-            *current =
-                kinds(&self.authority, &identities, self.clock.now()).map_err(io::Error::other)?;
+            *current = kinds(&self.authority(), &identities, now).map_err(io::Error::other)?;
         }
         Ok(match kind {
             alpn::TUNNEL => Some(current.tunnel.clone()),
@@ -221,12 +246,27 @@ impl Door {
             self.refuse(peer, "its certificate is not on the roster, revoked or expired").await;
             return Ok(None);
         };
+        if !self.paces(&member) {
+            self.refuse(peer, "it comes too often").await;
+            return Ok(None);
+        }
         if kind == alpn::RENEW {
             let issued = self.renew(&mut tls, &member).await?;
             self.say(&mut tls, peer, issued).await?;
             return Ok(None);
         }
         Ok(Some((tls, member)))
+    }
+
+    /// Whether an instance does not come more often than it may.
+    fn paces(&self, member: &Member) -> bool {
+        let mut paces = self.paces.lock();
+        // As many as came within a minute, and no more than are enrolled.
+        paces.retain(|_, (since, _)| since.elapsed() < MINUTE);
+        let fresh = (Instant::now(), 0);
+        let (_, count) = paces.entry(member.instance.clone()).or_insert(fresh);
+        *count += 1;
+        *count <= ENTRIES_PER_MINUTE_MAX
     }
 
     async fn say(
@@ -386,11 +426,12 @@ impl Door {
         let detail =
             format!("agent {member} {verb} from {from}, for {list}; certificate until {until}");
         self.notes.note(how, &detail).await?;
-        let certificate = self.authority.certify(csr, member, now, ttl);
+        let authority = self.authority();
+        let certificate = authority.certify(csr, member, now, ttl);
         tracing::info!(agent = %member, verb, "agent");
         Ok(Issued::Ok {
             certificate: certificate.map_err(|error| error.to_string())?,
-            authority: self.authority.pem().into(),
+            authority: authority.pem().into(),
             name: member.name.to_string(),
             resources: resources.iter().map(ToString::to_string).collect(),
         })
@@ -536,8 +577,7 @@ async fn listen(tunnel: &Tunnel, events: &mut crate::TunnelStream) -> String {
     loop {
         match message::read::<Event>(events, &mut input).await {
             Ok(event) => {
-                if event.drain {
-                    tunnel.draining.store(true, Ordering::Relaxed);
+                if event.drain && !tunnel.draining.swap(true, Ordering::Relaxed) {
                     tracing::info!(agent = %tunnel.member, "the agent drains");
                 }
             }
@@ -561,5 +601,6 @@ fn kinds(
         enrol: Arc::new(authority.server(alpn::ENROL, clients, now)?),
         renew: Arc::new(authority.server(alpn::RENEW, None, now)?),
         made: Instant::now(),
+        changes: authority.changes(now),
     })
 }

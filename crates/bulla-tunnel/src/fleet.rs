@@ -176,6 +176,13 @@ impl Fleet {
         }
     }
 
+    /// Ends every tunnel.
+    pub(crate) fn end_all(&self, why: &'static str) {
+        for tunnel in self.tunnels.lock().iter() {
+            tunnel.end.send_replace(Some(why));
+        }
+    }
+
     pub fn list(&self) -> Vec<TunnelView> {
         let view = |tunnel: &Arc<Tunnel>| TunnelView {
             name: tunnel.member.name.clone(),

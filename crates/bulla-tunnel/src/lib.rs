@@ -53,7 +53,7 @@ pub use agent::{
     AgentConfig, AgentStatus, GatewayConfig, LinkStatus, Reached, TargetError, TargetInfo, Targets,
     Wired, run as run_agent,
 };
-pub use authority::{Authority, AuthorityError};
+pub use authority::{Authority, AuthorityError, Old};
 pub use dial::{Pin, Proxy};
 pub use door::{Door, DoorConfig, Identities, Notes, Rule};
 pub use fleet::{Fleet, Joined, OpenError, TunnelView, Wanted};

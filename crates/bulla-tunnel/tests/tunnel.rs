@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bed::{Bed, Echo, SOON, until};
 use bulla_core::Digest;
-use bulla_tunnel::{Enrolment, JoinToken, OpenError, Pin};
+use bulla_tunnel::{Authority, Enrolment, JoinToken, Old, OpenError, Pin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const BIG: usize = 8 << 20;
@@ -163,6 +163,35 @@ async fn an_agent_drains_without_a_drop() {
 }
 
 #[tokio::test]
+async fn an_agent_that_is_to_stop_does_so_at_its_deadline() {
+    let bed = Bed::start().await;
+    let drain = Duration::from_millis(300);
+    let agent = bed.agent_by("eu-1", |config| config.drain = drain).await;
+    let mut joined = bed.open("orders").await.unwrap();
+    // Nobody ends the stream.
+    tokio::time::timeout(SOON, agent.stop()).await.unwrap().unwrap();
+    assert!(joined.stream.read_u8().await.is_err());
+    until(|| bed.notes.has("1 streams were open")).await;
+}
+
+#[tokio::test]
+async fn an_agent_is_with_all_of_its_gateways_at_once() {
+    let (one, two) = (Bed::start().await, Bed::start().await);
+    let other = bed::link(&two, "other", "eu-1");
+    let agent = one.agent_by("eu-1", |config| config.gateways.push(other)).await;
+    until(|| two.door.fleet.list().len() == 1).await;
+    let (mut first, mut second) =
+        (one.open("orders").await.unwrap(), two.open("orders").await.unwrap());
+    // One of them goes: the other does not notice.
+    one.door.stop();
+    assert!(first.stream.read_u8().await.is_err());
+    assert_eq!(echo(&mut second.stream, b"still here").await, b"still here");
+    two.open("orders").await.unwrap();
+    until(|| agent.error().is_some()).await;
+    assert_ne!(one.door.authority().pin(), two.door.authority().pin());
+}
+
+#[tokio::test]
 async fn a_certificate_is_renewed_before_it_ends() {
     let bed = Bed::start_with(|config| config.certificate_ttl = Duration::from_secs(4)).await;
     let _agent = bed.agent("eu-1", &["orders"], Echo::default()).await;
@@ -187,6 +216,49 @@ async fn a_revoked_agent_is_out_at_once() {
     // It comes again and again, with its certificate, and is turned away.
     until(|| bed.notes.has("revoked or expired")).await;
     assert!(bed.door.fleet.list().is_empty() && agent.error().is_some());
+}
+
+#[tokio::test]
+async fn an_authority_is_replaced_in_place() {
+    let bed = Bed::start_with(|config| config.certificate_ttl = Duration::from_secs(6)).await;
+    let data = bed.data();
+    let agent = bed.agent_in(&data, "eu-1", &["orders"]).await;
+    let mut joined = bed.open("orders").await.unwrap();
+    let root = || bed::chain(&data)[1].clone();
+    let first = root();
+    // A token that was made before, and a pin that was handed out.
+    let waiting = bed.token("eu-2", &["orders"]).reveal();
+    bed.replace(Old::Runs).unwrap();
+    assert_eq!(echo(&mut joined.stream, b"still here").await, b"still here");
+    // One whose certificate is the old authority's comes again: each believes the other.
+    assert_eq!(root(), first);
+    bed.door.fleet.end("eu-1", None, "test");
+    until(|| bed.door.fleet.list().is_empty()).await;
+    until(|| bed.door.fleet.list().len() == 1).await;
+    let late = bed.agent_with(Enrolment::JoinFile(bed.file(&waiting)), "eu-2", None);
+    until(|| bed.door.fleet.list().len() == 2).await;
+    // It renews toward the new one, by itself.
+    until(|| root() != first).await;
+    bed.open_by("orders", &["eu-1".into()]).await.unwrap();
+    // Both again after a restart, and twice is not once too often.
+    let path = bed.authority_path();
+    let again = Authority::open(&path, "gw", bed.now()).unwrap();
+    assert_eq!(again.pin(), bed.door.authority().pin());
+    assert!(again.changes(bed.now()).is_some());
+    bed.replace(Old::Runs).unwrap();
+    until(|| bed.door.fleet.list().len() == 2).await;
+    assert!(late.error().is_none() || !bed.door.fleet.list().is_empty());
+    // At once: nobody of before is believed, and nobody of before believes.
+    let stolen = std::fs::read_to_string(data.join("gw.pem")).unwrap();
+    bed.replace(Old::Ends).unwrap();
+    until(|| bed.door.fleet.list().is_empty()).await;
+    until(|| agent.error().is_some()).await;
+    // Nor is one of before that would believe the new one.
+    let (own, _) = stolen.rsplit_once("-----BEGIN CERTIFICATE-----").unwrap();
+    let forged = format!("{own}{}", bed.door.authority().pem());
+    assert!(bed.try_dial(forged.as_bytes()).await.is_err());
+    assert!(bed.door.authority().changes(bed.now()).is_none());
+    let _fresh = bed.agent("eu-3", &["orders"], Echo::default()).await;
 }
 
 #[tokio::test]
@@ -218,6 +290,22 @@ async fn hostile_agents_get_nothing() {
     let token = bed.token("eu-4", &["orders"]).reveal();
     let agent = bed.agent_with(Enrolment::JoinFile(bed.file(&token)), "eu-5", None);
     until(|| agent.error().is_some_and(|error| error.contains("not `eu-5`"))).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_again_and_again_does_not_fill_the_record() {
+    let bed = Bed::start().await;
+    let data = bed.data();
+    drop(bed.agent_in(&data, "eu-1", &["orders"]).await);
+    until(|| bed.door.fleet.list().is_empty()).await;
+    let pem = std::fs::read(data.join("gw.pem")).unwrap();
+    let mut served = 0;
+    for _ in 0..100 {
+        // It is greeted, and leaves.
+        served += u32::from(bed.try_dial(&pem).await.is_ok());
+    }
+    assert!((50..=60).contains(&served), "{served}");
+    assert!(bed.notes.all().len() < 70 && bed.notes.has("it comes too often"));
 }
 
 #[tokio::test]
@@ -257,6 +345,10 @@ async fn hostile_gateways_reach_what_the_agent_names_and_nothing_else() {
     assert_eq!(evil.status("/open/x").await, 404);
     assert!(evil.raw("/open", b"\xff\xff\xff\xff").await.contains("malformed"));
     assert!(evil.raw("/open", b"\0\0\0\x02{}").await.contains("malformed"));
+    // Nothing is signed that no stream waits for.
+    let sign = br#"{"target":"orders","protocol":"echo","key":"AAAA","data":"AAAA"}"#;
+    let framed = [&[0, 0, 0, sign.len() as u8][..], sign].concat();
+    assert!(evil.raw("/sign", &framed).await.contains("failed"));
     assert!(evil.open("orders", "echo", "main").await.contains("ok"));
     assert_eq!(echo.opened(), 1);
 }

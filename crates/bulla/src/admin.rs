@@ -12,6 +12,7 @@
 //! | `agents` | | enrolled agents, with their tunnels, and the pin |
 //! | `agent_token` | `name`, `resources`, `ttl_ms` | a join token |
 //! | `agent_revoke` | `name`; `instance` may be | |
+//! | `agent_rotate` | `at_once` may be | the pins of the new authority and of the old one |
 //! | `health` | | record, issuers, sessions |
 //! | `reveal_policy` | | digest and number of policies in force |
 
@@ -139,6 +140,7 @@ fn act(running: &Running, by: &str, request: &Value) -> Result<Value, String> {
         "agents" => agents::view(running),
         "agent_token" => agents::make_token(running, by, request),
         "agent_revoke" => agents::revoke(running, by, request),
+        "agent_rotate" => agents::rotate(running, by, request),
         "health" => Ok(health(running)),
         "reveal_policy" => {
             let bundle = running.policies.bundle().ok_or("there are no current policies")?;

@@ -8,7 +8,8 @@ use bulla_engine::SystemClock;
 use bulla_identity::Verifier;
 use bulla_ledger::Ledger;
 use bulla_tunnel::{
-    Authority, Door, DoorConfig, Identities, InstanceId, JoinToken, Notes, Pin, Roster, Rule,
+    Authority, CERTIFICATE_TTL_MAX, Door, DoorConfig, Identities, InstanceId, JoinToken, Notes,
+    Old, Pin, Roster, Rule,
 };
 use serde_json::{Value, json};
 
@@ -210,6 +211,27 @@ pub fn revoke(running: &Running, by: &str, request: &Value) -> Result<Value, Str
     Ok(json!({ "agent": name, "revoked": revoked }))
 }
 
+/// Replaces the key of the agents' authority.
+pub fn rotate(running: &Running, by: &str, request: &Value) -> Result<Value, String> {
+    let door = need(running)?;
+    let old = match request.get("at_once").and_then(Value::as_bool) {
+        Some(true) => Old::Ends,
+        Some(false) | None => Old::Runs,
+    };
+    let (now, before) = (running.clock.now(), door.authority());
+    let next = before.successor(&running.config().gateway.name, old, now);
+    let next = next.map_err(|error| error.to_string())?;
+    let (was, is) = (Pin(before.pin()).to_string(), Pin(next.pin()).to_string());
+    let until = now.plus_ms(u64::try_from(CERTIFICATE_TTL_MAX.as_millis()).unwrap_or(u64::MAX));
+    let fate = match old {
+        Old::Runs => format!("is believed until {until}"),
+        Old::Ends => "is believed no more".to_owned(),
+    };
+    running.note("agent", by, &format!("replace the agents' authority by {is}; {was} {fate}"))?;
+    door.replace(next, old).map_err(|error| error.to_string())?;
+    Ok(json!({ "pin": is, "before": was, "before_is": fate }))
+}
+
 /// `bulla agents …`.
 pub fn run(config: &Config, command: &Agents, json: bool) -> Result<()> {
     let request = match command {
@@ -217,6 +239,7 @@ pub fn run(config: &Config, command: &Agents, json: bool) -> Result<()> {
         Agents::Revoke { name, instance } => {
             json!({ "do": "agent_revoke", "name": name, "instance": instance })
         }
+        Agents::Rotate { at_once } => json!({ "do": "agent_rotate", "at_once": at_once }),
     };
     let answer = admin::call(&config.socket(), &request)?;
     let words = match (command, answer.get("agents").and_then(Value::as_array)) {
@@ -246,6 +269,11 @@ pub fn run(config: &Config, command: &Agents, json: bool) -> Result<()> {
         (Agents::Revoke { name, .. }, _) => {
             let revoked = answer.get("revoked").and_then(Value::as_u64).unwrap_or_default();
             format!("{} {}: {revoked} revoked", Paint::new().tick(true), line(name))
+        }
+        (Agents::Rotate { .. }, _) => {
+            let said = |key| line(answer.get(key).and_then(Value::as_str).unwrap_or("?"));
+            let tick = Paint::new().tick(true);
+            format!("{tick} {}\n{} {}", said("pin"), said("before"), said("before_is"))
         }
         (Agents::Ls, None) => bail!("the gateway's answer makes no sense"),
     };

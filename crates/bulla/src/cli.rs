@@ -124,6 +124,13 @@ pub enum Agents {
     },
     /// Print what an agent without a join token has to pin.
     Pin,
+    /// Replace the key of the agents' authority. Agents take certificates of the new one as they
+    /// renew; the old one is believed for a day.
+    Rotate {
+        /// Believe the old one no more: its key was stolen. Every agent enrols anew.
+        #[arg(long)]
+        at_once: bool,
+    },
 }
 
 #[derive(Subcommand)]

@@ -1,7 +1,7 @@
 //! A door, agents and targets for the tests, and hostile ones of each.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -14,9 +14,9 @@ use bulla_core::{
     PrincipalId, PrincipalKind, Proof, Timestamp,
 };
 use bulla_tunnel::{
-    AgentConfig, AgentStatus, Authority, Door, DoorConfig, Enrolment, GatewayConfig, Identities,
-    JoinToken, Joined, Notes, OpenError, Pin, Reached, Roster, Rule, TargetError, TargetInfo,
-    Targets, Wanted, alpn, run_agent,
+    AgentConfig, AgentStatus, Authority, AuthorityError, Door, DoorConfig, Enrolment,
+    GatewayConfig, Identities, JoinToken, Joined, Notes, Old, OpenError, Pin, Reached, Roster,
+    Rule, TargetError, TargetInfo, Targets, Wanted, alpn, run_agent,
 };
 use bulla_wire::TargetHello;
 use bytes::{Bytes, BytesMut};
@@ -260,6 +260,18 @@ fn config(name: &str, data: PathBuf, address: &str) -> AgentConfig {
     }
 }
 
+/// A gateway, as an agent for `orders` configures it.
+pub fn link(bed: &Bed, alias: &str, name: &str) -> GatewayConfig {
+    let token = bed.token(name, &["orders"]).reveal();
+    GatewayConfig {
+        alias: alias.into(),
+        address: bed.address.clone(),
+        proxy: None,
+        enrolment: Enrolment::JoinFile(bed.file(&token)),
+        pin: None,
+    }
+}
+
 fn run(config: AgentConfig, targets: Echo) -> Agent {
     let (stop, stopped) = watch::channel(false);
     let status = Arc::new(AgentStatus::default());
@@ -323,7 +335,7 @@ impl Bed {
         token
     }
 
-    fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.folder.0.join(format!("agent-{}", self.files.fetch_add(1, Ordering::SeqCst)))
     }
 
@@ -333,6 +345,42 @@ impl Bed {
         let mut config = config(name, self.data(), &self.address);
         config.gateways[0].enrolment = Enrolment::JoinFile(self.file(&token));
         run(config, targets)
+    }
+
+    /// An agent that keeps what it has in `data`, and its tunnel is there.
+    pub async fn agent_in(&self, data: &Path, name: &str, resources: &[&str]) -> Agent {
+        let token = self.token(name, resources).reveal();
+        let mut config = config(name, data.to_owned(), &self.address);
+        config.gateways[0].enrolment = Enrolment::JoinFile(self.file(&token));
+        let agent = run(config, Echo::default());
+        until(|| self.door.fleet.list().iter().any(|tunnel| &*tunnel.name == name)).await;
+        agent
+    }
+
+    /// An agent for `orders` with another configuration, and its tunnel is there.
+    pub async fn agent_by(&self, name: &str, change: impl FnOnce(&mut AgentConfig)) -> Agent {
+        let mut config = config(name, self.data(), &self.address);
+        config.gateways = vec![link(self, "gw", name)];
+        change(&mut config);
+        let agent = run(config, Echo::default());
+        until(|| self.door.fleet.list().iter().any(|tunnel| &*tunnel.name == name)).await;
+        agent
+    }
+
+    pub fn authority_path(&self) -> PathBuf {
+        self.folder.0.join("authority.pem")
+    }
+
+    /// Replaces the authority, as an operator does.
+    pub fn replace(&self, old: Old) -> Result<(), AuthorityError> {
+        let next = self.door.authority().successor("gw", old, self.now())?;
+        self.door.replace(next, old)
+    }
+
+    /// Dials as an agent with this identity, which believes whom it believed; reads a byte.
+    pub async fn try_dial(&self, pem: &[u8]) -> std::io::Result<u8> {
+        let mut tls = try_dial(pem, &self.address).await?;
+        tokio::io::AsyncReadExt::read_u8(&mut tls).await
     }
 
     /// The same, and its tunnel is there.
@@ -410,8 +458,21 @@ impl Bed {
     }
 }
 
+/// What an agent has on disk: its certificate, and the authority that it believes.
+pub fn chain(data: &Path) -> Vec<CertificateDer<'static>> {
+    let pem = std::fs::read(data.join("gw.pem")).unwrap();
+    CertificateDer::pem_slice_iter(&pem).map(Result::unwrap).collect()
+}
+
 /// Dials a door with an identity as an agent keeps it.
 async fn dial(pem: &[u8], address: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
+    try_dial(pem, address).await.unwrap()
+}
+
+async fn try_dial(
+    pem: &[u8],
+    address: &str,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).map(Result::unwrap).collect();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(chain[1].clone()).unwrap();
@@ -426,7 +487,7 @@ async fn dial(pem: &[u8], address: &str) -> tokio_rustls::client::TlsStream<TcpS
     let tcp = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(bulla_tunnel::GATEWAY_NAME).unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    connector.connect(name, tcp).await.unwrap()
+    connector.connect(name, tcp).await
 }
 
 /// A gateway with the right certificate and the wrong wishes.
