@@ -220,7 +220,7 @@ async fn a_revoked_agent_is_out_at_once() {
 
 #[tokio::test]
 async fn an_authority_is_replaced_in_place() {
-    let bed = Bed::start_with(|config| config.certificate_ttl = Duration::from_secs(6)).await;
+    let bed = Bed::start_with(|config| config.certificate_ttl = Duration::from_secs(12)).await;
     let data = bed.data();
     let agent = bed.agent_in(&data, "eu-1", &["orders"]).await;
     let mut joined = bed.open("orders").await.unwrap();
@@ -235,7 +235,7 @@ async fn an_authority_is_replaced_in_place() {
     bed.door.fleet.end("eu-1", None, "test");
     until(|| bed.door.fleet.list().is_empty()).await;
     until(|| bed.door.fleet.list().len() == 1).await;
-    let late = bed.agent_with(Enrolment::JoinFile(bed.file(&waiting)), "eu-2", None);
+    let _late = bed.agent_with(Enrolment::JoinFile(bed.file(&waiting)), "eu-2", None);
     until(|| bed.door.fleet.list().len() == 2).await;
     // It renews toward the new one, by itself.
     until(|| root() != first).await;
@@ -247,7 +247,6 @@ async fn an_authority_is_replaced_in_place() {
     assert!(again.changes(bed.now()).is_some());
     bed.replace(Old::Runs).unwrap();
     until(|| bed.door.fleet.list().len() == 2).await;
-    assert!(late.error().is_none() || !bed.door.fleet.list().is_empty());
     // At once: nobody of before is believed, and nobody of before believes.
     let stolen = std::fs::read_to_string(data.join("gw.pem")).unwrap();
     bed.replace(Old::Ends).unwrap();
