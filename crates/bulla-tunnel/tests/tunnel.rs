@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bed::{Bed, Echo, SOON, until};
 use bulla_core::Digest;
-use bulla_tunnel::{Authority, Enrolment, JoinToken, Old, OpenError, Pin};
+use bulla_tunnel::{Authority, Enrolment, JoinToken, Old, OpenError, Pin, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const BIG: usize = 8 << 20;
@@ -172,6 +172,30 @@ async fn an_agent_that_is_to_stop_does_so_at_its_deadline() {
     tokio::time::timeout(SOON, agent.stop()).await.unwrap().unwrap();
     assert!(joined.stream.read_u8().await.is_err());
     until(|| bed.notes.has("1 streams were open")).await;
+}
+
+#[tokio::test]
+async fn a_proxy_carries_the_tunnel() {
+    let bed = Bed::start().await;
+    let (proxy, asked) = bed.proxy().await;
+    let by = Proxy { address: proxy, credentials: None };
+    // A name that only the proxy knows: there is no other way.
+    let agent = bed.agent_by("eu-1", |config| {
+        config.gateways[0].address = "gw.invalid:7443".into();
+        config.gateways[0].proxy = Some(by);
+    });
+    let _agent = agent.await;
+    let mut joined = bed.open("orders").await.unwrap();
+    let words = vec![7; 1 << 20];
+    let (mut read, mut write) = tokio::io::split(&mut joined.stream);
+    let mut got = vec![0; words.len()];
+    let (wrote, read) = tokio::join!(write.write_all(&words), read.read_exact(&mut got));
+    assert!(wrote.is_ok() && read.is_ok() && got == words);
+    // To enrol, and for the tunnel.
+    let asked = asked.lock().unwrap();
+    assert!(
+        asked.len() >= 2 && asked.iter().all(|head| head == "CONNECT gw.invalid:7443 HTTP/1.1")
+    );
 }
 
 #[tokio::test]

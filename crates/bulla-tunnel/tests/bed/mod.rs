@@ -22,6 +22,7 @@ use bulla_wire::TargetHello;
 use bytes::{Bytes, BytesMut};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
@@ -367,6 +368,31 @@ impl Bed {
         agent
     }
 
+    /// A proxy that takes CONNECT and leads to this door, with the first lines that it was asked.
+    pub async fn proxy(&self) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, door) = (listener.local_addr().unwrap().to_string(), self.address.clone());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let heads = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (door, heads) = (door.clone(), heads.clone());
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(client.read_u8().await.unwrap());
+                    }
+                    let head = String::from_utf8(head).unwrap();
+                    heads.lock().unwrap().push(head.lines().next().unwrap().to_owned());
+                    let mut behind = TcpStream::connect(door).await.unwrap();
+                    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut behind).await;
+                });
+            }
+        });
+        (at, asked)
+    }
+
     pub fn authority_path(&self) -> PathBuf {
         self.folder.0.join("authority.pem")
     }
@@ -380,7 +406,7 @@ impl Bed {
     /// Dials as an agent with this identity, which believes whom it believed; reads a byte.
     pub async fn try_dial(&self, pem: &[u8]) -> std::io::Result<u8> {
         let mut tls = try_dial(pem, &self.address).await?;
-        tokio::io::AsyncReadExt::read_u8(&mut tls).await
+        tls.read_u8().await
     }
 
     /// The same, and its tunnel is there.

@@ -373,7 +373,7 @@ login = { user = "u" }
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join(format!("{:?}.toml", std::thread::current().id()));
         std::fs::write(&path, text).unwrap();
-        let loaded = AgentConfig::load(&path, &[], &["postgres"]);
+        let loaded = AgentConfig::load(&path, &[], &["postgres", "ssh"]);
         std::fs::remove_file(&path).unwrap();
         let problems = loaded.err().unwrap_or_default();
         problems.iter().map(|p| format!("{}:{}: {}\n", p.line, p.key, p.message)).collect()
@@ -399,6 +399,28 @@ login = { user = "u" }
             ("tls = \"off\"", "tls = \"off\", prt = 1", "unknown field `prt`"),
         ] {
             let found = check(&GOOD.replace(old, new));
+            assert!(found.contains(expected), "{expected} in {found}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_about_a_host_is_named() {
+        let key =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+        let host = format!("[targets.orders.ssh]\nhost_keys = [{key:?}]\n");
+        let good = GOOD.replace("\"postgres\"", "\"ssh\"") + &host;
+        assert_eq!(check(&good), "");
+        for (old, new, expected) in [
+            (host.as_str(), "", "targets.orders.ssh.host_keys: is missing: who the host is must"),
+            (key, "ssh-ed25519 AAAA", "ssh.host_keys: `ssh-ed25519 AAAA` is no public key"),
+            ("host_keys", "login = \"key\"\nhost_keys", "ssh.login: needs a secret in `login`"),
+            ("host_keys", "accounts = [\"-x\"]\nhost_keys", "accounts: `-x` is no name of an acc"),
+            ("user = \"u\"", "", "targets.orders.login.user: is missing"),
+            ("user = \"u\"", "user = \"u\", cert = \"c\", key = \"k\"", "TLS does not come into"),
+            ("\"ssh\"", "\"postgres\"", "targets.orders.ssh: is for `protocol = \"ssh\"` only"),
+            ("[targets.orders]", "[targets.\"../x\"]", "targets.../x: "),
+        ] {
+            let found = check(&good.replace(old, new));
             assert!(found.contains(expected), "{expected} in {found}");
         }
     }
