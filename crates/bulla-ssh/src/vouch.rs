@@ -4,7 +4,7 @@
 //! certifies a key that the gateway made for this connection, or signs with its own, or, where the
 //! target takes nothing else, hands over a password.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use bulla_host::Connector;
 use russh::{
@@ -116,20 +116,18 @@ impl russh::Signer for ByAgent<'_> {
     type Error = TargetError;
 
     /// Returns what was to be signed, with the signature behind it.
-    fn auth_sign(
+    async fn auth_sign(
         &mut self,
         _: &AgentIdentity,
         _: Option<HashAlg>,
         mut data: Vec<u8>,
-    ) -> impl Future<Output = Result<Vec<u8>, TargetError>> + Send {
-        async move {
-            let signature = self.connector.sign(self.resource, self.handle, &data).await?;
-            if signature.is_empty() || signature.len() > SIGNATURE_BYTES_MAX {
-                return Err(TargetError::Agent("a signature that is none"));
-            }
-            put(&mut data, &signature);
-            Ok(data)
+    ) -> Result<Vec<u8>, TargetError> {
+        let signature = self.connector.sign(self.resource, self.handle, &data).await?;
+        if signature.is_empty() || signature.len() > SIGNATURE_BYTES_MAX {
+            return Err(TargetError::Agent("a signature that is none"));
         }
+        put(&mut data, &signature);
+        Ok(data)
     }
 }
 
