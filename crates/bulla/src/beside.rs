@@ -184,9 +184,12 @@ impl Beside {
 /// Names a stream to the gateway that has it.
 type SealKey = [u8; 16];
 
+/// A target, and what signs for it while the stream lives.
+type Waiting = (String, Weak<dyn Seal>);
+
 /// Streams on which a login may be signed, once each.
 #[derive(Default)]
-struct Seals(Mutex<HashMap<SealKey, (String, Weak<dyn Seal>)>>);
+struct Seals(Mutex<HashMap<SealKey, Waiting>>);
 
 /// A stream whose seal sees what the target says.
 struct Sealed {
