@@ -183,11 +183,28 @@ impl World {
         Self::start_with(policy, apis, "")
     }
 
+    /// The same with another build of the gateway, where `program` names one.
+    ///
+    /// # Errors
+    /// The gateway does not start.
+    pub fn start_as(program: Option<PathBuf>, policy: &str, apis: &[ApiSpec]) -> Result<Self> {
+        Self::start_all(program, policy, apis, "")
+    }
+
     /// `more`: further tables of the configuration; `LISTEN` stands for the port.
     ///
     /// # Errors
     /// The gateway does not start.
     pub fn start_with(policy: &str, apis: &[ApiSpec], more: &str) -> Result<Self> {
+        Self::start_all(None, policy, apis, more)
+    }
+
+    fn start_all(
+        program: Option<PathBuf>,
+        policy: &str,
+        apis: &[ApiSpec],
+        more: &str,
+    ) -> Result<Self> {
         let authority = Authority::new("http bed")?;
         let issuer = Issuer::start()?;
         let (dir, port) = (TempDir::new("http")?, Port::new()?);
@@ -216,7 +233,7 @@ impl World {
             writeln!(last, "[resources.{name}.http]\n{}", api.http)?;
         }
         last.push_str(&more.replace("LISTEN", &port.number().to_string()));
-        let spec = Spec { last, ..Spec::empty(&issuer).policy("api.cedar", policy) };
+        let spec = Spec { last, program, ..Spec::empty(&issuer).policy("api.cedar", policy) };
         let gateway = Gateway::start(&authority, spec)?;
         Ok(Self { gateway, issuer, authority, dir, port })
     }

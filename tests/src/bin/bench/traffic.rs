@@ -34,7 +34,7 @@ const BULK: &str = "SELECT * FROM pgbench_accounts WHERE aid <= 200000";
 const PATIENCE_S: u64 = 120;
 
 /// What the gateway still does after the last answer: the archive's next checkpoint.
-const SETTLE: Duration = Duration::from_millis(1_200);
+pub const SETTLE: Duration = Duration::from_millis(1_200);
 
 const POLICY: &str = r#"
 @id("bench-may-everything")
@@ -401,7 +401,7 @@ struct Summary {
 }
 
 /// How often the threads of a process have given up their processor to wait.
-fn sleeps(pid: libc::pid_t) -> Result<u64> {
+pub fn sleeps(pid: libc::pid_t) -> Result<u64> {
     let mut sum = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task")).context("list a process's threads")? {
         // One that ends meanwhile is not counted.
@@ -413,7 +413,7 @@ fn sleeps(pid: libc::pid_t) -> Result<u64> {
 }
 
 /// User and system time of a process and its ended threads: fields 14 and 15 of its `stat`.
-fn cpu_time(pid: libc::pid_t) -> Result<Duration> {
+pub fn cpu_time(pid: libc::pid_t) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read a process's time")?;
     // The name in parentheses may hold anything, so count from behind it.
     let (_, after) = stat.rsplit_once(") ").context("a process's state")?;

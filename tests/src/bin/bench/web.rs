@@ -15,10 +15,12 @@ use bulla_e2e::place::{Port, TempDir};
 use bulla_e2e::proc::{Proc, Signal, capture};
 use xtask::places;
 
-use crate::Args;
-use crate::rows::{Reach, Row};
+use crate::rows::{Reach, Row, show};
+use crate::traffic::{SETTLE, cpu_time, sleeps};
+use crate::{Args, median};
 
 const CONNECTIONS: &str = "32";
+const WARM_UP_S: u32 = 1;
 const START: Duration = Duration::from_secs(30);
 const PATIENCE_S: u64 = 60;
 
@@ -34,12 +36,25 @@ const PAGES: [(&str, usize); 2] = [("/files/small.json", 200), ("/files/large.js
 struct Contender {
     name: &'static str,
     port: u16,
+    /// The processes between.
+    pids: Vec<libc::pid_t>,
+    /// Of the gateway: each has an issuer of its own.
+    world: Option<World>,
+}
+
+/// What one round of one contender gave.
+#[derive(Clone, Copy)]
+struct Sample {
+    rate: f64,
+    /// Microseconds of the processes between, for each request.
+    cpu_us: f64,
+    /// How often a thread of them slept and was woken, for each request.
+    wakes: f64,
 }
 
 /// Everything that stands between, and the target.
 struct Bed {
     contenders: Vec<Contender>,
-    worlds: Vec<World>,
     _neighbours: Vec<(Proc, TempDir, Port)>,
     _target: Nginx,
 }
@@ -130,58 +145,89 @@ fn haproxy(authority: &Authority, target: u16) -> Result<(Proc, TempDir, Port)> 
 }
 
 impl Bed {
-    fn start(only_gateway: bool) -> Result<Self> {
+    fn start(args: &Args) -> Result<Self> {
         let authority = Authority::new("bench targets")?;
         let target = Nginx::start(&authority)?;
         for (path, bytes) in PAGES {
             let path = target.root().join(path.trim_start_matches('/'));
             std::fs::write(path, page(bytes)).context("write a page")?;
         }
-        let (mut contenders, mut neighbours, mut worlds) = (Vec::new(), Vec::new(), Vec::new());
-        if !only_gateway {
+        let (mut contenders, mut neighbours) = (Vec::new(), Vec::new());
+        if !args.only_gateway {
             let all = [
                 ("nginx", nginx(&authority, target.port())?),
                 ("haproxy", haproxy(&authority, target.port())?),
             ];
             for (name, neighbour) in all {
-                contenders.push(Contender { name, port: neighbour.2.number() });
+                let (port, pids) = (neighbour.2.number(), family(neighbour.0.pid())?);
+                contenders.push(Contender { name, port, pids, world: None });
                 neighbours.push(neighbour);
             }
         }
-        for (name, durability) in [("bulla-strict", "strict"), ("bulla-bounded", "bounded")] {
+        let mut ways = vec![("bulla-strict", "strict", None), ("bulla-bounded", "bounded", None)];
+        if let Some(other) = &args.beside {
+            ways.push(("bulla-strict'", "strict", Some(other.clone())));
+            ways.push(("bulla-bounded'", "bounded", Some(other.clone())));
+        }
+        for (name, durability, program) in ways {
             let mut api = ApiSpec::new("api", target.port()).tls(&authority).http("safe = [\"*\"]");
             api.more = format!("durability = \"{durability}\"\n");
-            let world = World::start(POLICY, &[api])?;
-            contenders.push(Contender { name, port: world.port.number() });
-            worlds.push(world);
+            let world = World::start_as(program, POLICY, &[api])?;
+            let (port, pids) = (world.port.number(), vec![world.gateway.proc().pid()]);
+            contenders.push(Contender { name, port, pids, world: Some(world) });
         }
-        // The two gateways have issuers of their own: each is asked with its own token.
-        Ok(Self { contenders, worlds, _neighbours: neighbours, _target: target })
+        Ok(Self { contenders, _neighbours: neighbours, _target: target })
     }
 
-    fn token(&self, name: &str) -> Result<String> {
-        let at = usize::from(name == "bulla-bounded");
-        self.worlds.get(at).context("no gateway")?.token()
+    fn sample(&self, contender: &Contender, path: &str, seconds: u32) -> Result<Sample> {
+        let spent = || -> Result<(Duration, u64)> {
+            let mut sum = (Duration::ZERO, 0);
+            for pid in &contender.pids {
+                sum = (sum.0 + cpu_time(*pid)?, sum.1 + sleeps(*pid)?);
+            }
+            Ok(sum)
+        };
+        let before = spent()?;
+        let (rate, requests) = load(contender, path, seconds)?;
+        if contender.world.is_some() {
+            std::thread::sleep(SETTLE);
+        }
+        let after = spent()?;
+        let cpu = after.0.saturating_sub(before.0).as_secs_f64() * 1e6;
+        let wakes = after.1.saturating_sub(before.1) as f64;
+        Ok(Sample { rate, cpu_us: cpu / requests, wakes: wakes / requests })
     }
+}
 
-    /// Requests each second.
-    fn load(&self, contender: &Contender, path: &str, seconds: u32) -> Result<f64> {
-        let mut command = Command::new(program("h2load", "nghttp2-client")?);
-        command.args(["--h1", "-t", "1", "-c", CONNECTIONS, "--warm-up-time", "1"]);
-        command.args(["-D", &seconds.to_string()]);
-        command.args(["-H", &format!("authorization: Bearer {}", self.token(contender.name)?)]);
-        command.arg(format!("https://localhost:{}{path}", contender.port));
-        let patience = Duration::from_secs(u64::from(seconds) + PATIENCE_S);
-        let said = capture(command, None, patience)?.success()?;
-        let failed = said.lines().find(|line| line.starts_with("status codes:"));
-        let failed = failed.context("h2load said no status codes")?;
-        ensure!(failed.contains("0 3xx, 0 4xx, 0 5xx"), "{}: {failed}", contender.name);
-        let line = said.lines().find(|line| line.starts_with("finished in"));
-        let rate = line.and_then(|line| line.split(", ").nth(1)?.strip_suffix(" req/s"));
-        let rate: f64 = rate.context("h2load said no rate")?.parse().context("read a rate")?;
-        ensure!(rate > 0.0, "{}: nothing was answered: {said}", contender.name);
-        Ok(rate)
+/// A process and those that it has started.
+fn family(pid: libc::pid_t) -> Result<Vec<libc::pid_t>> {
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let children = std::fs::read_to_string(children).context("list a process's children")?;
+    let children = children.split_whitespace().map(str::parse);
+    let children: Result<Vec<_>, _> = children.collect();
+    Ok([vec![pid], children.context("read a process's number")?].concat())
+}
+
+/// Requests each second, and how many there were in all.
+fn load(contender: &Contender, path: &str, seconds: u32) -> Result<(f64, f64)> {
+    let mut command = Command::new(program("h2load", "nghttp2-client")?);
+    command.args(["--h1", "-t", "1", "-c", CONNECTIONS, "-D", &seconds.to_string()]);
+    command.args(["--warm-up-time", &WARM_UP_S.to_string()]);
+    if let Some(world) = &contender.world {
+        command.args(["-H", &format!("authorization: Bearer {}", world.token()?)]);
     }
+    command.arg(format!("https://localhost:{}{path}", contender.port));
+    let patience = Duration::from_secs(u64::from(seconds) + PATIENCE_S);
+    let said = capture(command, None, patience)?.success()?;
+    let failed = said.lines().find(|line| line.starts_with("status codes:"));
+    let failed = failed.context("h2load said no status codes")?;
+    ensure!(failed.contains("0 3xx, 0 4xx, 0 5xx"), "{}: {failed}", contender.name);
+    let line = said.lines().find(|line| line.starts_with("finished in"));
+    let rate = line.and_then(|line| line.split(", ").nth(1)?.strip_suffix(" req/s"));
+    let rate: f64 = rate.context("h2load said no rate")?.parse().context("read a rate")?;
+    ensure!(rate > 0.0, "{}: nothing was answered: {said}", contender.name);
+    // Those of the warm-up are not in what it counts, but in what the processes spent.
+    Ok((rate, rate * f64::from(seconds + WARM_UP_S)))
 }
 
 /// Measures both pages, round by round.
@@ -191,40 +237,69 @@ pub fn measure(args: &Args) -> Result<Vec<Row>> {
     if pages.is_empty() {
         return Ok(Vec::new());
     }
-    let bed = Bed::start(args.only_gateway)?;
+    let bed = Bed::start(args)?;
     let mut rows = Vec::new();
     for (path, bytes) in pages {
-        let mut rates: Vec<Vec<f64>> = vec![Vec::new(); bed.contenders.len()];
-        for _ in 0..args.rounds {
-            for (contender, rates) in bed.contenders.iter().zip(&mut rates) {
-                rates.push(bed.load(contender, path, args.seconds)?);
+        let count = bed.contenders.len();
+        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); count];
+        for round in 0..args.rounds {
+            // Each round begins with another contender.
+            let shift = usize::try_from(round)? % count;
+            let all = bed.contenders.iter().enumerate().cycle().skip(shift).take(count);
+            for (at, contender) in all {
+                let sample = bed.sample(contender, path, args.seconds)?;
+                samples.get_mut(at).context("a contender")?.push(sample);
             }
         }
-        println!("\n{} ({bytes} bytes, {CONNECTIONS} connections), requests/s", name(path));
-        for (contender, rates) in bed.contenders.iter().zip(&rates) {
-            let all: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
-            println!("  {:<14} {}", contender.name, all.join(" "));
+        println!("\n{} ({bytes} bytes, {CONNECTIONS} connections)", name(path));
+        println!(
+            "  {:<15} {:>8} {:>8} {:>8}  requests/s of each round",
+            "", "1/s", "CPU µs", "wakes"
+        );
+        for (contender, samples) in bed.contenders.iter().zip(&samples) {
+            let middle = |of: &dyn Fn(&Sample) -> f64| {
+                show(median(&mut samples.iter().map(of).collect::<Vec<_>>()))
+            };
+            let (rate, cpu) = (middle(&|sample| sample.rate), middle(&|sample| sample.cpu_us));
+            let wakes = middle(&|sample| sample.wakes);
+            let all: Vec<String> = samples.iter().map(|s| format!("{:.0}", s.rate)).collect();
+            println!("  {:<15} {rate:>8} {cpu:>8} {wakes:>8}  {}", contender.name, all.join(" "));
         }
-        let of = |wanted: &str| {
-            let at = bed.contenders.iter().position(|contender| contender.name == wanted)?;
-            rates.get(at)
-        };
-        for neighbour in ["nginx", "haproxy"] {
-            for who in ["bulla-strict", "bulla-bounded"] {
-                let Some((own, other)) = of(who).zip(of(neighbour)) else { continue };
-                let values = own.iter().zip(other).map(|(a, b)| a / b).collect();
-                let goal = match (neighbour, *bytes, who) {
-                    ("nginx", 200, "bulla-strict") => Some(0.6),
-                    ("nginx", 200, _) => Some(0.8),
-                    ("nginx", ..) => Some(1.0),
-                    _ => None,
-                };
-                let what = format!("{}, {who}: rate / {neighbour}", name(path));
-                rows.push(Row::new(what, "×", goal.map(Reach::AtLeast), values));
-            }
-        }
+        rows.extend(compare(&bed, &samples, path, *bytes));
     }
     Ok(rows)
+}
+
+/// The gateway beside its neighbours, and another build beside it.
+fn compare(bed: &Bed, samples: &[Vec<Sample>], path: &str, bytes: usize) -> Vec<Row> {
+    let of = |wanted: &str| {
+        let at = bed.contenders.iter().position(|contender| contender.name == wanted)?;
+        samples.get(at)
+    };
+    let mut rows = Vec::new();
+    for neighbour in ["nginx", "haproxy"] {
+        for who in ["bulla-strict", "bulla-bounded"] {
+            let Some((own, other)) = of(who).zip(of(neighbour)) else { continue };
+            let values = own.iter().zip(other).map(|(a, b)| a.rate / b.rate).collect();
+            let goal = match (neighbour, bytes, who) {
+                ("nginx", 200, "bulla-strict") => Some(0.6),
+                ("nginx", 200, _) => Some(0.8),
+                ("nginx", ..) => Some(1.0),
+                _ => None,
+            };
+            let what = format!("{}, {who}: rate / {neighbour}", name(path));
+            rows.push(Row::new(what, "×", goal.map(Reach::AtLeast), values));
+        }
+    }
+    for (who, other) in [("bulla-strict", "bulla-strict'"), ("bulla-bounded", "bulla-bounded'")] {
+        let Some((own, other)) = of(who).zip(of(other)) else { continue };
+        let each = || own.iter().zip(other);
+        let what = format!("{}, {who}: CPU / the other build's", name(path));
+        rows.push(Row::new(what, "×", None, each().map(|(a, b)| a.cpu_us / b.cpu_us).collect()));
+        let what = format!("{}, {who}: rate / the other build's", name(path));
+        rows.push(Row::new(what, "×", None, each().map(|(a, b)| a.rate / b.rate).collect()));
+    }
+    rows
 }
 
 fn name(path: &str) -> &'static str {
