@@ -8,6 +8,7 @@ use bulla_host::{
     Arrival, Connector, Counters, DialError, Dialled, Door, Entrant, Hosted, Presence, Roll,
     TlsFacts, Transport,
 };
+use bytes::BytesMut;
 use rustls_pki_types::ServerName;
 use tokio::{
     net::TcpStream,
@@ -18,6 +19,7 @@ use crate::{
     Engine, SecretSource, TargetTls,
     accept::accept_each,
     registry::{Entered, Handle, Registry},
+    wide::Wide,
 };
 
 /// One address of a hosted protocol.
@@ -95,6 +97,10 @@ pub(crate) async fn listen(
     .await
 }
 
+fn wide(tcp: TcpStream) -> Wide {
+    Wide::new(tcp, BytesMut::new())
+}
+
 /// From an accepted socket to what the protocol takes.
 async fn arrive(
     listener: &HostedListener,
@@ -112,7 +118,7 @@ async fn arrive(
         return Some(Arrival { stream, origin, tls, resources, stranger });
     }
     let acceptor = tokio_rustls::TlsAcceptor::from(listener.tls.load_full());
-    let stream = match tokio::time::timeout(deadline, acceptor.accept(tcp)).await {
+    let stream = match tokio::time::timeout(deadline, acceptor.accept(wide(tcp))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(listener = listener.name, source = %peer.ip(), %error, "TLS");
@@ -177,7 +183,7 @@ async fn dial(
     let mut config = config.as_ref().clone();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let tls = connector.connect(name, tcp).await.map_err(tls_failed)?;
+    let tls = connector.connect(name, wide(tcp)).await.map_err(tls_failed)?;
     let chosen = tls.get_ref().1.alpn_protocol();
     let alpn = chosen.map(|name| String::from_utf8_lossy(name).as_ref().into());
     Ok(Dialled { stream: Box::new(tls), alpn, tls: true })
