@@ -132,7 +132,7 @@ fn one_answer_is_two_by_who_asks_and_the_evidence_holds_what_each_got() {
     has(&world.curl("/clear/1.json", &[]).unwrap().out(), &[PERSON, "ann@example.com"]);
     has(&world.curl("/people/1.json", &["-I"]).unwrap().out(), &["200"]);
     let metrics = world.gateway.http("/metrics").unwrap().1;
-    has(&metrics, &["bulla_masked_values_total{class=\"pii.ssn\"}"]);
+    has(&metrics, &["bulla_masked_cells_total{class=\"pii.ssn\"}"]);
     let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let (mut hidden, mut seen) = (String::new(), String::new());
@@ -143,10 +143,45 @@ fn one_answer_is_two_by_who_asks_and_the_evidence_holds_what_each_got() {
         let clear = shown.contains("GET /clear/");
         if audit || clear { seen.push_str(&shown) } else { hidden.push_str(&shown) }
     }
-    has(&hidden, &["***4399", "masked: pii.contact 2, pii.ssn 1", "cut:unmaskable"]);
+    has(&hidden, &["***4399", "masked cells: 2 pii.contact, 1 pii.ssn", "cut:unmaskable"]);
     has(&seen, &["536-90-4399"]);
     has_not(&hidden, &["536-90-4399", "ann@example.com"]);
     world.verified().unwrap();
+}
+
+#[test]
+fn explain_says_what_an_answer_would_get() {
+    let target = Recorder::start().unwrap();
+    let api = ApiSpec::new("api", target.port()).http("graphql = \"/graphql\"");
+    let world = world(api);
+    let explain = |group: &str, request: &str, json: bool| {
+        let who = ["--principal", "bed|x", "--group", group, "--resource", "api", request];
+        let args = [&["policy", "explain"][..], &who, if json { &["--json"] } else { &[] }];
+        world.gateway.cli(&args.concat()).unwrap()
+    };
+    let billing = explain("team:billing", "GET /people/1", false);
+    assert_eq!(billing.code(), 0, "{}{}", billing.out(), billing.err());
+    has(
+        &billing.out(),
+        &[
+            "masked in the answer: pii.ssn at $..ssn",
+            "masked in the answer: pii.contact where it looks like email",
+        ],
+    );
+    let told: serde_json::Value =
+        serde_json::from_str(&explain("team:billing", "GET /people/1", true).out()).unwrap();
+    let what = ["pii.ssn at $..ssn", "pii.contact where it looks like email"];
+    assert_eq!(told["answer_masked"], serde_json::json!(what));
+    // Who may see it, and what has no class, get no mask; what cannot be masked is refused.
+    for (group, request) in [("team:audit", "GET /people/1"), ("team:billing", "GET /clear/1")] {
+        let said = explain(group, request, false);
+        assert_eq!(said.code(), 0, "{}{}", said.out(), said.err());
+        has_not(&said.out(), &["masked"]);
+    }
+    let alias = "POST /graphql\ncontent-type: application/json\n\n{\"query\":\"{ p { x: ssn } }\"}";
+    let said = explain("team:billing", alias, false);
+    assert_eq!(said.code(), 4, "{}{}", said.out(), said.err());
+    has(&said.out(), &["refused because of masks: an alias would hide"]);
 }
 
 #[test]
@@ -240,7 +275,7 @@ fn messages_of_a_websocket_are_masked() {
     assert_eq!(seen.matches("closed 1008").count(), 2, "{seen}");
     has_not(&seen, &["536-90"]);
     let replay = world.replayed().unwrap();
-    has(&replay, &["***4399", "cut:unmaskable", "masked: "]);
+    has(&replay, &["***4399", "cut:unmaskable", "masked cells: "]);
     has_not(&replay, &["536-90", "ann@"]);
     world.verified().unwrap();
 }

@@ -87,4 +87,16 @@ pub trait Hosted: Send + Sync {
     fn serve(self: Arc<Self>, arrival: Arrival, door: Door) -> Boxed<'static, ()>;
     /// Reads a command's text as a request would be, for `policy test` and `policy explain`.
     fn read(&self, resource: &str, text: &str) -> Result<Command, String>;
+    /// Completes what was read of `text` by what of the answer may not be seen by whom `reveals`
+    /// answers for, and says what would be masked. An error: it would be refused because of masks.
+    fn mask(
+        &self,
+        resource: &str,
+        text: &str,
+        command: &mut Command,
+        reveals: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<String>, String> {
+        let _ = (resource, text, command, reveals);
+        Ok(Vec::new())
+    }
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     coding,
-    flow::{Broken, Flow, Framing, Needles, masked},
+    flow::{Broken, Flow, Framing, Needles},
     veil::{self, Lens, Plan, Tap, Veil, VeilError},
     wire::{Fault, content_length, header_value},
 };
@@ -87,8 +87,8 @@ pub struct Answer {
     pub head: Bytes,
     /// The length that the target promised.
     pub promised: Option<u64>,
-    /// Values in the headers that were masked.
-    masked: bulla_mask::Counts,
+    /// Values in the headers that were masked, unless the body's lens counts them.
+    pub masked: bulla_mask::Counts,
 }
 
 impl Answer {
@@ -185,9 +185,7 @@ impl Answer {
             (_, Some(grpc)) if grpc != "0" => Status::Error(format!("grpc:{grpc}").into()),
             _ => Status::Ok,
         };
-        let mut outcome = Outcome { status, tag: Some(code.to_string().into()), rows: 0 };
-        masked(&mut outcome, &self.masked);
-        outcome
+        Outcome { status, tag: Some(code.to_string().into()), rows: 0 }
     }
 
     pub fn response(self, body: Outgoing) -> Response<Outgoing> {

@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use bulla_core::{Canonical, Command, Draft, Fact, Refusal, RefusalKind, Status, Touches};
+use bulla_core::{Canonical, Draft, Refusal, RefusalKind, Status};
 use bulla_gate::{Cleared, Holding};
 use bulla_host::{Live, Passage};
 use bytes::Bytes;
@@ -138,32 +138,6 @@ impl Exchange {
         }
     }
 
-    /// Classes that are shown in the clear are touched; those that are masked are a fact.
-    fn tell_classes(&self, command: &mut Command, hiding: &Hiding) {
-        let (Touches::Known(touches) | Touches::Unknown { seen: touches, .. }) =
-            &mut command.touches;
-        touches.extend(hiding.shown.iter().filter_map(reading::shows));
-        if hiding.hides() {
-            command.facts.insert("masked", Fact::Set(hiding.hidden.classes()));
-        }
-    }
-
-    /// Why an answer could not be masked, as far as the request tells.
-    fn unmaskable(&self, head: &Head, body: Option<&[u8]>, hiding: &Hiding) -> Option<Fault> {
-        if !hiding.hides() {
-            return None;
-        }
-        if self.grpc {
-            let why = "answers of gRPC cannot be masked, and some of it may not be seen";
-            return Some(Fault { status: 403, why });
-        }
-        let renamed = hiding.hidden.has_paths() && reading::renames(self.api(), head, body);
-        renamed.then_some(Fault {
-            status: 403,
-            why: "an alias would hide what may not be seen; ask for the fields by their own names",
-        })
-    }
-
     fn outbound(
         &self,
         mut head: Head,
@@ -276,11 +250,8 @@ impl Exchange {
         );
         let read = read.and_then(|mut command| {
             if let Some(hiding) = &outbound.hiding {
-                let unmaskable = self.unmaskable(&outbound.head, body.as_deref(), hiding);
-                if let Some(fault) = unmaskable {
-                    return Err(fault);
-                }
-                self.tell_classes(&mut command, hiding);
+                let (head, body) = (&outbound.head, body.as_deref());
+                reading::complete(self.api(), head, body, hiding, &mut command)?;
             }
             Ok(command)
         });
@@ -490,6 +461,7 @@ impl Exchange {
         }
         let bare = answer.is_bare(asked_head) || hyper::body::Body::is_end_stream(&source);
         let lens = answer.lens(hiding, bare, &never).map_err(Failed::Withheld)?;
+        passing.masked(&answer.masked);
         let bytes_max = passing.bytes_max();
         if let (Some(max), Framing::Length(length)) = (bytes_max, answer.framing)
             && length > max

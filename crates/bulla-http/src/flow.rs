@@ -89,6 +89,20 @@ impl Passing {
         }
         release
     }
+    /// Values of the answer that are masked, by class: told with the outcome, and to operators.
+    pub fn masked(&self, counts: &bulla_mask::Counts) {
+        if counts.is_empty() {
+            return;
+        }
+        let cells: Vec<(Arc<str>, u64)> = counts.iter().map(|(c, n)| (c.clone(), *n)).collect();
+        for (class, count) in &cells {
+            metrics::counter!("bulla_masked_cells_total", "class" => class.to_string())
+                .increment(*count);
+        }
+        if let Some(passage) = self.passage.lock().as_mut() {
+            passage.masked.add(&cells);
+        }
+    }
     /// Ends the command, unless it has ended.
     pub fn finish(&self, status: Status) {
         self.end(Outcome { status, tag: None, rows: 0 });
@@ -306,7 +320,10 @@ impl<D: Direction> Flow<D> {
         self.source = None;
         self.done = None;
         self.broken.get_or_insert(Broken(why));
-        self.ended = true;
+        if !std::mem::replace(&mut self.ended, true) {
+            // What went on before was masked all the same.
+            self.count_masked();
+        }
         // What was gathered and not recorded is not released either.
         self.gathered.clear();
         self.passing.why.lock().get_or_insert(why);
@@ -358,6 +375,9 @@ impl<D: Direction> Flow<D> {
         if bytes.is_empty() && done.is_none() {
             return;
         }
+        if done.is_some() {
+            self.count_masked();
+        }
         let done = done.map(|outcome| self.judged(outcome));
         match D::append(&self.passing, bytes, done) {
             Ok(release) => {
@@ -368,11 +388,14 @@ impl<D: Direction> Flow<D> {
         }
     }
 
+    fn count_masked(&self) {
+        if let Some(counts) = self.terms.lens.counts() {
+            self.passing.masked(&counts);
+        }
+    }
+
     /// gRPC says how a call ended in its trailers.
     fn judged(&self, mut outcome: Outcome) -> Outcome {
-        if let Some(counts) = self.terms.lens.counts() {
-            masked(&mut outcome, counts);
-        }
         let trailers = self.trailers.as_ref();
         let status = trailers.and_then(|trailers| trailers.get("grpc-status"));
         if let Some(status) = status.and_then(|status| status.to_str().ok()) {
@@ -524,20 +547,6 @@ impl<D: Direction> Flow<D> {
             return true;
         }
         false
-    }
-}
-
-/// Says in an outcome, and to operators, how many values of which class were masked.
-pub fn masked(outcome: &mut Outcome, counts: &bulla_mask::Counts) {
-    let mut words = Vec::new();
-    for (class, count) in counts {
-        metrics::counter!("bulla_masked_values_total", "class" => class.to_string())
-            .increment(*count);
-        words.push(format!("{class} {count}"));
-    }
-    if !words.is_empty() {
-        let tag = outcome.tag.as_deref().unwrap_or_default();
-        outcome.tag = Some(format!("{tag}, masked: {}", words.join(", ")).into());
     }
 }
 

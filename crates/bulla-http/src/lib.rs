@@ -98,4 +98,15 @@ impl Hosted for Http {
         let api = api.ok_or_else(|| format!("`{resource}` is no API"))?;
         render::read(api, text, self.descriptor.facts)
     }
+    fn mask(
+        &self,
+        resource: &str,
+        text: &str,
+        command: &mut Command,
+        reveals: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<String>, String> {
+        let api = self.apis.iter().find(|api| *api.resource == *resource);
+        let api = api.ok_or_else(|| format!("`{resource}` is no API"))?;
+        render::mask(api, text, command, reveals)
+    }
 }

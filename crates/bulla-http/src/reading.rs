@@ -1,12 +1,15 @@
 //! What a request does: from its one form to the command that policy judges. Pure.
 //!
-//! What cannot be told is said to be unknown, and needs a permit of its own.
+//! What cannot be told is said to be unknown, and needs a permit of its own. `classes` adds what of
+//! the answer may not be seen.
+
+mod classes;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bulla_core::{
     ActionName, CLASS_KIND, Columns, Command, Effects, Fact, FactKind, Parameter, ParameterValue,
-    Purity, REVEAL, Touch, Touches,
+    Purity, Touch, Touches,
 };
 use http::Method;
 use serde_json::Value;
@@ -19,6 +22,8 @@ use crate::{
     route::{Found, Params},
     wire::{Fault, bad},
 };
+
+pub use classes::complete;
 
 /// Longest body that is shown with the command, for whoever approves it.
 const SHOWN_BYTES_MAX: usize = 16 << 10;
@@ -63,33 +68,6 @@ pub fn need(api: &Api, head: &Head, body: bool) -> Need {
     let whole = body
         && (form || (is_graphql(api, head) && head.method == Method::POST) || api.reads_json());
     if whole && !is_grpc(&media) { Need::Whole } else { Need::Nothing }
-}
-
-/// That values of a class are shown in the clear, as what a command touches.
-pub fn shows(class: &Arc<str>) -> Option<Touch> {
-    let action = ActionName::new(REVEAL).ok()?;
-    let path = class.clone();
-    Some(Touch { action, kind: CLASS_KIND, path, columns: Columns::NotApplicable })
-}
-
-/// Whether a GraphQL request gives fields other names, so that places in its answer say nothing.
-/// What cannot be read does.
-pub fn renames(api: &Api, head: &Head, body: Option<&[u8]>) -> bool {
-    if !is_graphql(api, head) || head.upgrade {
-        return false;
-    }
-    let text = match head.method {
-        Method::GET => {
-            let found = head.pairs.iter().find(|(name, _)| name == "query");
-            found.map(|(_, text)| text.clone())
-        }
-        _ => {
-            let read = body.and_then(|body| json::read(body).ok());
-            let text = read.as_ref().and_then(|json| json.get("query")).and_then(Value::as_str);
-            text.map(str::to_owned)
-        }
-    };
-    text.is_none_or(|text| graphql::has_aliases(&text))
 }
 
 /// A reading under way.

@@ -81,6 +81,26 @@ fn messages(recorded: &[u8]) -> Vec<String> {
 
 /// Reads a request that a person wrote: `GET /orders/1`, then headers, an empty line and a body.
 pub fn read(api: &Api, text: &str, facts: &[FactSpec]) -> Result<Command, String> {
+    let (head, body) = by_hand(api, text)?;
+    reading::request(api, &head, body, facts).map_err(|fault| fault.to_string())
+}
+
+/// Completes such a reading by what of the answer may not be seen by whom `reveals` answers for, and
+/// says what that is. An error: it could not be masked.
+pub fn mask(
+    api: &Api,
+    text: &str,
+    command: &mut Command,
+    reveals: &dyn Fn(&str) -> bool,
+) -> Result<Vec<String>, String> {
+    let (head, body) = by_hand(api, text)?;
+    let plan = api.masks.plan(&head.method, &head.segments, reveals);
+    let Some(plan) = plan else { return Ok(Vec::new()) };
+    reading::complete(api, &head, body, &plan, command).map_err(|fault| fault.to_string())?;
+    Ok(plan.hidden.words())
+}
+
+fn by_hand<'a>(api: &Api, text: &'a str) -> Result<(Head, Option<&'a [u8]>), String> {
     let (head, body) = match text.split_once("\n\n") {
         Some((head, body)) => (head, Some(body.trim_end())),
         None => (text.trim_end(), None),
@@ -109,8 +129,7 @@ pub fn read(api: &Api, text: &str, facts: &[FactSpec]) -> Result<Command, String
     let parts = request.body(()).map_err(|error| error.to_string())?.into_parts().0;
     let mut head = Head::read(&parts, None).map_err(|fault| fault.to_string())?;
     head.length = body.map(|body| body.len() as u64);
-    let body = body.map(str::as_bytes);
-    reading::request(api, &head, body, facts).map_err(|fault| fault.to_string())
+    Ok((head, body.map(str::as_bytes)))
 }
 
 #[cfg(test)]

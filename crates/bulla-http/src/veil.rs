@@ -389,18 +389,10 @@ impl Veil {
         match reading {
             Reading::Document(document) => {
                 document.finish(&mut rest).map_err(|_| VeilError::Document)?;
-                merge(counts, document.counts());
             }
             // An event that has not ended is none.
             Reading::Events(_) => {}
-            Reading::Text(stream) => {
-                stream.finish(&mut rest);
-                for (kind, count) in stream.counts() {
-                    if let Some(class) = hidden.class_of(kind) {
-                        *counts.entry(class.clone()).or_default() += count;
-                    }
-                }
-            }
+            Reading::Text(stream) => stream.finish(&mut rest),
         }
         out.extend_from_slice(&rest);
         Ok(())
@@ -410,9 +402,21 @@ impl Veil {
     pub fn count(&mut self, more: &Counts) {
         merge(&mut self.counts, more);
     }
-    /// How many values of which class were masked; whole once the body has ended.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    /// How many values of which class were masked so far.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.counts.clone();
+        match &self.reading {
+            Reading::Document(document) => merge(&mut counts, document.counts()),
+            Reading::Events(_) => {}
+            Reading::Text(stream) => {
+                for (kind, count) in stream.counts() {
+                    if let Some(class) = self.hidden.class_of(kind) {
+                        *counts.entry(class.clone()).or_default() += count;
+                    }
+                }
+            }
+        }
+        counts
     }
 }
 
@@ -609,7 +613,7 @@ impl Lens {
             Self::Veil(veil) => veil.finish(out),
         }
     }
-    pub fn counts(&self) -> Option<&Counts> {
+    pub fn counts(&self) -> Option<Counts> {
         match self {
             Self::Veil(veil) => Some(veil.counts()),
             Self::Nothing | Self::Tap(_) => None,

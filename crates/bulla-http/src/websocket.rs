@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     answer::{Answer, Outgoing},
     exchange::{Exchange, Failed},
-    flow::{Needles, Passing, ended, masked},
+    flow::{Needles, Passing, ended},
     head::Head,
     reading,
     target::TargetError,
@@ -137,9 +137,8 @@ async fn relay(
             over(CLOSE_AWAY, "the session was ended", Status::Cut(why.into()))
         }
     };
-    let mut outcome = Outcome { status: ended.status, tag: Some("101".into()), rows: 0 };
-    masked(&mut outcome, &counts);
-    passing.end(outcome);
+    passing.masked(&counts);
+    passing.end(Outcome { status: ended.status, tag: Some("101".into()), rows: 0 });
     let words = close(ended.code, &ended.words);
     // Either side may be gone already; there is nobody else to tell.
     let own = passing.live().aside(frame(8, &words, None));

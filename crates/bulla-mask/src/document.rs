@@ -76,6 +76,16 @@ impl Hidden {
         all
     }
 
+    /// What is hidden, for a person: `pii.ssn at $..ssn`, `pii.contact where it looks like email`.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let placed = self.rules.iter().map(|rule| format!("{} at {}", rule.class, rule.path));
+        let found = self.kinds.iter();
+        let found =
+            found.map(|(kind, class)| format!("{class} where it looks like {}", kind.as_str()));
+        placed.chain(found).collect()
+    }
+
     /// A text with what is found in it masked; none where nothing is. `name`: what it is the value
     /// of, which helps to tell what it is.
     #[must_use]

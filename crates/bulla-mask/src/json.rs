@@ -56,6 +56,24 @@ impl Path {
     }
 }
 
+/// As it is written.
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("$")?;
+        let mut deep = false;
+        for step in &self.0 {
+            let dots = if std::mem::replace(&mut deep, *step == Step::Deep) { ".." } else { "." };
+            match step {
+                Step::Deep => {}
+                Step::Each => f.write_str("[*]")?,
+                Step::Any => write!(f, "{dots}*")?,
+                Step::Key(name) => write!(f, "{dots}{name}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Path {
     /// The whole document.
     #[must_use]
@@ -353,6 +371,14 @@ fn hex4(chars: &mut std::str::Chars<'_>) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_told_as_it_is_written() {
+        for text in ["$", "$.a", "$..ssn", "$.a[*].b", "$.*..x.*", "$..*[*]"] {
+            let path = if text == "$" { Some(Path::whole()) } else { Path::parse(text) };
+            assert_eq!(path.unwrap().to_string(), text);
+        }
+    }
 
     fn check(paths: &str, text: &str, expect: Option<&str>) {
         let Mask::Json(paths) = Mask::parse(&format!("json({paths})")).unwrap() else { panic!() };

@@ -77,18 +77,20 @@ impl<'a> Bench<'a> {
         protocol.read(&place, text, &(Arc::new(|work: &mut dyn FnMut()| work()) as _))
     }
 
-    /// What a statement would be sent as to whom `reveals` answers for.
+    /// What masks do to a statement of whom `reveals` answers for, and to its answer.
     fn mask(
         &self,
         asked: &str,
         text: &str,
+        command: &mut Command,
         reveals: &dyn Fn(&str) -> bool,
-    ) -> Result<Option<String>, String> {
-        if self.hosted(asked)?.is_some() {
-            return Ok(None);
+    ) -> Result<Masked, String> {
+        if let Some(hosted) = self.hosted(asked)? {
+            return hosted.mask(name_of(asked), text, command, reveals).map(Masked::Answer);
         }
         let (protocol, place) = self.known(asked)?;
-        protocol.mask(&place, text, reveals, &(Arc::new(|work: &mut dyn FnMut()| work()) as _))
+        let block = &(Arc::new(|work: &mut dyn FnMut()| work()) as _);
+        protocol.mask(&place, text, reveals, block).map(Masked::Statement)
     }
 
     /// Its protocol where a library owns the wire.
@@ -119,6 +121,14 @@ impl<'a> Bench<'a> {
         }
         Ok((protocol, place))
     }
+}
+
+/// What masks do.
+enum Masked {
+    /// The statement goes as another text; none: as it is.
+    Statement(Option<String>),
+    /// What is masked of the answer.
+    Answer(Vec<String>),
 }
 
 /// The name in `resource` or `resource/part`.
@@ -241,6 +251,17 @@ pub fn explain(config: &Config, args: &Explain, json: bool) -> Result<ExitCode> 
         None => (case.resource.as_str(), None),
     };
     let resource = bench.resource(name)?;
+    let reveals = |class: &str| {
+        bench.bundle.reveals(&RevealRequest {
+            principal: &case.principal,
+            resource: &resource,
+            part,
+            origin: &case.origin,
+            now: case.now,
+            class,
+        })
+    };
+    let mut masked = None;
     let explanation = match &case.statement {
         None => {
             let (who, from) = (&case.principal, &case.origin);
@@ -248,7 +269,8 @@ pub fn explain(config: &Config, args: &Explain, json: bool) -> Result<ExitCode> 
         }
         Some(text) => {
             let read = bench.read(&case.resource, text);
-            let command = read.map_err(|why| anyhow!("the statement cannot be read: {why}"))?;
+            let mut command = read.map_err(|why| anyhow!("the statement cannot be read: {why}"))?;
+            masked = Some(bench.mask(&case.resource, text, &mut command, &reveals));
             bench.bundle.explain(&Request {
                 principal: &case.principal,
                 resource: &resource,
@@ -260,37 +282,37 @@ pub fn explain(config: &Config, args: &Explain, json: bool) -> Result<ExitCode> 
             })
         }
     };
-    let masked = case.statement.as_ref().map(|text| {
-        bench.mask(&case.resource, text, &|class| {
-            bench.bundle.reveals(&RevealRequest {
-                principal: &case.principal,
-                resource: &resource,
-                part,
-                origin: &case.origin,
-                now: case.now,
-                class,
-            })
-        })
-    });
     let unmaskable = matches!(masked, Some(Err(_)));
     if json {
         let mut value = serde_json::to_value(&explanation)?;
         match &masked {
-            Some(Ok(Some(sent))) => value["sent_with_masks"] = sent.as_str().into(),
+            Some(Ok(Masked::Statement(Some(sent)))) => {
+                value["sent_with_masks"] = sent.as_str().into();
+            }
+            Some(Ok(Masked::Answer(what))) if !what.is_empty() => {
+                value["answer_masked"] = what.as_slice().into();
+            }
             Some(Err(why)) => value["masks_refuse"] = why.as_str().into(),
-            Some(Ok(None)) | None => {}
+            Some(Ok(_)) | None => {}
         }
         print(&serde_json::to_string_pretty(&value)?)?;
     } else {
         let other = case.bundle.filter(|bundle| *bundle != bench.bundle.digest());
         print(&told(&explanation))?;
         match &masked {
-            Some(Ok(Some(sent))) => print(&format!("sent with masks: {}", safe(sent)))?,
+            Some(Ok(Masked::Statement(Some(sent)))) => {
+                print(&format!("sent with masks: {}", safe(sent)))?;
+            }
+            Some(Ok(Masked::Answer(what))) => {
+                for what in what {
+                    print(&format!("masked in the answer: {}", line(what)))?;
+                }
+            }
             Some(Err(why)) => {
                 let bad = Paint::new().bad("refused because of masks");
                 print(&format!("{bad}: {}", safe(why)))?;
             }
-            Some(Ok(None)) | None => {}
+            Some(Ok(Masked::Statement(None))) | None => {}
         }
         if let Some(other) = other {
             let then = other.short(12);

@@ -344,10 +344,6 @@ impl Done {
                 put(&format!("masked cells: {}", all.join(", ")));
             }
         }
-        let masked = self.tag.as_deref().and_then(|tag| tag.split_once(", masked: "));
-        if let Some((_, masked)) = masked {
-            put(&line(&format!("masked: {masked}")));
-        }
         if rows == Rows::Shown {
             for text in self.rendered(protocol) {
                 put(&line(&text));
