@@ -455,7 +455,7 @@ impl Conn {
         }
         let resource = &api.resource;
         let live = self.door.open(principal, resource, None, &self.origin, claims).await?;
-        let pool = Pool::new(api.clone(), self.door.connector().clone());
+        let pool = Pool::new(api.clone(), self.door.connector().clone(), self.two);
         let used = Mutex::new(Instant::now());
         let seat = Arc::new(Seat { live, api: api.clone(), pool, used });
         seats.insert(key.clone(), seat.clone());

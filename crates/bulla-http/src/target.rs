@@ -11,7 +11,7 @@ use std::{
 use base64::Engine as _;
 use bulla_core::{Secret, Timestamp};
 use bulla_gate::ToTarget;
-use bulla_host::{Connector, DialError};
+use bulla_host::{Connector, DialError, Dialled};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body_util::{Either, Full};
@@ -91,6 +91,10 @@ pub struct Pool {
     tidying: AtomicBool,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<OutBody>>>,
     secret: Mutex<Option<(Instant, Option<Arc<Secret>>)>>,
+    /// The client speaks HTTP/1.1: one request at a time, for which HTTP/2 costs half as much again.
+    plain: bool,
+    /// The target did not say that it speaks HTTP/1.1.
+    unsaid: AtomicBool,
 }
 
 /// The target's own credential as it is sent, and what must not come back.
@@ -105,7 +109,8 @@ enum Ready {
 }
 
 impl Pool {
-    pub fn new(api: Arc<Api>, connector: Arc<dyn Connector>) -> Arc<Self> {
+    /// `two`: the client speaks HTTP/2. A target that speaks both is spoken to as the client speaks.
+    pub fn new(api: Arc<Api>, connector: Arc<dyn Connector>, two: bool) -> Arc<Self> {
         Arc::new(Self {
             api,
             connector,
@@ -113,6 +118,8 @@ impl Pool {
             tidying: AtomicBool::new(false),
             shared: tokio::sync::Mutex::default(),
             secret: Mutex::default(),
+            plain: !two,
+            unsaid: AtomicBool::new(false),
         })
     }
 
@@ -150,8 +157,27 @@ impl Pool {
         None
     }
 
-    /// A connection; `fresh`: one that was never used. `one`: of HTTP/1.1.
-    async fn ready(&self, fresh: bool, one: bool) -> Result<Ready, TargetError> {
+    /// A connection; `fresh`: one that was never used. `one`: of HTTP/1.1; none: of either.
+    async fn ready(&self, fresh: bool, one: Option<bool>) -> Result<Ready, TargetError> {
+        let likes_one = self.plain && self.api.version == Wanted::Auto;
+        if likes_one && one.is_none() && !self.unsaid.load(Ordering::Relaxed) {
+            if let Some(conn) = self.pop().filter(|_| !fresh) {
+                return Ok(Ready::One(conn));
+            }
+            match self.connector.dial(&self.api.resource, &["http/1.1"]).await {
+                Ok(dialled) if !dialled.tls || dialled.alpn.is_some() => {
+                    return plain(dialled).await.map(Ready::One);
+                }
+                // It may speak nothing but HTTP/2, and says so in one of these ways.
+                Ok(_) | Err(DialError::Tls(..) | DialError::Agent { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.unsaid.store(true, Ordering::Relaxed);
+        }
+        self.either(fresh, one == Some(true)).await
+    }
+
+    async fn either(&self, fresh: bool, one: bool) -> Result<Ready, TargetError> {
         if self.api.version != Wanted::Http1 && !one {
             let mut shared = self.shared.lock().await;
             match &*shared {
@@ -206,15 +232,7 @@ impl Pool {
         if self.api.version == Wanted::Http2 && !one {
             return Err(TargetError::Version);
         }
-        let watch = Watch::new(Side::Responses, Limits::default());
-        let guard = Guard::new(dialled.stream, watch.clone(), None);
-        let (sender, conn) = http1::Builder::new().handshake(TokioIo::new(guard)).await?;
-        tokio::spawn(async move {
-            if let Err(error) = conn.with_upgrades().await {
-                tracing::debug!(%error, "a connection to a target ended");
-            }
-        });
-        Ok(Ready::One(Http1 { sender, watch, since: Instant::now() }))
+        plain(dialled).await.map(Ready::One)
     }
 
     /// Sends a request whose leave was spent. It is sent once: only what was never written may be
@@ -226,7 +244,7 @@ impl Pool {
         needs_h2: bool,
     ) -> Result<(Response<Incoming>, Option<Used>), TargetError> {
         let path = request.uri().clone();
-        let one = asked == Asked::Upgrade;
+        let one = if needs_h2 { Some(false) } else { (asked == Asked::Upgrade).then_some(true) };
         let mut fresh = false;
         loop {
             match self.ready(fresh, one).await? {
@@ -323,6 +341,19 @@ impl Pool {
         value.set_sensitive(true);
         Ok(Some(Own { headers: vec![(name, value)], never }))
     }
+}
+
+/// Begins HTTP/1.1 on a stream.
+async fn plain(dialled: Dialled) -> Result<Http1, TargetError> {
+    let watch = Watch::new(Side::Responses, Limits::default());
+    let guard = Guard::new(dialled.stream, watch.clone(), None);
+    let (sender, conn) = http1::Builder::new().handshake(TokioIo::new(guard)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = conn.with_upgrades().await {
+            tracing::debug!(%error, "a connection to a target ended");
+        }
+    });
+    Ok(Http1 { sender, watch, since: Instant::now() })
 }
 
 /// A secret as an answer could hold it; escapes are undone before it is looked for.
