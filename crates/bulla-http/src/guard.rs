@@ -20,7 +20,7 @@ use bulla_host::Stream;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     time::{Instant, Sleep},
 };
 
@@ -259,7 +259,25 @@ impl AsyncRead for Guard {
             if this.watch.filter.lock().is_paused() {
                 return Poll::Pending;
             }
-            match Pin::new(&mut this.io).poll_read(cx, &mut read) {
+            let passes = this.watch.filter.lock().passes();
+            let polled = match passes {
+                _ if buf.remaining() == 0 => return Poll::Ready(Ok(())),
+                0 => Pin::new(&mut this.io).poll_read(cx, &mut read),
+                // Within a body nothing is to be read: it goes on without being copied.
+                left => {
+                    let before = buf.filled().len();
+                    let mut within = (&mut this.io).take(left);
+                    let polled = Pin::new(&mut within).poll_read(cx, buf);
+                    let n = buf.filled().len() - before;
+                    if n > 0 {
+                        this.watch.filter.lock().passed(n as u64);
+                        this.moved = true;
+                        return Poll::Ready(Ok(()));
+                    }
+                    polled
+                }
+            };
+            match polled {
                 Poll::Ready(Ok(())) => {
                     this.eof = read.filled().is_empty();
                     this.fill(read.filled());

@@ -478,6 +478,22 @@ impl Filter {
         }
     }
 
+    /// How many of the bytes that come next are a body's, and go on as they are; 0 where they are
+    /// to be read.
+    pub fn passes(&self) -> u64 {
+        match self.at {
+            At::Body(left) if self.input.is_empty() => left,
+            _ => 0,
+        }
+    }
+    /// So many of them came, and went on.
+    pub fn passed(&mut self, n: u64) {
+        if let At::Body(left) = self.at {
+            let left = left.saturating_sub(n);
+            self.at = if left == 0 { At::Head } else { At::Body(left) };
+        }
+    }
+
     /// Moves up to `left` bytes on.
     fn take(&mut self, left: u64, out: &mut BytesMut) -> u64 {
         let n = usize::try_from(left).unwrap_or(usize::MAX).min(self.input.len());
