@@ -19,6 +19,7 @@ use crate::{
     flow::{Collected, Flow, Framing, Needles, Passing, Terms, collect, drain, ended},
     head::Head,
     hold::{self, Found, Hold, Judging},
+    multipart,
     reading::{self, Need},
     serve::{Conn, Seat},
     target::{OutBody, TargetError, Used, build},
@@ -369,6 +370,7 @@ impl Exchange {
                     never: Needles::default(),
                     promised: None,
                     lens: Lens::Nothing,
+                    form: multipart::of(&head),
                 };
                 let flow = Flow::new(source, passing.clone(), terms);
                 Either::Right(match done.take() {
@@ -478,6 +480,7 @@ impl Exchange {
             never,
             promised: answer.promised.filter(|_| !bare),
             lens,
+            form: None,
         };
         let busy = self.conn.watch.busy();
         let mut flow = Flow::new(source, passing.clone(), terms).keep(Box::new(busy));
@@ -508,6 +511,9 @@ impl Exchange {
         let (status, word, message) = match (failed, passing.why()) {
             (_, Some("the body exceeds its limit")) => {
                 (413, "too_large", "the body exceeds its limit".to_owned())
+            }
+            (_, Some(why)) if multipart::is_fault(why) => {
+                (400, "unreadable", format!("refused: {why}"))
             }
             (Failed::Withheld(VeilError::Secret), _) => {
                 (502, "target_violation", format!("`{name}` told its own secret"))

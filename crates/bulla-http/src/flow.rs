@@ -24,7 +24,10 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
-use crate::veil::{Lens, VeilError};
+use crate::{
+    multipart,
+    veil::{Lens, VeilError},
+};
 
 /// Bytes gathered into one piece of evidence while an earlier piece waits for the disk.
 const PIECE_BYTES: usize = 64 << 10;
@@ -199,6 +202,8 @@ pub struct Terms {
     /// The length that the source promised, where it is not that of what goes on.
     pub promised: Option<u64>,
     pub lens: Lens,
+    /// Looks for what may not stand in a request's form.
+    pub form: Option<multipart::Watch>,
 }
 
 /// Texts that must not pass.
@@ -415,6 +420,9 @@ impl<D: Direction> Flow<D> {
         if self.terms.promised.or(framed).is_some_and(|length| self.total != length) {
             return self.fail("the body was cut short", D::LOST);
         }
+        if let Some(Err(fault)) = self.terms.form.as_ref().map(multipart::Watch::finish) {
+            return self.fail(fault.why, Status::Cut("violation".into()));
+        }
         if let Err(error) = self.terms.lens.finish(&mut self.gathered) {
             return self.withhold(error);
         }
@@ -436,6 +444,11 @@ impl<D: Direction> Flow<D> {
         self.total += data.len() as u64;
         if self.terms.bytes_max.is_some_and(|max| self.total > max) {
             return self.fail("the body exceeds its limit", Status::Cut("bytes_max".into()));
+        }
+        if let Some(form) = &mut self.terms.form
+            && let Err(fault) = form.push(data)
+        {
+            return self.fail(fault.why, Status::Cut("violation".into()));
         }
         if let Err(error) = self.terms.lens.push(data, &mut self.gathered) {
             return self.withhold(error);

@@ -17,7 +17,7 @@
 //! |---|---|
 //! | `wire` | HTTP/1.1 messages, strictly; pure |
 //! | `head` | the one form of a request's head; pure |
-//! | `route`, `json`, `graphql`, `reading` | what a request does; pure |
+//! | `route`, `json`, `graphql`, `multipart`, `reading` | what a request does; pure |
 //! | `api` | an API as it is configured; the descriptor |
 //! | `ws` | frames of WebSocket; pure |
 //! | `answer` | answers of the target and of the gateway |
@@ -40,6 +40,7 @@ mod har;
 mod head;
 mod hold;
 mod json;
+mod multipart;
 mod reading;
 mod render;
 mod route;

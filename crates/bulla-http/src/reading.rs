@@ -19,6 +19,7 @@ use crate::{
     graphql,
     head::{Head, check_form},
     json,
+    multipart::{self, is_multipart},
     route::{Found, Params},
     wire::{Fault, bad},
 };
@@ -89,6 +90,11 @@ pub fn request(
     body: Option<&[u8]>,
     facts: &[bulla_core::FactSpec],
 ) -> Result<Command, Fault> {
+    let coded = head.header("content-encoding").is_some_and(|coding| coding != "identity");
+    if coded && is_multipart(&head.media_type().unwrap_or_default()) {
+        let why = "a form of several parts is looked into, so it may not be compressed";
+        return Err(Fault { status: 415, why });
+    }
     let slash = head.path.ends_with('/');
     let (template, own, params) = match api.routes.find(&head.method, &head.segments, slash) {
         Found::Undescribed => (None, None, Params::new()),
@@ -163,6 +169,11 @@ impl Reading<'_> {
         }
         if media == "application/x-www-form-urlencoded" {
             check_form(body)?;
+        }
+        if is_multipart(&media) {
+            let mut watch = multipart::Watch::default();
+            watch.push(body)?;
+            watch.finish()?;
         }
         if !is_json(&media) {
             let looked = self.api.reads_json() || is_graphql(self.api, self.head);
