@@ -49,20 +49,35 @@ fn audit(world: &World) -> String {
 
 const PERSON: &str = r#"{"name":"Ann","ssn":"536-90-4399","note":"ask ann@example.com"}"#;
 
+fn piped(command: &mut Command, text: &[u8]) -> Vec<u8> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let text = text.to_vec();
+    let writing = std::thread::spawn(move || input.write_all(&text).unwrap());
+    let done = child.wait_with_output().unwrap();
+    writing.join().unwrap();
+    assert!(done.status.success());
+    done.stdout
+}
+
 fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut child = Command::new("gzip")
-        .arg("-c")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(text).unwrap();
-    child.wait_with_output().unwrap().stdout
+    piped(Command::new("gzip").arg("-c"), text)
+}
+
+/// As servers compress, not as this project decodes.
+fn brotli(text: &[u8]) -> Vec<u8> {
+    let node = xtask::places::which("node").expect("no node; install it: apt-get install nodejs");
+    let script = "const { brotliCompressSync: c, constants: k } = require('zlib');\
+        process.stdout.write(c(require('fs').readFileSync(0), \
+        { params: { [k.BROTLI_PARAM_QUALITY]: 5 } }));";
+    piped(Command::new(node).args(["-e", script]), text)
 }
 
 /// nginx with the same person in several forms.
 fn nginx(authority: &Authority) -> Nginx {
-    let body = "location /packed/ { root ROOT; types { } default_type application/json; \
+    let body = "location /br/ { root ROOT; types { } default_type application/json; \
+                add_header Content-Encoding br; }\n\
+                location /packed/ { root ROOT; types { } default_type application/json; \
                 add_header Content-Encoding gzip; }\n\
                 location /bomb/ { root ROOT; types { } default_type application/json; \
                 add_header Content-Encoding gzip; }\n\
@@ -84,6 +99,11 @@ fn nginx(authority: &Authority) -> Nginx {
     write("packed/1", &gzip(PERSON.as_bytes()));
     write("packed/cut", &gzip(PERSON.as_bytes())[..20]);
     write("odd/1", PERSON.as_bytes());
+    // Texts that repeat, so that the dictionary and distances of real use are in it.
+    let people = format!("[{}]", vec![PERSON; 200].join(","));
+    write("br/people", &brotli(people.as_bytes()));
+    write("br/cut", &brotli(people.as_bytes())[..40]);
+    write("br/bomb", &brotli(&[b"[1", &b" ".repeat(64 << 20)[..], b"]"].concat()));
     write("bomb/1", &gzip(&[b"[1", &b" ".repeat(64 << 20)[..], b"]"].concat()));
     let many: Vec<String> = (0..40_000).map(|_| PERSON.to_owned()).collect();
     write("people/many.json", format!("[{}]", many.join(",")).as_bytes());
@@ -112,6 +132,13 @@ fn one_answer_is_two_by_who_asks_and_the_evidence_holds_what_each_got() {
     // Compressed at the target all the same, or compressed to kill.
     has(&world.curl("/packed/1", &[]).unwrap().out(), &["200", masked]);
     has_not(&world.curl("/packed/cut", &[]).unwrap().out(), &["536-90"]);
+    let brotli = world.curl("/br/people", &[]).unwrap().out();
+    assert_eq!(brotli.matches(masked).count(), 200, "{brotli}");
+    has_not(&brotli, &["536-90", "content-encoding"]);
+    has_not(&world.curl("/br/cut", &[]).unwrap().out(), &["536-90"]);
+    let bomb = world.curl("/br/bomb", &["-o", "/dev/null", "-w", "%{size_download}"]).unwrap();
+    let size: usize = bomb.out().trim().parse().unwrap();
+    assert!(size < 32 << 20, "{size} bytes of a bomb of 64 MiB");
     has_not(&world.curl("/bomb/1", &["-o", "/dev/null"]).unwrap().out(), &["\n200 "]);
     let odd = world.curl("/odd/1", &[]).unwrap().out();
     has(&odd, &["403", "urn:bulla:unmaskable", "was carried out"]);
@@ -155,8 +182,9 @@ fn explain_says_what_an_answer_would_get() {
     let api = ApiSpec::new("api", target.port()).http("graphql = \"/graphql\"");
     let world = world(api);
     let explain = |group: &str, request: &str, json: bool| {
-        let who = ["--principal", "bed|x", "--group", group, "--resource", "api", request];
-        let args = [&["policy", "explain"][..], &who, if json { &["--json"] } else { &[] }];
+        let who = ["--principal", "bed|x", "--group", group, "--resource", "api"];
+        let text = ["--statement", request];
+        let args = [&["policy", "explain"][..], &who, &text, if json { &["--json"] } else { &[] }];
         world.gateway.cli(&args.concat()).unwrap()
     };
     let billing = explain("team:billing", "GET /people/1", false);
