@@ -433,6 +433,7 @@ impl Exchange {
             tokio::time::sleep(limit).await;
         };
         tokio::select! {
+            biased;
             sent = sending => {
                 let (response, used) = sent?;
                 Ok((response, used, never))

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Bytes gathered into one piece of evidence while an earlier piece waits for the disk.
-const PIECE_BYTES: usize = 64 << 10;
+const PIECE_BYTES: usize = 128 << 10;
 /// Bytes that may wait for the disk before the source is not read any more.
 const WINDOW_BYTES: usize = 1 << 20;
 
@@ -263,7 +263,14 @@ pub struct Flow<D: Direction> {
     source: Option<Incoming>,
     passing: Arc<Passing>,
     terms: Terms,
+    /// The head, and what came of the body.
     gathered: BytesMut,
+    /// How much of that is the head.
+    lead: usize,
+    /// Something came since the source had nothing, so more may be about to come.
+    fresh: bool,
+    /// What was gathered waits for that, until whoever feeds the source has had its turn.
+    patient: bool,
     waiting: VecDeque<Piece<D>>,
     waiting_bytes: usize,
     total: u64,
@@ -271,8 +278,11 @@ pub struct Flow<D: Direction> {
     broken: Option<Broken>,
     ended: bool,
     complete: bool,
-    timer: Pin<Box<Sleep>>,
-    stop: Pin<Box<dyn Future<Output = &'static str> + Send>>,
+    /// When something last moved.
+    moved: Instant,
+    /// Both are made when there is something to wait for.
+    timer: Option<Pin<Box<Sleep>>>,
+    stop: Option<Pin<Box<dyn Future<Output = &'static str> + Send>>>,
     /// Told when the source has ended, whichever way.
     done: Option<tokio::sync::oneshot::Sender<()>>,
     /// Kept until the flow is over.
@@ -282,13 +292,14 @@ pub struct Flow<D: Direction> {
 
 impl<D: Direction> Flow<D> {
     pub fn new(source: Incoming, passing: Arc<Passing>, terms: Terms) -> Self {
-        let timer = Box::pin(tokio::time::sleep(terms.idle));
-        let live = passing.live().clone();
         Self {
             source: Some(source),
             passing,
             terms,
             gathered: BytesMut::new(),
+            lead: 0,
+            fresh: true,
+            patient: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             total: 0,
@@ -296,8 +307,9 @@ impl<D: Direction> Flow<D> {
             broken: None,
             ended: false,
             complete: false,
-            timer,
-            stop: Box::pin(async move { ended(&live).await }),
+            moved: Instant::now(),
+            timer: None,
+            stop: None,
             done: None,
             _keep: None,
             on_complete: None,
@@ -338,12 +350,14 @@ impl<D: Direction> Flow<D> {
     /// Records what was gathered; with `last`, that it was all.
     fn record(&mut self, last: bool) {
         let mut data = std::mem::take(&mut self.gathered);
-        if self.terms.never.are_in(&data) {
+        let lead = std::mem::take(&mut self.lead);
+        let body = data.get(lead..).unwrap_or_default();
+        if self.terms.never.are_in(body) {
             return self.fail("the answer holds what it may not", Status::Cut("secret".into()));
         }
         if !last {
             // What may be the beginning of it waits for the rest.
-            let begun = self.terms.never.begun(&data);
+            let begun = self.terms.never.begun(body);
             self.gathered = data.split_off(data.len() - begun);
         }
         let chunked = self.terms.framing == Framing::Chunked;
@@ -351,7 +365,7 @@ impl<D: Direction> Flow<D> {
         let (bytes, body) = if plain {
             let bytes = data.freeze();
             let length = bytes.len();
-            (bytes, 0..length)
+            (bytes, lead..length)
         } else {
             let mut out = BytesMut::with_capacity(self.terms.head.len() + data.len() + 32);
             out.extend_from_slice(&std::mem::take(&mut self.terms.head));
@@ -450,12 +464,30 @@ impl<D: Direction> Flow<D> {
         {
             return self.fail(fault.why, Status::Cut("violation".into()));
         }
+        self.fresh = true;
+        if let Framing::Length(length) = self.terms.framing
+            && self.gathered.is_empty()
+        {
+            self.lead(data.len(), length);
+        }
         if let Err(error) = self.terms.lens.push(data, &mut self.gathered) {
             return self.withhold(error);
         }
         if self.gathered.len() >= PIECE_BYTES {
             self.record(false);
         }
+    }
+
+    /// Begins a piece of a body with a length: the head, and room for what comes.
+    fn lead(&mut self, first: usize, length: u64) {
+        let head = std::mem::take(&mut self.terms.head);
+        let left = length.saturating_sub(self.total.saturating_sub(first as u64));
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        // Whose first bytes are few may send no more for long.
+        let room = if first < 1 << 10 { first } else { left.min(PIECE_BYTES + (16 << 10)) };
+        self.gathered.reserve(head.len() + room);
+        self.gathered.extend_from_slice(&head);
+        self.lead = head.len();
     }
 
     /// What cannot be read cannot be shown.
@@ -466,13 +498,13 @@ impl<D: Direction> Flow<D> {
 
     /// Reads what the source has. True if anything moved.
     fn fill(&mut self, cx: &mut Context<'_>) {
+        self.patient = false;
         while self.waiting_bytes < WINDOW_BYTES {
             let Some(source) = &mut self.source else { return };
             match Pin::new(&mut *source).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let rest = source.is_end_stream();
-                    let deadline = Instant::now() + self.terms.idle;
-                    self.timer.as_mut().reset(deadline);
+                    self.moved = Instant::now();
                     match frame.into_data() {
                         Ok(data) => self.take(&data),
                         Err(frame) => {
@@ -493,8 +525,14 @@ impl<D: Direction> Flow<D> {
                 }
                 Poll::Ready(None) => return self.end(),
                 Poll::Pending => {
-                    if !self.gathered.is_empty() && self.waiting.is_empty() {
-                        self.record(false);
+                    let some = !(self.gathered.is_empty() && self.terms.head.is_empty());
+                    if some && self.waiting.is_empty() {
+                        self.patient = std::mem::take(&mut self.fresh);
+                        if self.patient {
+                            cx.waker().wake_by_ref();
+                        } else if !self.gathered.is_empty() {
+                            self.record(false);
+                        }
                     }
                     return;
                 }
@@ -507,7 +545,7 @@ impl<D: Direction> Flow<D> {
     pub async fn begin(&mut self) -> Result<Option<Bytes>, Broken> {
         std::future::poll_fn(|cx| {
             self.fill(cx);
-            if !self.terms.head.is_empty() && self.broken.is_none() {
+            if !self.terms.head.is_empty() && self.broken.is_none() && !self.patient {
                 self.record(false);
             }
             self.poll_piece(cx).map(Option::transpose)
@@ -517,7 +555,7 @@ impl<D: Direction> Flow<D> {
 
     /// The next piece that is durable. None: the body is over.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        if self.waiting.is_empty() && !self.gathered.is_empty() {
+        if self.waiting.is_empty() && !self.gathered.is_empty() && !self.patient {
             self.record(false);
         }
         if let Some(front) = self.waiting.front_mut() {
@@ -550,14 +588,27 @@ impl<D: Direction> Flow<D> {
         if self.ended {
             return false;
         }
-        if let Poll::Ready(why) = self.stop.as_mut().poll(cx) {
+        let live = self.passing.live();
+        let stop = self.stop.get_or_insert_with(|| {
+            let live = live.clone();
+            Box::pin(async move { ended(&live).await })
+        });
+        if let Poll::Ready(why) = stop.as_mut().poll(cx) {
             self.fail("the session was ended", Status::Cut(why.into()));
             return true;
         }
-        let quiet = self.waiting.is_empty() && self.gathered.is_empty();
-        if quiet && self.timer.as_mut().poll(cx).is_ready() {
-            self.fail("nothing came for too long", Status::Cut("idle".into()));
-            return true;
+        if !self.waiting.is_empty() || !self.gathered.is_empty() {
+            return false;
+        }
+        let due = self.moved + self.terms.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        while timer.as_mut().poll(cx).is_ready() {
+            // Something may have moved since it was set.
+            if timer.deadline() >= due {
+                self.fail("nothing came for too long", Status::Cut("idle".into()));
+                return true;
+            }
+            timer.as_mut().reset(due);
         }
         false
     }
