@@ -293,15 +293,15 @@ const ATTACKS: &[(&str, &str)] = &[
     ),
     (
         "method override in form",
-        "POST /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: 14\r\n\r\n_method=DELETE",
+        "POST /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: close\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: 14\r\n\r\n_method=DELETE",
     ),
     (
         "method override in a form of parts",
-        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 72\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nsmuggled\r\n--b--\r\n",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: close\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 72\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nsmuggled\r\n--b--\r\n",
     ),
     (
         "method override in a form of parts that streams",
-        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\ncontent-type: multipart/form-data; boundary=b\r\ntransfer-encoding: chunked\r\n\r\n48\r\n--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nsmuggled\r\n--b--\r\n\r\n0\r\n\r\n",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: close\r\ncontent-type: multipart/form-data; boundary=b\r\ntransfer-encoding: chunked\r\n\r\n48\r\n--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nsmuggled\r\n--b--\r\n\r\n0\r\n\r\n",
     ),
     (
         "address override",

@@ -290,6 +290,33 @@ fn h15_responses_are_read_as_strictly() {
     }
 }
 
+#[test]
+fn only_a_body_with_a_length_goes_on_unread() {
+    let mut filter = Filter::new(Side::Requests, Limits::default());
+    let mut out = BytesMut::new();
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n";
+    assert_eq!(filter.passes(), 0);
+    filter.push(head, false, &mut out);
+    assert_eq!(filter.passes(), 5);
+    filter.passed(3);
+    assert_eq!(filter.passes(), 2);
+    filter.passed(2);
+    // What comes behind it is read again.
+    assert_eq!((filter.passes(), filter.is_idle()), (0, true));
+    out.clear();
+    filter.push(b"GET /smuggled HTTP/1.1\n\n", false, &mut out);
+    assert!(filter.fault().is_some());
+    for head in [
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    ] {
+        let mut filter = Filter::new(Side::Requests, Limits::default());
+        filter.push(head.as_bytes(), false, &mut out);
+        assert_eq!(filter.passes(), 0, "{head}");
+    }
+}
+
 proptest::proptest! {
     /// Arbitrary bytes never panic, and how they are cut changes neither verdict nor meaning.
     #[test]
