@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::process::Command;
 use std::time::Duration;
 
 use bulla_e2e::ca::{Authority, Wish};
@@ -714,5 +715,60 @@ fn limits_and_lost_targets_are_told_as_what_they_are() {
     drop(target);
     let replay = world.replayed().unwrap();
     has(&replay, &["cut:bytes_max", "cut:first_byte"]);
+    world.verified().unwrap();
+}
+
+/// A server that offers nothing but HTTP/2, and says how it was spoken to.
+const ONLY_TWO: &str = "
+const http2 = require('node:http2'), fs = require('node:fs');
+const at = (name) => fs.readFileSync(process.env.DIR + '/' + name);
+const server = http2.createSecureServer({ cert: at('server.pem'), key: at('server.key') });
+server.on('request', (req, res) => res.end('spoken ' + req.httpVersion + ' ' + req.method));
+server.listen(Number(process.env.PORT), '127.0.0.1', () => console.log('ready'));
+";
+
+#[test]
+fn a_target_that_speaks_only_http_2_is_spoken_to_by_every_client() {
+    let authority = Authority::new("only two").unwrap();
+    let (dir, port) = (TempDir::new("only-two").unwrap(), Port::new().unwrap());
+    authority.issue(&Wish::server().unwrap()).unwrap().write(&dir, "server").unwrap();
+    let node = xtask::places::which("node").expect("no node; install it: apt-get install nodejs");
+    let mut server = Command::new(node);
+    server.args(["-e", ONLY_TWO]).env("DIR", dir.path());
+    server.env("PORT", port.number().to_string());
+    let server = Proc::spawn_with("only-two", server, Signal::Kill, None).unwrap();
+    server.wait_line("ready", SOON).unwrap();
+    let api = ApiSpec::new("api", port.number()).tls(&authority);
+    let world = World::start(EVERYTHING, &[api]).unwrap();
+    for version in ["--http1.1", "--http2", "--http1.1"] {
+        for (method, path) in [("GET", "/a"), ("POST", "/b")] {
+            let got = world.curl(path, &[version, "-X", method]).unwrap().out();
+            has(&got, &["200", &format!("spoken 2.0 {method}")]);
+        }
+    }
+    world.verified().unwrap();
+}
+
+#[test]
+fn trace_context_is_kept_and_recorded_and_an_archive_holds_the_exchange() {
+    let (world, target) = recorded(EVERYTHING, "");
+    let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for version in ["--http1.1", "--http2"] {
+        target.forget();
+        let args = [version, "-H", trace, "-H", "tracestate: a=1"];
+        has(&world.curl("/traced?x=1", &args).unwrap().out(), &["200"]);
+        has(&target.got(), &[trace, "tracestate: a=1"]);
+    }
+    let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let id = listed[0]["session"].as_str().unwrap();
+    let har = world.gateway.cli(&["sessions", "replay", id, "--har"]).unwrap().success().unwrap();
+    let har: serde_json::Value = serde_json::from_str(&har).unwrap();
+    let entry = &har["log"]["entries"][0];
+    assert_eq!(entry["request"]["method"], "GET", "{har}");
+    has(entry["request"]["url"].as_str().unwrap(), &["/traced?x=1"]);
+    has(&entry["request"]["headers"].to_string(), &["traceparent", "b7ad6b7169203331"]);
+    assert_eq!(entry["response"]["status"], 200);
+    has(&entry["response"]["content"].to_string(), &["ok"]);
     world.verified().unwrap();
 }
