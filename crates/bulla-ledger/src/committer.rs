@@ -40,8 +40,6 @@ const PRIORITY: i32 = 10;
 const OWED_MAX: Duration = Duration::from_micros(150);
 /// As much as this does not wait for somebody to wait for it.
 const UNHURRIED_BYTES_MAX: usize = 256 << 10;
-/// How often it looks for who waits, at most, while sessions are at work.
-const GATHER_MIN: Duration = Duration::from_micros(250);
 /// Longest time that an append stays unwritten because nobody waits for it.
 pub(crate) const UNHURRIED_MAX: Duration = Duration::from_millis(2);
 
@@ -208,7 +206,8 @@ impl Gauge {
 enum State {
     /// Writes, and looks again before it rests.
     Works,
-    /// Waits for company, and looks again by itself within [`Company::patience`] or [`GATHER_MIN`].
+    /// Waits for company: whoever comes next wakes it when it is complete, or too late for more.
+    /// Looks again by itself within [`UNHURRIED_MAX`].
     Gathers,
     /// Rests, and looks again by itself within [`UNHURRIED_MAX`].
     Dozes,
@@ -222,8 +221,9 @@ enum State {
 struct Waiting {
     items: VecDeque<Item>,
     bytes: usize,
-    /// How many wait for some of it.
+    /// How many wait for some of it, and since when the first of them does.
     waiters: usize,
+    since_us: u64,
     /// It is so much that it does not wait for anybody.
     much: bool,
     /// Some of it is urgent.
@@ -233,10 +233,15 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// It is much, or somebody waits for what is urgent, or enough wait for what is not.
+    /// It is much, or somebody waits for what is urgent, or enough wait for what is not, or one of
+    /// them has waited for the others for long enough.
     fn is_due(&self, company: &Company) -> bool {
         let urgent = self.urgent && self.waiters > 0;
-        self.much || urgent || company.is_enough(self.waiters)
+        self.much || urgent || company.is_enough(self.waiters) || self.is_late(company)
+    }
+
+    fn is_late(&self, company: &Company) -> bool {
+        self.waiters > 0 && company.is_late(self.since_us)
     }
 
     /// Whether who has appended or waits must wake the committer.
@@ -263,8 +268,9 @@ pub(crate) struct Queue(Arc<Shared>);
 impl Queue {
     fn new(gauge: Arc<Gauge>) -> Self {
         let (items, state) = (VecDeque::new(), State::Works);
-        let waiting =
-            Waiting { items, bytes: 0, waiters: 0, much: false, urgent: false, stop: false, state };
+        let (much, urgent, stop) = (false, false, false);
+        let (bytes, waiters, since_us) = (0, 0, 0);
+        let waiting = Waiting { items, bytes, waiters, since_us, much, urgent, stop, state };
         Self(Arc::new(Shared { waiting: Mutex::new(waiting), changed: Condvar::new(), gauge }))
     }
 
@@ -297,10 +303,11 @@ impl Queue {
         waiting.stop = stop;
         waiting.urgent |= urgent;
         waiting.much |= stop || waiting.bytes >= UNHURRIED_BYTES_MAX;
-        // Who waits wakes it when that is known.
+        // Who waits wakes it when that is known; here others may find that they are late.
         let wake = match waiting.state {
             State::Sleeps => true,
-            State::Gathers | State::Dozes => waiting.much,
+            State::Gathers => waiting.much || waiting.is_late(&self.0.gauge.company),
+            State::Dozes => waiting.much,
             State::Works | State::Ended => false,
         };
         if wake {
@@ -325,6 +332,9 @@ impl Hurry for Shared {
     fn hurry(self: Arc<Self>) {
         {
             let mut waiting = self.waiting.lock();
+            if waiting.waiters == 0 {
+                waiting.since_us = self.gauge.company.now_us();
+            }
             waiting.waiters += 1;
             if !waiting.must_wake(&self.gauge.company) {
                 return;
@@ -484,7 +494,7 @@ impl Loop {
     fn wait(&self, batch: &mut VecDeque<Item>) -> bool {
         let company = &self.shared.gauge.company;
         let mut waiting = self.shared.waiting.lock();
-        let (mut rested, mut quiet) = (false, Duration::ZERO);
+        let mut rested = false;
         loop {
             let due = rested || !batch.is_empty() || waiting.is_due(company);
             let some = !(waiting.items.is_empty() && batch.is_empty());
@@ -495,17 +505,12 @@ impl Loop {
                 waiting.state = State::Sleeps;
                 self.shared.changed.wait(&mut waiting);
                 // What woke it may stay for a while like everything else.
-                (rested, quiet) = (false, Duration::ZERO);
-            } else if waiting.waiters > 0 || company.is_some() {
-                // It looks by itself, so that the first to wait need not wake it to count the time.
-                waiting.state = State::Gathers;
-                let tick = company.patience().max(GATHER_MIN);
-                if self.shared.changed.wait_for(&mut waiting, tick).timed_out() {
-                    quiet += tick;
-                    rested = waiting.waiters > 0 || quiet >= UNHURRIED_MAX;
-                }
+                rested = false;
             } else {
-                waiting.state = State::Dozes;
+                // A timer of its own for the first who waits would cost more than it saves: others
+                // are on their way, and whoever of them comes sees how late it is.
+                let gathers = waiting.waiters > 0 || company.is_some();
+                waiting.state = if gathers { State::Gathers } else { State::Dozes };
                 rested = self.shared.changed.wait_for(&mut waiting, UNHURRIED_MAX).timed_out();
             }
         }

@@ -47,7 +47,7 @@ impl Company {
         }
     }
 
-    fn now_us(&self) -> u64 {
+    pub(crate) fn now_us(&self) -> u64 {
         micros(self.start.elapsed())
     }
 
@@ -120,8 +120,13 @@ impl Company {
         self.sessions_in(span(self.now_us())) > 1
     }
 
+    /// Whether who waits since then has waited for others for long enough.
+    pub(crate) fn is_late(&self, since_us: u64) -> bool {
+        self.now_us().saturating_sub(since_us) >= micros(self.patience())
+    }
+
     /// How long others may be waited for: twice what a command takes.
-    pub(crate) fn patience(&self) -> Duration {
+    fn patience(&self) -> Duration {
         let twice = Duration::from_micros(self.usual_us.load(Ordering::Relaxed) * 2);
         twice.clamp(PATIENCE_MIN, PATIENCE_MAX)
     }
