@@ -143,8 +143,8 @@ const PROBE_TEXTS: &[&str] = &[concat!(question!(), changed!())];
 pub const PROBE: &[u8] = &asking::<{ asking_bytes(PROBE_TEXTS) }>(PROBE_TEXTS);
 
 const LOOK_TEXTS: &[&str] = {
-    let [a, b, c, d, e, f, g, h, i, j] = QUERIES;
-    &[question!(), a, b, c, d, e, f, g, h, i, j]
+    let [a, b, c, d, e, f, g, h, i, j, k] = QUERIES;
+    &[question!(), a, b, c, d, e, f, g, h, i, j, k]
 };
 /// The question and the whole catalogue, as the transaction that is open sees it.
 pub const LOOK: &[u8] = &asking::<{ asking_bytes(LOOK_TEXTS) }>(LOOK_TEXTS);

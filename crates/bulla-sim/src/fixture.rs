@@ -114,7 +114,7 @@ fn scout(protocol: &Postgres, place: &Place) {
         }
     }
     // Columns of `bulla_sql::catalog::QUERIES`.
-    let columns = [3, 3, 9, 5, 2, 3, 12, 8, 5, 4];
+    let columns = [3, 3, 9, 5, 2, 3, 12, 8, 5, 4, 7];
     let mut results = results.into_iter().zip(columns);
     let mut scout = protocol.scout(place).unwrap();
     let mut input = BytesMut::new();

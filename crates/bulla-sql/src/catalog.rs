@@ -13,9 +13,11 @@ use std::sync::{Arc, OnceLock};
 use crate::facts::RelationKind;
 use crate::view::Body;
 
+mod depends;
 mod path;
 mod queries;
 
+pub(crate) use depends::{Fate, Object};
 pub use path::{Found, SearchPath, Temporary};
 pub use queries::{FINGERPRINT, QUERIES, SESSION, SETUP};
 
@@ -56,6 +58,7 @@ pub struct Catalog {
     type_by_name: HashMap<Arc<str>, Vec<u32>>,
     operators: HashMap<Arc<str>, Vec<Operator>>,
     casts: Vec<Cast>,
+    depends: depends::Depends,
     written_under: SearchPath,
 }
 
@@ -241,8 +244,19 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`] when a result does not have the promised shape: nothing is guessed.
     pub fn from_rows(results: &[Vec<Row>]) -> Result<Self, CatalogError> {
-        let [info, schemas, relations, columns, inherits, policies, functions, types, ops, casts] =
-            results
+        let [
+            info,
+            schemas,
+            relations,
+            columns,
+            inherits,
+            policies,
+            functions,
+            types,
+            ops,
+            casts,
+            depends,
+        ] = results
         else {
             return Err(CatalogError::Results { want: QUERIES.len(), got: results.len() });
         };
@@ -264,6 +278,7 @@ impl Catalog {
             type_by_name: HashMap::new(),
             operators: HashMap::new(),
             casts: Vec::new(),
+            depends: depends::Depends::read(depends)?,
             written_under: SearchPath::new(Vec::<String>::new()),
         };
         catalog.read_info(info)?;

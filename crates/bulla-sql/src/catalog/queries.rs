@@ -8,14 +8,17 @@ pub const SETUP: &str = "SET search_path TO ''";
 pub const SESSION: (&str, &str) = ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "COMMIT");
 
 /// One result each, in the order that `Catalog::from_rows` expects.
-pub const QUERIES: [&str; 10] =
-    [INFO, SCHEMAS, RELATIONS, COLUMNS, INHERITS, POLICIES, FUNCTIONS, TYPES, OPERATORS, CASTS];
+pub const QUERIES: [&str; 11] = [
+    INFO, SCHEMAS, RELATIONS, COLUMNS, INHERITS, POLICIES, FUNCTIONS, TYPES, OPERATORS, CASTS,
+    DEPENDS,
+];
 
 /// One row, one text: it changes whenever anything that [`QUERIES`] load changes. Sums of `xmin`
 /// and not their maximum, because transaction numbers wrap; temporary relations are left out,
 /// because the session that makes them is followed instead. Of roles counts what they decide:
 /// which one is in effect, and which schemas it may use (by membership, by inheritance, as
-/// superuser), however that came about.
+/// superuser), however that came about. Of dependencies those are counted that no row of another
+/// catalogue which is counted here stands for.
 pub const FINGERPRINT: &str = "\
 SELECT pg_catalog.concat_ws('/',
  pg_catalog.current_setting('server_version_num'), pg_catalog.current_database(), current_user,
@@ -45,8 +48,17 @@ SELECT pg_catalog.concat_ws('/',
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_policy),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_trigger
    WHERE tgtype & 64 <> 0),
- (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_constraint
-   WHERE contypid <> 0),
+ (SELECT pg_catalog.concat(count(*), ':', sum(k.xmin::text::bigint), ':', sum(k.oid::bigint))
+    FROM pg_catalog.pg_constraint k LEFT JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+   WHERE c.relpersistence IS DISTINCT FROM 't'),
+ (SELECT pg_catalog.concat(count(*), ':', sum(d.objid::bigint), ':', sum(d.refobjid::bigint), ':',
+                           sum(d.refobjsubid))
+    FROM pg_catalog.pg_depend d LEFT JOIN pg_catalog.pg_class c
+         ON c.oid = d.objid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+   WHERE c.relpersistence IS DISTINCT FROM 't'
+     AND d.classid NOT IN ('pg_catalog.pg_type'::pg_catalog.regclass,
+                           'pg_catalog.pg_constraint'::pg_catalog.regclass,
+                           'pg_catalog.pg_attrdef'::pg_catalog.regclass)),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_extension))";
 
 const INFO: &str = "\
@@ -113,3 +125,12 @@ SELECT oprnamespace, oprname, oprleft, oprright, oprcode::oid
 
 const CASTS: &str = "\
 SELECT castsource, casttarget, castfunc, castcontext FROM pg_catalog.pg_cast WHERE oid >= 16384";
+
+/// What depends on what somebody made, or stands in the schema that everybody has.
+const DEPENDS: &str = "\
+SELECT o.relname, d.objid, d.objsubid, r.relname, d.refobjid, d.refobjsubid, d.deptype
+  FROM pg_catalog.pg_depend d
+  JOIN pg_catalog.pg_class o ON o.oid = d.classid
+  JOIN pg_catalog.pg_class r ON r.oid = d.refclassid
+ WHERE d.refobjid >= 16384
+    OR d.refobjid = 2200 AND d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass";

@@ -4,17 +4,22 @@ use std::sync::Arc;
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AlterTableStmt, AlterTableType, ColumnDef, Constraint, CreateForeignTableStmt,
+    AlterTableCmd, AlterTableStmt, AlterTableType, ColumnDef, Constraint, CreateForeignTableStmt,
     CreateFunctionStmt, CreateStmt, CreateTableAsStmt, DropBehavior, DropStmt, Node, ObjectType,
-    PartitionBoundSpec, RangeVar,
+    PartitionBoundSpec, RangeVar, TruncateStmt,
 };
 
+use super::names::known;
 use super::scope::{Item, Scope, Source};
 use super::utility::{Named, alter_tag, def_text, is_relation};
-use super::{R, RELATIONS_MAX, Reader, inner, string, strings};
-use crate::catalog::is_system_schema;
+use super::{FoundRelation, R, RELATIONS_MAX, Reader, inner, string, strings};
+use crate::catalog::{Fate, Object, Relation, is_system_schema};
 use crate::facts::{Access, Created, CreatedKind, Effects, Kind, RelationKind, Resolved};
 use crate::functions::builtin;
+
+fn cascades(behavior: i32) -> bool {
+    behavior == DropBehavior::DropCascade as i32
+}
 
 impl<'a> Reader<'a> {
     pub(super) fn one(&mut self, var: &RangeVar, access: Access) {
@@ -57,9 +62,109 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn cascade(&mut self, behavior: i32) {
-        if behavior == DropBehavior::DropCascade as i32 {
+        if cascades(behavior) {
             self.unknown(super::CASCADE);
         }
+    }
+
+    /// Relations that were named from `before` on, by OID. None: one of them is there, and not in
+    /// the snapshot.
+    fn named_since(&self, before: usize) -> Option<Vec<u32>> {
+        let since = self.out.relations.iter().zip(&self.notes).skip(before);
+        let mut oids = Vec::new();
+        for (relation, note) in since {
+            match (&relation.resolved, note.relation) {
+                (Resolved::Known(_), Some(known)) => oids.push(known.oid),
+                // Nothing depends on what is not there.
+                (Resolved::Unresolved, _) => {}
+                _ => return None,
+            }
+        }
+        Some(oids)
+    }
+
+    /// What falls, or loses a part, with `starts`: as if the text had named it. `named` it did.
+    fn fall(&mut self, starts: &[Object], named: &[&Relation]) {
+        match self.cx.catalog.falls(starts) {
+            Err(doubt) => self.unknown(doubt),
+            Ok(fates) => {
+                for (oid, fate) in fates {
+                    if named.iter().any(|relation| relation.oid == oid) {
+                        continue;
+                    }
+                    let access = if fate == Fate::Falls { Access::Drop } else { Access::Alter };
+                    self.also(oid, access);
+                }
+            }
+        }
+    }
+
+    /// A relation that the text means without naming it.
+    fn also(&mut self, oid: u32, access: Access) {
+        let Some(relation) = self.cx.catalog.relation(oid) else {
+            return self.unknown(super::CASCADE);
+        };
+        let found = FoundRelation {
+            schema: Some(Arc::clone(&relation.schema)),
+            name: Arc::clone(&relation.name),
+            resolved: Resolved::Known(known(relation)),
+            relation: Some(relation),
+            children: true,
+        };
+        let at = self.use_of(&found, access, false);
+        self.touch_all(at);
+    }
+
+    pub(super) fn truncate(&mut self, truncate: &TruncateStmt) {
+        self.effect(Effects::WRITE);
+        if truncate.restart_seqs {
+            self.effect(Effects::SEQUENCE);
+        }
+        let before = self.out.relations.len();
+        self.relations(&truncate.relations, Access::Truncate);
+        if !cascades(truncate.behavior) {
+            return;
+        }
+        let Some(starts) = self.named_since(before) else { return self.cascade(truncate.behavior) };
+        match self.cx.catalog.empties(&starts) {
+            Err(doubt) => self.unknown(doubt),
+            Ok(found) => found.into_iter().for_each(|oid| self.also(oid, Access::Truncate)),
+        }
+    }
+
+    /// What a part of `var` takes with it when it is dropped with `CASCADE`.
+    fn part_falls(&mut self, var: &RangeVar, command: &AlterTableCmd) {
+        let catalog = self.cx.catalog;
+        let found = self.lookup(var);
+        let Some(relation) = found.relation else {
+            if !matches!(found.resolved, Resolved::Unresolved) {
+                self.cascade(command.behavior);
+            }
+            return;
+        };
+        let mut all = vec![relation];
+        let mut at = 0;
+        while let Some(parent) = all.get(at) {
+            let children = parent.children.iter().filter_map(|oid| catalog.relation(*oid));
+            let new: Vec<_> = children.filter(|c| all.iter().all(|a| a.oid != c.oid)).collect();
+            all.extend(new);
+            at += 1;
+        }
+        let starts: Vec<Object> = match AlterTableType::try_from(command.subtype) {
+            Ok(AlterTableType::AtDropColumn) => {
+                let column = |relation: &&Relation| {
+                    let column = relation.column(&command.name)?;
+                    catalog.depends().object("pg_class", relation.oid, column.attnum.into())
+                };
+                all.iter().filter_map(column).collect()
+            }
+            // Which one a name means is not known, so that it counts for all of them.
+            Ok(AlterTableType::AtDropConstraint) => {
+                all.iter().flat_map(|relation| catalog.constraints(relation.oid)).collect()
+            }
+            _ => return self.cascade(command.behavior),
+        };
+        self.fall(&starts, &all);
     }
 
     /// The relation that a statement makes, and that it made it.
@@ -209,7 +314,9 @@ impl<'a> Reader<'a> {
             if AlterTableType::try_from(command.subtype).is_err() {
                 self.unknown("an ALTER TABLE of an unknown kind");
             }
-            self.cascade(command.behavior);
+            if cascades(command.behavior) {
+                self.part_falls(var, command);
+            }
             let Some(definition) = command.def.as_deref().and_then(inner) else { continue };
             match definition {
                 NodeEnum::ColumnDef(column) => {
@@ -398,11 +505,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn drop_objects(&mut self, drop: &DropStmt) {
-        let cascades = drop.behavior == DropBehavior::DropCascade as i32;
-        if !is_relation(drop.remove_type) || !drop.missing_ok {
-            self.cascade(drop.behavior);
-        }
         if !is_relation(drop.remove_type) {
+            if cascades(drop.behavior) {
+                self.object_falls(drop);
+            }
             let on_relation = matches!(
                 ObjectType::try_from(drop.remove_type),
                 Ok(ObjectType::ObjectTrigger | ObjectType::ObjectRule | ObjectType::ObjectPolicy)
@@ -418,20 +524,40 @@ impl<'a> Reader<'a> {
             }
             return;
         }
+        let before = self.out.relations.len();
         for node in &drop.objects {
             match inner(node) {
                 Some(NodeEnum::List(list)) => {
-                    let before = self.out.relations.len();
                     self.named(&strings(&list.items), Access::Drop, drop.missing_ok);
-                    // Nothing depends on what is not there.
-                    let mut new = self.out.relations.iter().skip(before);
-                    if cascades && !new.all(|r| matches!(r.resolved, Resolved::Unresolved)) {
-                        self.cascade(drop.behavior);
-                    }
                 }
                 _ => self.unknown("a relation of an unknown form"),
             }
         }
+        if cascades(drop.behavior) {
+            let Some(oids) = self.named_since(before) else { return self.cascade(drop.behavior) };
+            let depends = self.cx.catalog.depends();
+            let starts = oids.into_iter().filter_map(|oid| depends.object("pg_class", oid, 0));
+            self.fall(&starts.collect::<Vec<_>>(), &[]);
+        }
+    }
+
+    /// Of what is no relation, what a schema takes with it is followed.
+    fn object_falls(&mut self, drop: &DropStmt) {
+        if ObjectType::try_from(drop.remove_type) != Ok(ObjectType::ObjectSchema) {
+            return self.cascade(drop.behavior);
+        }
+        let catalog = self.cx.catalog;
+        let mut starts = Vec::new();
+        for node in &drop.objects {
+            match string(node).map(|name| (is_system_schema(name), catalog.schema(name))) {
+                Some((false, Some(schema))) => {
+                    starts.extend(catalog.depends().object("pg_namespace", schema.oid, 0));
+                }
+                Some((false, None)) if drop.missing_ok => {}
+                _ => return self.cascade(drop.behavior),
+            }
+        }
+        self.fall(&starts, &[]);
     }
 
     /// A relation by a dotted name.

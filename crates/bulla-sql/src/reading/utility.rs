@@ -57,12 +57,7 @@ impl<'a> Reader<'a> {
             NodeEnum::CopyStmt(copy) => self.copy(copy)?,
             NodeEnum::ExplainStmt(explain) => self.explain(explain)?,
             NodeEnum::TruncateStmt(truncate) => {
-                self.effect(Effects::WRITE);
-                if truncate.restart_seqs {
-                    self.effect(Effects::SEQUENCE);
-                }
-                self.relations(&truncate.relations, Access::Truncate);
-                self.cascade(truncate.behavior);
+                self.truncate(truncate);
                 (Kind::Truncate, "TRUNCATE TABLE")
             }
             NodeEnum::LockStmt(lock) => {
