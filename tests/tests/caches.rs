@@ -166,3 +166,122 @@ fn one_team_s_decision_is_not_another_s() {
     }
     world.verified();
 }
+
+/// Asks until the answer is another one, which is when the gateway has looked at the catalogue.
+const UNTIL: &str = r#"
+def until(want, sql, *values):
+    end = time.monotonic() + 60
+    while True:
+        try:
+            got = "row " + str(c.execute(sql, values).fetchone())
+        except psycopg.Error as error:
+            got = "error " + str(error.sqlstate)
+        if got == want:
+            break
+        assert time.monotonic() < end, got
+        time.sleep(0.02)
+"#;
+
+#[test]
+fn a_changed_view_is_read_anew() {
+    let world = World::start(ALL_BUT);
+    let shows = |what: &str| {
+        let view = format!("CREATE OR REPLACE VIEW shown AS SELECT id, {what}");
+        world.server.sql(&view).unwrap();
+        world.server.sql("GRANT SELECT ON shown TO PUBLIC").unwrap();
+    };
+    shows("name FROM customers");
+    let script = r#"
+sql = "SELECT name FROM shown WHERE id = %s"
+ask(sql, 7)
+ask(sql, 7)
+pause(1)
+until("error 42501", sql, 7)
+ask(sql, 7)
+pause(2)
+until("row ('Ada',)", sql, 7)
+ask(sql, 7)
+"#;
+    let session = world.session("billing", &format!("{UNTIL}{script}"));
+    session.wait_line("paused 1", PATIENCE).unwrap();
+    shows("employee AS name FROM salaries");
+    world.go(1);
+    session.wait_line("paused 2", PATIENCE).unwrap();
+    shows("name FROM customers");
+    world.go(2);
+    let (row, error) = ("row ('Ada',)", "error 42501");
+    assert_eq!(World::answers(&session), [row, row, error, row]);
+    world.verified();
+}
+
+/// What `CASCADE` reaches is in the catalogue that the gateway keeps, as it is by then.
+#[test]
+fn cascade_is_judged_by_what_it_reaches() {
+    let policy = format!(
+        "{ALL_BUT}\n@id(\"no-doubt\")\nforbid (principal, \
+         action == Bulla::Action::\"postgres:unknown\", resource);\n"
+    );
+    let world = World::start(&policy);
+    let script = r#"
+def do(sql):
+    try:
+        c.execute(sql)
+        answer = "done"
+    except psycopg.Error as error:
+        answer = "error " + str(error.sqlstate)
+    print(sql, "|", answer, flush=True)
+for sql in (
+    "CREATE TABLE shelves (id int PRIMARY KEY, label text)",
+    "CREATE TABLE books (id int PRIMARY KEY, shelf int REFERENCES shelves)",
+    "CREATE VIEW labels AS SELECT label FROM shelves",
+    "INSERT INTO shelves VALUES (1, 'a')",
+    "INSERT INTO books VALUES (1, 1)",
+    "TRUNCATE shelves CASCADE",
+): do(sql)
+ask("SELECT count(*) FROM books")
+do("DROP TABLE shelves CASCADE")
+ask("SELECT to_regclass('labels'), to_regclass('shelves'), to_regclass('books')::text")
+do("CREATE TABLE parts (id int PRIMARY KEY)")
+do("INSERT INTO parts VALUES (5)")
+pause(1)
+until("row (1,)", "SELECT one FROM marker")
+for sql in (
+    "TRUNCATE parts CASCADE",
+    "DROP TABLE parts CASCADE",
+    "ALTER TABLE parts DROP COLUMN id CASCADE",
+    "ALTER TABLE parts DROP CONSTRAINT parts_pkey CASCADE",
+    "DROP SCHEMA public CASCADE",
+): do(sql)
+ask("SELECT id FROM parts")
+"#;
+    let session = world.session("billing", &format!("{UNTIL}{script}"));
+    session.wait_line("paused 1", PATIENCE).unwrap();
+    // The table that nobody may touch hangs on one that the session has made.
+    world.server.sql("ALTER TABLE salaries ADD part int REFERENCES parts").unwrap();
+    // Who knows this one knows the key before it.
+    world.server.sql("CREATE VIEW marker AS SELECT 1 AS one").unwrap();
+    world.server.sql("GRANT SELECT ON marker TO PUBLIC").unwrap();
+    world.go(1);
+    let answers = World::answers(&session);
+    let expect = [
+        "CREATE TABLE shelves (id int PRIMARY KEY, label text) | done",
+        "CREATE TABLE books (id int PRIMARY KEY, shelf int REFERENCES shelves) | done",
+        "CREATE VIEW labels AS SELECT label FROM shelves | done",
+        "INSERT INTO shelves VALUES (1, 'a') | done",
+        "INSERT INTO books VALUES (1, 1) | done",
+        "TRUNCATE shelves CASCADE | done",
+        "row (0,)",
+        "DROP TABLE shelves CASCADE | done",
+        "row (None, None, 'books')",
+        "CREATE TABLE parts (id int PRIMARY KEY) | done",
+        "INSERT INTO parts VALUES (5) | done",
+        "TRUNCATE parts CASCADE | error 42501",
+        "DROP TABLE parts CASCADE | error 42501",
+        "ALTER TABLE parts DROP COLUMN id CASCADE | error 42501",
+        "ALTER TABLE parts DROP CONSTRAINT parts_pkey CASCADE | error 42501",
+        "DROP SCHEMA public CASCADE | error 42501",
+        "row (5,)",
+    ];
+    assert_eq!(answers, expect);
+    world.verified();
+}
