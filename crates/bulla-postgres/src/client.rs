@@ -4,7 +4,7 @@
 //! draft, and so is what is left at a Sync or Flush; a draft is about one statement, so a message
 //! about another one ends it. Sync and Flush themselves go as constants.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use bulla_core::{Parameter, ParameterValue, RefusalKind};
 use bulla_sql::SearchPath;
@@ -15,6 +15,7 @@ use crate::{
     frame::{self, HEADER_BYTES, Head},
     judge::{Reading, Unknown, coming},
     machine::{Batch, Copying, Expect, Judging, Machine, Manner, Stream, Tried, large},
+    made::Made,
     mask::{self, Covered},
     message::{self, Client, Format, Of, Value},
     names::{Change, Meaning, Portal, Prepared},
@@ -355,6 +356,7 @@ impl Machine {
                     types,
                     columns: OnceLock::new(),
                     described: OnceLock::new(),
+                    made: Made::default(),
                 });
                 self.batch.statement = Some(statement.clone());
                 self.batch.unnamed = false;
@@ -682,6 +684,13 @@ impl Machine {
     }
 }
 
+fn parameter_name(i: usize) -> Arc<str> {
+    format!("${}", i + 1).into()
+}
+
+/// Names of parameters, of which most statements have few.
+static NAMES: LazyLock<[Arc<str>; 32]> = LazyLock::new(|| std::array::from_fn(parameter_name));
+
 fn parameters(
     statement: &Prepared,
     values: &[Value<'_>],
@@ -695,7 +704,7 @@ fn parameters(
             Some(bytes) => value::decode(kind, *format == Format::Binary, &whole.slice_ref(bytes)),
         };
         known &= !matches!(value, ParameterValue::Bytes(_) | ParameterValue::Large { .. });
-        let name = format!("${}", i + 1).into();
+        let name = NAMES.get(i).cloned().unwrap_or_else(|| parameter_name(i));
         Parameter { name, kind: value::type_name(kind).into(), value }
     });
     let parameters: Arc<[Parameter]> = parameters.collect();

@@ -14,6 +14,7 @@ use crate::{
     ask::{self, End, Question},
     client::Flow,
     machine::{Expect, Judging, Machine, Manner, Meaning, Probe, Replication, Tried},
+    made::Made,
     mask::{self, Covered, Veil},
     names::{Change, Meaning as Name, Prepared},
     reading::{self, Phase},
@@ -539,6 +540,7 @@ impl Machine {
             types: Vec::new(),
             columns: OnceLock::new(),
             described: OnceLock::new(),
+            made: Made::default(),
         }))
     }
 
@@ -772,7 +774,7 @@ impl Machine {
             self.refuse_batch(manner, refusal, out);
             return Ok(true);
         }
-        let command = self.command(&statement.text, &read, &survey, phase, bound, veil.as_ref())?;
+        let command = self.command_of(&statement, &read, &survey, phase, bound, veil.as_ref())?;
         let meaning = self.meaning(&statement.text, &read, &survey, veil.as_ref());
         let batch = std::mem::take(&mut self.batch);
         let mut judging = self.judging(manner, batch.items);

@@ -22,7 +22,7 @@
 //! | `greet` | TLS, startup, credential |
 //! | `machine` | the session: what both halves share |
 //! | `client` | the client half: messages in their turn |
-//! | `judge` | what they mean: texts, names, drafts |
+//! | `judge`, `made` | what they mean: texts, names, drafts; commands kept |
 //! | `reply` | the server half: answers → replies and outcomes |
 //! | `replication` | the replication protocol |
 //! | `mask` | what may not be seen, and what is sent and said because of it |
@@ -53,6 +53,7 @@ mod hostile;
 mod judge;
 mod login;
 mod machine;
+mod made;
 mod mask;
 mod message;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 use bulla_core::{Parameter, ParameterValue};
 use bulla_sql::{Facts, SearchPath};
 
-use crate::mask::Veil;
+use crate::{made::Made, mask::Veil};
 
 /// Prepared statements, and portals, of one session.
 pub const NAMES_MAX: usize = 10_000;
@@ -39,6 +39,8 @@ pub struct Prepared {
     pub columns: OnceLock<Arc<[u32]>>,
     /// Types of parameters as the server described them.
     pub described: OnceLock<Vec<u32>>,
+    /// The command of its last execution.
+    pub made: Made,
 }
 
 impl Prepared {

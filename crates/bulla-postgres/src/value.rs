@@ -13,6 +13,7 @@
 use std::{
     fmt::Write as _,
     net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use bulla_core::ParameterValue;
@@ -173,15 +174,15 @@ pub fn decode(oid: u32, binary: bool, bytes: &Bytes) -> ParameterValue {
     if bytes.len() > INLINE_BYTES_MAX {
         return ParameterValue::Large { bytes: bytes.len() as u64 };
     }
-    let text = if binary {
+    let text: Option<Arc<str>> = if binary {
         known(oid).and_then(|(_, shape)| {
             let mut out = String::new();
-            show(shape, bytes, &mut out).map(|()| out)
+            show(shape, bytes, &mut out).map(|()| out.into())
         })
     } else {
-        utf8(bytes).map(str::to_string)
+        utf8(bytes).map(Into::into)
     };
-    text.map_or_else(|| ParameterValue::Bytes(bytes.clone()), |t| ParameterValue::Text(t.into()))
+    text.map_or_else(|| ParameterValue::Bytes(bytes.clone()), ParameterValue::Text)
 }
 
 /// Appends what `bytes`, to their last, mean. None: they are not a value of that shape, or the text
