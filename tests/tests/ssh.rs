@@ -296,6 +296,11 @@ async def main():
         await until('Password: ')
         process.stdin.write('hunter2-hunter2\\n')
         await until('got 15')
+        # In words that nobody knows, and without an echo.
+        process.stdin.write('stty -echo; printf \"Friend%s \" .; read p; stty echo; echo got ${#p}\\n')
+        await until('Friend. ')
+        process.stdin.write('swordfish-77\\n')
+        await until('got 12')
         process.change_terminal_size(80, 24)
         process.stdin.write('stty size\\n')
         await until('24 80')
@@ -321,7 +326,7 @@ asyncio.run(main())
     let replay = world.replayed().unwrap();
     has(&replay, &["typed, as far as it can be told: stty size", "exit 5"]);
     for text in [&cast, &replay] {
-        has_not(text, &["hunter2"]);
+        has_not(text, &["hunter2", "swordfish"]);
     }
     world.verified().unwrap();
 }

@@ -275,7 +275,10 @@ impl Pump {
         waiting: &mut Waiting<ToClient, Down>,
     ) -> Result<(), Stopped> {
         if let Some(echo) = self.echo.as_ref().filter(|_| matches!(kind, Down::Out)) {
-            echo.lock().output(data);
+            for line in echo.lock().output(data) {
+                // It went on already, and its length is on record; now it may be too.
+                self.record(|passage| passage.more(line).map(drop))?;
+            }
         }
         let data = match &self.masks {
             None => data.clone(),
