@@ -419,6 +419,8 @@ mod tests {
         let end = NOW.plus_ms(CLIENT_TTL_SECS_MAX * 1_000);
         assert!(authority.read(&bytes, NOW.plus_ms(CLIENT_TTL_SECS_MAX * 1_000 - 1_000)).is_ok());
         assert_eq!(word(&bytes, end), "expired");
+        let before_begin = Timestamp(NOW.0 - (SLACK_SECS + 1) * 1_000_000_000);
+        assert_eq!(word(&bytes, before_begin), "expired");
         let mut forged = bytes.clone();
         let at = forged.windows(7).position(|w| w == b"billing").unwrap();
         forged[at] = b'B';

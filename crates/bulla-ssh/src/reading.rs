@@ -303,6 +303,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_done_to_files_touches_all_of_them() {
+        let setting = Setting::default();
+        for (verb, to, reads, touches) in [
+            ("download", None, false, &["ssh:download file /a"][..]),
+            ("upload", None, true, &["ssh:upload file /a", "ssh:download file /a"]),
+            ("rename", Some("/b"), false, &["ssh:rename file /a", "ssh:rename file /b"]),
+            ("link", Some("/b"), false, &["ssh:link file /a"]),
+        ] {
+            let read = file(verb, "/a", to, reads, &setting).unwrap();
+            assert_eq!(touched(&read), touches, "{verb}");
+            assert_eq!(read.effects.has(Effects::WRITE), verb != "download", "{verb}");
+        }
+    }
+
+    #[test]
     fn lines_by_hand() {
         for (text, action) in [
             ("shell", "ssh:shell"),

@@ -500,6 +500,7 @@ mod tests {
     #[test]
     fn requests_are_read_whole_or_not_at_all() {
         let path = || "/a".to_owned();
+        let writing = || Ok(Op::Open { path: path(), reads: false, writes: true });
         for (packet, expect) in [
             (build(1, 3, &[]), Ok(Op::Init(3))),
             (
@@ -510,6 +511,12 @@ mod tests {
                 build(3, 1, &[&text("/a"), &[0, 0, 0, 0x1a], &[0, 0, 0, 4, 0, 0, 1, 0xff]]),
                 Ok(Op::Open { path: path(), reads: false, writes: true }),
             ),
+            // Each of the flags that write: write, append, create, truncate, exclusive.
+            (build(3, 1, &[&text("/a"), &[0, 0, 0, 2], NONE]), writing()),
+            (build(3, 1, &[&text("/a"), &[0, 0, 0, 4], NONE]), writing()),
+            (build(3, 1, &[&text("/a"), &[0, 0, 0, 8], NONE]), writing()),
+            (build(3, 1, &[&text("/a"), &[0, 0, 0, 16], NONE]), writing()),
+            (build(3, 1, &[&text("/a"), &[0, 0, 0, 32], NONE]), writing()),
             (build(3, 1, &[&text("/a"), &[0, 0, 1, 1], NONE]), Err("flags that are not known")),
             (build(3, 1, &[&text("/a"), &[0, 0, 0, 1]]), Err("a packet ends too soon")),
             (
@@ -537,6 +544,22 @@ mod tests {
             (
                 build(200, 1, &[&text("posix-rename@openssh.com"), &text("/a"), &text("/b")]),
                 Ok(Op::Rename { from: path(), to: "/b".into() }),
+            ),
+            (
+                build(200, 1, &[&text("hardlink@openssh.com"), &text("/target"), &text("/a")]),
+                Ok(Op::Link { path: path(), to: "/target".into() }),
+            ),
+            (
+                build(200, 1, &[&text("statvfs@openssh.com"), &text("/a")]),
+                Ok(Op::Stat { path: path(), follows: true }),
+            ),
+            (
+                build(200, 1, &[&text("lsetstat@openssh.com"), &text("/a"), NONE]),
+                Ok(Op::SetStat { path: path(), follows: false }),
+            ),
+            (
+                build(10, 1, &[&text("h"), NONE]),
+                Ok(Op::SetStatOpen { handle: Bytes::from_static(b"h") }),
             ),
             (
                 build(200, 1, &[&text("copy-data"), b"whatever"]),

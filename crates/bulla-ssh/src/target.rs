@@ -430,6 +430,13 @@ mod tests {
             }
             PublicKeyOrCertificate::from(builder.sign(&key(signer)).unwrap())
         };
+        // A condition that nobody here knows.
+        let public = key(1).public_key().key_data().clone();
+        let mut builder = Builder::new([0; 32], public, 0, 2_000).unwrap();
+        builder.cert_type(CertType::Host).unwrap().key_id("h").unwrap();
+        builder.valid_principal("web.internal").unwrap();
+        builder.critical_option("unknown", "x").unwrap();
+        let conditional = PublicKeyOrCertificate::from(builder.sign(&key(9)).unwrap());
         let keys = HostKeys {
             pinned: vec![key(7).public_key().clone()],
             authorities: vec![key(9).public_key().clone()],
@@ -447,6 +454,7 @@ mod tests {
             (make(9, CertType::Host, "", 0, 2_000), false),
             (make(9, CertType::Host, "web.internal", 0, 1_000), false),
             (make(9, CertType::Host, "web.internal", 1_001, 2_000), false),
+            (conditional, false),
         ] {
             assert_eq!(keys.knows(&shown, now), known, "{shown:?}");
         }

@@ -25,9 +25,9 @@ permit (principal, action, resource);
 "#;
 
 /// Connections of one round; commands and keys of one connection.
-const CONNECTIONS: usize = 9;
-const COMMANDS: usize = 60;
-const KEYS: usize = 200;
+const CONNECTIONS: usize = 5;
+const COMMANDS: usize = 40;
+const KEYS: usize = 100;
 /// Bytes of one transfer for each second that a measurement may take.
 const BYTES: u64 = 64 << 20;
 
