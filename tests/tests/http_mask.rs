@@ -66,11 +66,12 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 
 /// As servers compress, not as this project decodes.
 fn brotli(text: &[u8]) -> Vec<u8> {
-    let node = xtask::places::which("node").expect("no node; install it: apt-get install nodejs");
+    let node = xtask::places::which("node");
+    assert!(node.is_some(), "no node; install it: apt-get install nodejs");
     let script = "const { brotliCompressSync: c, constants: k } = require('zlib');\
         process.stdout.write(c(require('fs').readFileSync(0), \
         { params: { [k.BROTLI_PARAM_QUALITY]: 5 } }));";
-    piped(Command::new(node).args(["-e", script]), text)
+    piped(Command::new(node.unwrap()).args(["-e", script]), text)
 }
 
 /// nginx with the same person in several forms.
