@@ -50,7 +50,7 @@ fn a_refusal_is_one_line_and_a_status() {
         assert_eq!((refused.code(), refused.out().as_str()), (126, ""), "{line}: {refused}");
         let words = refused.err();
         assert_eq!(words.lines().count(), 1, "{words}");
-        has(&words, &["bulla: refused: ", "no policy permits it"]);
+        has(&words, &["bulla: refused: ", "no policy permits"]);
     }
     let replay = world.replayed().unwrap();
     has(&replay, &["echo $(id)", "refused"]);
