@@ -328,7 +328,7 @@ mod tests {
         check(AT_LOGIN, "Q");
         check(PROBE_SIMPLE, "Q");
         check(PROBE, "CCPBECC");
-        check(LOOK, &format!("{}CC", "CCPBE".repeat(11)));
+        check(LOOK, &format!("{}CC", "CCPBE".repeat(12)));
     }
 
     fn row(cells: &[&str]) -> Vec<u8> {
