@@ -183,7 +183,7 @@ impl Gauge {
         if self.room.sending.load(Ordering::Acquire) == 0 {
             return Next::Pause(PAUSE_IDLE);
         }
-        let steps = u32::try_from((all - share) / STEP_BYTES).unwrap_or(STEPS_MAX);
+        let steps = u32::try_from(all.saturating_sub(share) / STEP_BYTES).unwrap_or(STEPS_MAX);
         Next::Pause(PAUSE * (1 << steps.min(STEPS_MAX)))
     }
 }
