@@ -276,6 +276,9 @@ fn fold(c: char, spelled: &[u8]) -> Cow<'_, [u8]> {
 /// A text in UTF-16, by its byte order mark or because every second byte of it is zero.
 fn utf16(text: &[u8]) -> Option<Normal> {
     let sample = text.get(..text.len().min(64))?;
+    if !matches!(text, [0xfe, 0xff, ..] | [0xff, 0xfe, ..]) && memchr::memchr(0, sample).is_none() {
+        return None;
+    }
     let zeros = |parity: usize| {
         let of = sample.iter().skip(parity).step_by(2);
         (of.clone().filter(|b| **b == 0).count(), of.count())

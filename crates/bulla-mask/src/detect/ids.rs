@@ -15,6 +15,9 @@ pub fn numeric(
     seg: &Seg,
 ) -> Option<(usize, Kind)> {
     let start = seg.start;
+    if !may_begin(group, seg) {
+        return None;
+    }
     // A shape, standing alone.
     let shaped = |lens: &[usize], seps| {
         let end = group.shape(lens, seps)?;
@@ -37,7 +40,9 @@ pub fn numeric(
     };
     let near = |end: usize, words: &[&str]| view.near(start, end, words);
 
-    if kinds.has(Kind::UsSsn) {
+    // What a kind could begin with is asked first: most numbers are none of them.
+    let is = |kind, fits: bool| fits && kinds.has(kind);
+    if is(Kind::UsSsn, matches!(seg.len, 3 | 9)) {
         let ssn = |end: Option<usize>| ok(end, &|d| is_ssn(d));
         if let Some(end) = ssn(shaped(&[3, 2, 4], Seps::One(b"-"))) {
             let said = view.said_before(start, 40, SSN_WORDS);
@@ -51,20 +56,20 @@ pub fn numeric(
             return Some((end, Kind::UsSsn));
         }
     }
-    if kinds.has(Kind::BrCpf) {
+    if is(Kind::BrCpf, matches!(seg.len, 3 | 11)) {
         let end = ok(shaped(&[3, 3, 3, 2], Seps::Exactly(b"..-")), &is_cpf)
             .or_else(|| ok(plain(11), &is_cpf).filter(|end| near(*end, &["cpf"])));
         if let Some(end) = end {
             return Some((end, Kind::BrCpf));
         }
     }
-    if kinds.has(Kind::ChAhv) {
+    if is(Kind::ChAhv, matches!(seg.len, 3 | 13)) {
         let end = shaped(&[3, 4, 4, 2], Seps::One(b". ")).or_else(|| plain(13));
         if let Some(end) = ok(end, &|d| d.number(0, 3) == 756 && ean13(d)) {
             return Some((end, Kind::ChAhv));
         }
     }
-    if kinds.has(Kind::FrNir) {
+    if is(Kind::FrNir, matches!(seg.len, 1 | 13 | 15)) {
         let end = shaped(&[1, 2, 2, 2, 3, 3, 2], Seps::One(b" .-"))
             .or_else(|| shaped(&[13, 2], Seps::One(b" -")))
             .or_else(|| plain(15));
@@ -72,7 +77,7 @@ pub fn numeric(
             return Some((end, Kind::FrNir));
         }
     }
-    if kinds.has(Kind::BeNrn) {
+    if is(Kind::BeNrn, matches!(seg.len, 2 | 6 | 11)) {
         let end = shaped(&[2, 2, 2, 3, 2], Seps::Exactly(b"..-."))
             .or_else(|| shaped(&[2, 2, 2, 3, 2], Seps::One(b".- ")))
             .or_else(|| shaped(&[6, 3, 2], Seps::Exactly(b"-.")))
@@ -81,53 +86,67 @@ pub fn numeric(
             return Some((end, Kind::BeNrn));
         }
     }
-    if kinds.has(Kind::PlPesel)
+    if is(Kind::PlPesel, seg.len == 11)
         && let Some(end) = ok(plain(11), &is_pesel)
     {
         return Some((end, Kind::PlPesel));
     }
-    if kinds.has(Kind::DeTaxId) {
+    if is(Kind::DeTaxId, matches!(seg.len, 2 | 11)) {
         let end = shaped(&[2, 3, 3, 3], Seps::One(b" /")).or_else(|| plain(11));
         if let Some(end) = ok(end, &is_de_tax) {
             return Some((end, Kind::DeTaxId));
         }
     }
-    if kinds.has(Kind::SePn) {
-        let end = shaped(&[6, 4], Seps::One(b"-+"))
-            .or_else(|| shaped(&[8, 4], Seps::One(b"-+")))
-            .or_else(|| plain(12).filter(|end| near(*end, SE_WORDS)))
-            .or_else(|| plain(10).filter(|end| near(*end, SE_WORDS)));
-        if let Some(end) = ok(end, &is_se_pn) {
+    if is(Kind::SePn, matches!(seg.len, 6 | 8 | 10 | 12)) {
+        let end = shaped(&[6, 4], Seps::One(b"-+")).or_else(|| shaped(&[8, 4], Seps::One(b"-+")));
+        let end = ok(end, &is_se_pn).or_else(|| {
+            ok(plain(12).or_else(|| plain(10)), &is_se_pn).filter(|end| near(*end, SE_WORDS))
+        });
+        if let Some(end) = end {
             return Some((end, Kind::SePn));
         }
     }
-    if kinds.has(Kind::InAadhaar) {
+    if is(Kind::InAadhaar, matches!(seg.len, 4 | 12)) {
         let words = &["aadhaar", "aadhar", "uidai", "uid "];
-        let end = shaped(&[4, 4, 4], Seps::One(b" -"))
-            .or_else(|| plain(12).filter(|end| near(*end, words)));
-        if let Some(end) = ok(end, &is_aadhaar) {
+        // One of ten numbers passes: a word may say that it is something else.
+        let end = ok(shaped(&[4, 4, 4], Seps::One(b" -")), &is_aadhaar)
+            .filter(|end| near(*end, words) || !view.said_before(start, 32, NO_SSN_WORDS))
+            .or_else(|| ok(plain(12), &is_aadhaar).filter(|end| near(*end, words)));
+        if let Some(end) = end {
             return Some((end, Kind::InAadhaar));
         }
     }
-    if kinds.has(Kind::CnId)
+    if is(Kind::CnId, matches!(seg.len, 17 | 18))
         && let Some(end) = cn_id(view, seg)
     {
         return Some((end, Kind::CnId));
     }
-    if kinds.has(Kind::FiHetu)
+    if is(Kind::FiHetu, seg.len == 6)
         && let Some(end) = fi_hetu(view, seg)
     {
         return Some((end, Kind::FiHetu));
     }
-    if kinds.has(Kind::EsDni)
+    if is(Kind::EsDni, seg.len == 8)
         && let Some(end) = es_dni(view, seg)
     {
         return Some((end, Kind::EsDni));
     }
-    if kinds.any(&[Kind::NlBsn, Kind::CaSin, Kind::AuTfn]) {
+    if matches!(seg.len, 3 | 4 | 9) && kinds.any(&[Kind::NlBsn, Kind::CaSin, Kind::AuTfn]) {
         return nine(view, kinds, group, seg);
     }
     None
+}
+
+/// Whether one of the numbers could begin so: by the length of the first run, or of the first two.
+fn may_begin(group: &Group<'_>, seg: &Seg) -> bool {
+    if matches!(seg.len, 6 | 8..=13 | 15 | 17 | 18) {
+        return true;
+    }
+    let next = group.segs.get(1).map_or(0, |next| next.len);
+    matches!(
+        (seg.len, next),
+        (1, 2) | (2, 2 | 3) | (3, 2..=4) | (4, 2 | 4) // 6 and more: above
+    )
 }
 
 const SSN_WORDS: &[&str] = &[
@@ -176,18 +195,18 @@ fn nine(view: &View<'_>, kinds: &Set, group: &Group<'_>, seg: &Seg) -> Option<(u
     };
     let bsn = &["bsn", "burgerservice", "sofi", "citizen service"];
     if kinds.has(Kind::NlBsn)
-        && near(bsn)
         && weighted(&[9, 8, 7, 6, 5, 4, 3, 2, -1]) % 11 == 0
         && d.number(0, 9) != 0
+        && near(bsn)
     {
         return Some((end, Kind::NlBsn));
     }
     let sin = &["sin ", "sin:", "social insurance", "canad", "assurance sociale"];
-    if kinds.has(Kind::CaSin) && near(sin) && luhn(d.as_slice()) && d.number(0, 1) != 0 {
+    if kinds.has(Kind::CaSin) && luhn(d.as_slice()) && d.number(0, 1) != 0 && near(sin) {
         return Some((end, Kind::CaSin));
     }
     let tfn = &["tfn", "tax file"];
-    if kinds.has(Kind::AuTfn) && near(tfn) && weighted(&[1, 4, 3, 7, 5, 8, 6, 9, 10]) % 11 == 0 {
+    if kinds.has(Kind::AuTfn) && weighted(&[1, 4, 3, 7, 5, 8, 6, 9, 10]) % 11 == 0 && near(tfn) {
         return Some((end, Kind::AuTfn));
     }
     None
@@ -389,6 +408,10 @@ fn es_dni(view: &View<'_>, seg: &Seg) -> Option<usize> {
 
 /// Kinds that begin with letters right before a run of digits.
 pub fn lettered(view: &View<'_>, kinds: &Set, seg: &Seg, out: &mut Vec<Finding>) {
+    // Each has two digits at least behind its letters.
+    if seg.len < 2 {
+        return;
+    }
     let letters = view.run_back(seg.start, 8, |b| b.is_ascii_alphabetic());
     let start = seg.start - letters;
     if view.before(start).is_ascii_alphanumeric() || view.before(start) == b'_' {
@@ -417,6 +440,19 @@ pub fn lettered(view: &View<'_>, kinds: &Set, seg: &Seg, out: &mut Vec<Finding>)
         && let Some(end) = nie(view, start, seg)
     {
         found(out, start, end, Kind::EsDni);
+    }
+}
+
+/// The same with a space between: `AB 12 34 56 C`.
+pub fn led_by_letters(view: &View<'_>, kinds: &Set, seg: &Seg, out: &mut Vec<Finding>) {
+    let Some(start) = seg.start.checked_sub(3) else { return };
+    if kinds.has(Kind::UkNino)
+        && view.before(seg.start) == b' '
+        && view.slice(start, start + 2).iter().all(u8::is_ascii_uppercase)
+        && !view.before(start).is_ascii_alphanumeric()
+        && let Some(end) = nino(view, start, seg.start)
+    {
+        found(out, start, end, Kind::UkNino);
     }
 }
 

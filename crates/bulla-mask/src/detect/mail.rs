@@ -28,7 +28,12 @@ fn address(view: &View<'_>, at: usize) -> Option<(usize, usize)> {
     // What stands around an address is not part of it: `mailto:`, `<`, `'`, a path, a query.
     let trim = |b: u8| b"!#$%&*/=?^`{|}~.'".contains(&b);
     let head = view.slice(start, at);
-    if let Some(cut) = head.iter().rposition(|b| b"/=?&{}|'".contains(b)) {
+    // An apostrophe within a name is part of it.
+    let cuts = |(at, b): &(usize, &u8)| {
+        let within = at.checked_sub(1).and_then(|at| head.get(at)).is_some_and(is_name);
+        b"/=?&{}|".contains(b) || **b == b'\'' && !within
+    };
+    if let Some((cut, _)) = head.iter().enumerate().rfind(cuts) {
         start += cut + 1;
     }
     start += view.run(start, LOCAL_MAX, trim);
@@ -65,6 +70,10 @@ fn address(view: &View<'_>, at: usize) -> Option<(usize, usize)> {
     let file =
         matches!(top, b"png" | b"jpg" | b"jpeg" | b"gif" | b"svg" | b"webp" | b"css" | b"js");
     (top_fits && !file && fits(second) && labels.all(fits)).then_some((start, end))
+}
+
+fn is_name(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || *byte >= 0x80
 }
 
 fn has(text: &[u8], what: &[u8]) -> bool {

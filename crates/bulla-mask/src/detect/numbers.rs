@@ -28,12 +28,23 @@ pub struct Group<'g> {
     pub segs: &'g [Seg],
     /// A separator stands before the first of them, and digits before that.
     pub led: u8,
+    /// Digits of all of them.
+    pub digits: usize,
 }
 
 impl Group<'_> {
     /// The runs have these lengths, with one separator of `seps` between all of them, or with
     /// exactly `seps` where it is as long as there are gaps. Where they end.
+    #[inline]
     pub fn shape(&self, lens: &[usize], seps: Seps<'_>) -> Option<usize> {
+        // Most fail here, and cost nothing.
+        if self.segs.first().map(|seg| seg.len) != lens.first().copied() {
+            return None;
+        }
+        self.shape_of_all(lens, seps)
+    }
+
+    fn shape_of_all(&self, lens: &[usize], seps: Seps<'_>) -> Option<usize> {
         let segs = self.segs.get(..lens.len())?;
         if segs.iter().zip(lens).any(|(seg, len)| seg.len != *len) {
             return None;
@@ -87,15 +98,37 @@ impl Digits {
 /// Bytes that are looked at at once.
 const BLOCK: usize = 32;
 
+/// The high bit of each of eight bytes that is a digit.
+#[inline]
+fn digits_in(word: [u8; 8]) -> u64 {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(word) ^ 0x3030_3030_3030_3030;
+    // A digit is 0 to 9 now; anything else has its high bit, or gets it by adding 118.
+    let other = ((word & !HIGH) + 0x7676_7676_7676_7676) | word;
+    !other & HIGH
+}
+
 /// The next digit at or behind `from`. Blocks without one cost a few vector instructions.
 fn next_digit(bytes: &[u8], from: usize) -> Option<usize> {
     let rest = bytes.get(from..)?;
     let mut at = from;
+    // The next one is near, mostly.
+    if let Some(word) = rest.first_chunk::<8>() {
+        let digits = digits_in(*word);
+        if digits != 0 {
+            return Some(at + digits.trailing_zeros() as usize / 8);
+        }
+    }
     let mut blocks = rest.chunks_exact(BLOCK);
     for block in &mut blocks {
         let any = block.iter().fold(0_u8, |any, b| any | u8::from(b.wrapping_sub(b'0') < 10));
         if any != 0 {
-            return block.iter().position(u8::is_ascii_digit).map(|i| at + i);
+            for (i, word) in block.as_chunks::<8>().0.iter().enumerate() {
+                let digits = digits_in(*word);
+                if digits != 0 {
+                    return Some(at + 8 * i + digits.trailing_zeros() as usize / 8);
+                }
+            }
         }
         at += BLOCK;
     }
@@ -113,9 +146,20 @@ pub fn scan(view: &View<'_>, kinds: &Set, out: &mut Vec<Finding>) {
     let mut segs: Vec<Seg> = Vec::new();
     let mut at = 0;
     while let Some(start) = next_digit(view.bytes, at) {
-        segs.clear();
         let mut from = start;
         let mut digits = 0;
+        let first = view.run(start, usize::MAX, |b| b.is_ascii_digit());
+        let next = view.at(start + first);
+        // A short number, standing alone, is nothing that is looked for.
+        if first < GROUP_DIGITS_MIN
+            && next != b')'
+            && !(is_sep(next) && view.at(start + first + 1).is_ascii_digit())
+            && !(first > 1 && view.before(start).is_ascii_alphabetic())
+        {
+            at = start + first;
+            continue;
+        }
+        segs.clear();
         loop {
             let len = view.run(from, usize::MAX, |b| b.is_ascii_digit());
             let end = from + len;
@@ -131,8 +175,8 @@ pub fn scan(view: &View<'_>, kinds: &Set, out: &mut Vec<Finding>) {
         }
         // `(212) 555-0123`
         let parens = segs.len() == 1 && view.at(at) == b')';
-        if parens {
-            at = phone::in_parens(view, kinds, start, at, out).unwrap_or(at);
+        if parens && let Some(end) = phone::in_parens(view, kinds, start, at, out) {
+            at = end;
             continue;
         }
         group(view, kinds, &segs, digits, out);
@@ -144,17 +188,23 @@ fn group(view: &View<'_>, kinds: &Set, segs: &[Seg], digits: usize, out: &mut Ve
         segs.first().is_some_and(|seg| view.before(seg.start).is_ascii_alphabetic());
     if letter_before && let Some(first) = segs.first() {
         ids::lettered(view, kinds, first, out);
+    } else if digits == 6
+        && let Some(first) = segs.first()
+    {
+        ids::led_by_letters(view, kinds, first, out);
     }
     if digits < GROUP_DIGITS_MIN && !(segs.len() >= 4 && digits >= 4) {
         // `AB 12 34 56 C` has six.
         return;
     }
-    let mut led = 0;
+    let (mut led, mut left) = (0, digits);
     let mut skip_to = 0;
     for (i, seg) in segs.iter().enumerate() {
-        let group = Group { segs: segs.get(i..).unwrap_or_default(), led };
+        let group = Group { segs: segs.get(i..).unwrap_or_default(), led, digits: left };
         led = seg.sep;
-        if seg.start < skip_to {
+        left -= seg.len;
+        // What begins behind digits and a dash or a dot is part of something longer.
+        if seg.start < skip_to || matches!(group.led, b'-' | b'.') {
             continue;
         }
         if let Some(end) = one(view, kinds, &group, seg, out) {
@@ -180,7 +230,8 @@ fn one(
         found(out, seg.start, end, kind);
         Some(end)
     };
-    if kinds.has(Kind::Card)
+    if group.digits >= CARD_DIGITS_MIN
+        && kinds.has(Kind::Card)
         && let Some(end) = card(view, group, seg)
     {
         return tell(end, Kind::Card);
@@ -256,6 +307,9 @@ const ISSUERS: &[(u64, u64, &[usize])] = &[
     (600_000, 609_999, &[16]),
     (817_200, 829_999, &[16]),
 ];
+
+/// Fewest digits of a card.
+const CARD_DIGITS_MIN: usize = 13;
 
 /// How cards are printed.
 const CARD_SHAPES: &[&[usize]] = &[

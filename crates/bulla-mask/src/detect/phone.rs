@@ -204,6 +204,14 @@ pub fn number(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<(usize, u
     if group.led != 0 && group.led != b' ' {
         return None;
     }
+    // Too few digits, unless some in parentheses go on.
+    let tail = group.segs.last().map_or(start, Seg::end);
+    let opens = |at| view.at(at) == b'(';
+    let goes_on =
+        opens(tail) || matches!(view.at(tail), b' ' | b'-' | b'.' | b'/') && opens(tail + 1);
+    if group.digits < 8 && !goes_on || seg.len == 4 && date_like(view, start) {
+        return None;
+    }
     let shaped = group
         .shape(&[3, 3, 4], Seps::One(b"-."))
         .or_else(|| group.shape(&[1, 3, 3, 4], Seps::One(b"-.")))
@@ -213,19 +221,16 @@ pub fn number(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<(usize, u
     let spaced = group.shape(&[3, 3, 4], Seps::One(b" "));
     if let Some(end) = shaped.or(spaced) {
         let stop = extended(view, end);
-        let said = yes(stop);
-        let plan = if said { Plan::Loose } else { Plan::Strict };
-        let fits = nanp(view, start, end, plan) && alone(view, start, stop);
-        if fits && (said || shaped.is_some() && !no()) {
-            return Some((start, stop));
+        if nanp(view, start, end, Plan::Loose) && alone(view, start, stop) {
+            let strict = shaped.is_some() && nanp(view, start, end, Plan::Strict);
+            if yes(stop) || strict && !no() {
+                return Some((start, stop));
+            }
         }
     }
     // `00` and a country, or a national number, where a word says that it is one.
     let end = stretch(view, start);
     let (digits, len) = digits_of(view.slice(start, end));
-    if !alone(view, start, end) || !view.said_before(start, 40, WORDS) || no_other(view, start) {
-        return None;
-    }
     let abroad = digits.first() == Some(&b'0') && digits.get(1) == Some(&b'0');
     let national = digits.first() == Some(&b'0') || nanp(view, start, end, Plan::Loose);
     let grouped = group.segs.len() > 1 && seg.sep != b'/' && seg.len <= 5;
@@ -236,7 +241,13 @@ pub fn number(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<(usize, u
     } else {
         grouped && (8..=11).contains(&len) || !grouped && (9..=11).contains(&len)
     };
-    (fits && !date_like(view, start)).then_some((start, end))
+    // Words are looked for last: that costs most.
+    let fits = fits
+        && !date_like(view, start)
+        && alone(view, start, end)
+        && view.said_before(start, 40, WORDS)
+        && !no_other(view, start);
+    fits.then_some((start, end))
 }
 
 /// A word that says that it is something else stands nearer than one that says it is a number.

@@ -30,6 +30,8 @@ enum Tail {
     AwsSecret,
     /// `hooks.slack.com/services/…`
     Path(usize),
+    /// A letter, a dash and a word: `xoxb-…`
+    Slack,
 }
 
 /// Prefixes, what follows, and what it is.
@@ -54,11 +56,7 @@ const KNOWN: &[(&str, Tail, Kind)] = &[
     ("dapi", Tail::Hex(32, 34), Kind::CloudKey),
     ("shpat_", Tail::Hex(32, 32), Kind::CloudKey),
     ("shpss_", Tail::Hex(32, 32), Kind::CloudKey),
-    ("xoxb-", Tail::Word(20, 250), Kind::CloudKey),
-    ("xoxp-", Tail::Word(20, 250), Kind::CloudKey),
-    ("xoxa-", Tail::Word(20, 250), Kind::CloudKey),
-    ("xoxr-", Tail::Word(20, 250), Kind::CloudKey),
-    ("xoxs-", Tail::Word(20, 250), Kind::CloudKey),
+    ("xox", Tail::Slack, Kind::CloudKey),
     ("xapp-", Tail::Word(20, 250), Kind::CloudKey),
     ("hooks.slack.com/services/", Tail::Path(20), Kind::CloudKey),
     ("AGE-SECRET-KEY-1", Tail::Upper(58, 58), Kind::PrivateKey),
@@ -108,7 +106,7 @@ const NAMES: &[&str] = &[
 
 #[derive(Debug, Clone)]
 pub struct Prefixes {
-    /// In two, since a vectorised search takes so many patterns at once.
+    /// In several, where there are more than a vectorised search takes at once.
     searchers: Arc<[(packed::Searcher, Vec<Entry>)]>,
 }
 
@@ -175,6 +173,14 @@ fn verify(view: &View<'_>, start: usize, from: usize, tail: Tail) -> Option<(usi
             let n = view.run(from, 200, |b| word(b) || b == b'/');
             (n >= min).then_some((start, from + n))
         }
+        Tail::Slack => {
+            let kind = matches!(view.at(from), b'a' | b'b' | b'p' | b'r' | b's');
+            let from = from + 2;
+            let n = view.run(from, 251, word);
+            let fits = kind && view.before(from) == b'-' && !before.is_ascii_alphanumeric();
+            (fits && (20..=250).contains(&n)).then_some((start, from + n))
+        }
+        .filter(|(_, end)| is_mixed(view.slice(from + 2, *end))),
         Tail::Jwt => jwt(view, start),
         Tail::Pem => pem(view, start, from),
         Tail::Named => {

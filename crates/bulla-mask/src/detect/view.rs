@@ -57,40 +57,39 @@ impl<'a> View<'a> {
     }
 
     fn within(&self, start: usize, end: usize, words: &[&str]) -> bool {
-        let mut window = [0_u8; BEFORE_BYTES];
+        let (mut window, mut begins) = ([0_u8; BEFORE_BYTES], [0_u8; BEFORE_BYTES]);
         let text = self.slice(start, end);
-        let mut before = self.before(start);
-        for (to, from) in window.iter_mut().zip(text) {
+        let (mut before, mut count, mut letters) = (self.before(start), 0, 0_u32);
+        for (at, (to, from)) in window.iter_mut().zip(text).enumerate() {
+            *to = match from {
+                b'_' | b'-' | b'.' | b'/' | b'\n' | b'\t' => b' ',
+                from if from.is_ascii() => from.to_ascii_lowercase(),
+                _ => b'#',
+            };
             // `customerPhone` has two words.
             let camel = from.is_ascii_uppercase() && before.is_ascii_lowercase();
-            let plain = if matches!(from, b'_' | b'-' | b'.' | b'/' | b'\n' | b'\t') {
-                b' '
-            } else {
-                *from
-            };
-            let plain = if plain.is_ascii() { plain.to_ascii_lowercase() } else { b'#' };
-            *to = if camel { plain | 0x80 } else { plain };
+            if camel || !before.is_ascii_alphabetic() {
+                if let Some(begin) = begins.get_mut(count) {
+                    *begin = at as u8;
+                }
+                count += 1;
+                letters |= 1 << (*to & 31);
+            }
             before = *from;
         }
         let window = window.get(..text.len().min(BEFORE_BYTES)).unwrap_or_default();
-        let first = self.before(start);
-        words.iter().any(|word| has_word(window, first, word.as_bytes()))
+        let begins = begins.get(..count).unwrap_or_default();
+        words.iter().any(|word| {
+            let word = word.as_bytes();
+            let Some(first) = word.first().filter(|f| letters & (1 << (**f & 31)) != 0) else {
+                return false;
+            };
+            begins.iter().any(|at| {
+                let here = window.get(usize::from(*at)..).unwrap_or_default();
+                here.first() == Some(first) && here.starts_with(word)
+            })
+        })
     }
-}
-
-/// The high bit of a byte says that a word begins there.
-fn has_word(window: &[u8], first: u8, word: &[u8]) -> bool {
-    if word.is_empty() || window.len() < word.len() {
-        return false;
-    }
-    window.windows(word.len()).enumerate().any(|(at, here)| {
-        let same = here.iter().zip(word).all(|(a, b)| a & 0x7f == *b);
-        same && {
-            let begins = here.first().is_some_and(|b| b & 0x80 != 0);
-            let before = at.checked_sub(1).map_or(first, |at| window.get(at).copied().unwrap_or(0));
-            begins || !(before & 0x7f).is_ascii_alphabetic()
-        }
-    })
 }
 
 pub fn found(out: &mut Vec<Finding>, start: usize, end: usize, kind: Kind) {
