@@ -134,5 +134,7 @@ const dial = (more = {}) =>
     await other.end();
   });
 
-  await sql.end();
+  // What a failure left open, such as a COPY, would keep it waiting.
+  await sql.end({ timeout: 5 });
+  process.exit(0);
 })().catch((error) => { console.error(error); process.exit(1); });

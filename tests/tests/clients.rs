@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "clients/masked.rs"]
+mod masked;
 #[path = "clients/matrix.rs"]
 mod matrix;
 #[path = "clients/never.rs"]
@@ -180,6 +182,12 @@ fn pgbench() {
 #[test]
 fn pg_dump() {
     row("pg_dump, pg_restore", programs::pg_dump);
+}
+
+/// Masks are no burden to who does not ask for what they hide.
+#[test]
+fn clients_work_where_masks_are_in_force() {
+    masked::run();
 }
 
 #[test]

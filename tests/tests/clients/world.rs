@@ -24,6 +24,32 @@ forbid (principal, action, resource == Bulla::Table::"pg15.public.salaries");
 forbid (principal, action, resource == Bulla::Table::"pg18.public.salaries");
 "#;
 
+/// The same, and nobody sees what is classified.
+const MASKED: &str = r#"
+@id("everything")
+permit (principal, action, resource in Bulla::ResourceGroup::"shop");
+@id("salaries")
+forbid (principal, action, resource == Bulla::Table::"pg15.public.salaries");
+"#;
+
+const CLASSES: &str = r#"
+[classes."pii.ssn"]
+mask = "partial(0,4)"
+[classes."pii.email"]
+mask = "email-domain"
+[classes."pay.amount"]
+mask = "bucket(1000)"
+"#;
+
+const COLUMNS: &str = r#"groups = ["shop"]
+[resources.pg15.classes]
+trusted = ["public.cents"]
+[resources.pg15.classes.columns]
+"*.*.ssn" = "pii.ssn"
+"*.*.email" = "pii.email"
+"public.salaries.amount" = "pay.amount"
+"#;
+
 pub struct World {
     sides: Vec<Side>,
     gateway: Gateway,
@@ -86,6 +112,20 @@ impl World {
         });
         let sides = sides.collect();
         Self { sides, gateway, _issuer: issuer }
+    }
+
+    /// One server whose masks are in force for everybody.
+    pub fn masked() -> (Postgres, Gateway, Issuer) {
+        let authority = Authority::new("masked-clients").unwrap();
+        let server = Postgres::with(&authority, &Options::flavor(Flavor::System)).unwrap();
+        let issuer = Issuer::start().unwrap();
+        let mut spec = Spec::new(&server, &issuer).policy("clients.cedar", MASKED);
+        let mut resource = ResourceSpec::new("pg15", &server, "bulla_scram", "scram secret");
+        resource.more = COLUMNS.to_owned();
+        spec.resources = vec![resource];
+        spec.last = CLASSES.to_owned();
+        let gateway = Gateway::start(&authority, spec).unwrap();
+        (server, gateway, issuer)
     }
 
     /// Runs a client against both servers at once.
