@@ -19,6 +19,8 @@ INSERT INTO persons SELECT i, 'login' || i, format('%s-90-4399', 530 + i), 49300
 INSERT INTO persons (id) VALUES (4);
 CREATE TABLE visits (id int PRIMARY KEY, login text);
 INSERT INTO visits SELECT 10 + i, 'login' || i FROM generate_series(1, 3) i;
+CREATE TABLE unmasked (id int PRIMARY KEY, word text);
+INSERT INTO unmasked VALUES (1, 'u1'), (2, 'u2');
 CREATE VIEW faces AS SELECT id, login AS who, born FROM persons;
 CREATE VIEW loud AS SELECT id, upper(login) AS who FROM persons;
 ";
@@ -94,7 +96,7 @@ print("token", login[:7], len(login))
 print("fpe", bool(re.fullmatch(r"\d{3}-\d\d-\d{4}", ssn)), len(str(phone)))
 shift = (born - datetime.date(1980, 3, 5)).days
 print("shift", shift != 0 and abs(shift) <= 30, (seen.date() - datetime.date(1999, 9, 9)).days == shift)
-print("types", type(ref).__name__, ref.version, len(raw), type(doc).__name__, tags, bal, open)
+print("types", type(ref).__name__, ref.version, len(raw), type(doc).__name__, [t[:7] for t in tags], bal, open)
 print("nothing", text[3][2:9], text[3][1] != None)
 star = rows("SELECT * FROM persons ORDER BY id", None, True)
 print("star", star == binary)
@@ -114,15 +116,44 @@ for sql in ["SELECT login FROM persons WHERE id < 4 ORDER BY login", "SELECT upp
             "SELECT count(*) FROM persons p JOIN visits v USING (login)"]:
     for b in (False, True):
         print("quiet", rows(sql, None, b))
-with c.cursor() as cur:
-    with cur.copy("COPY persons TO STDOUT") as copy:
-        print("copy", [bytes(b) for b in copy][0])
+import csv, io
+def copied(sql):
+    with c.cursor() as cur, cur.copy(sql) as copy:
+        return b"".join(bytes(b) for b in copy)
+table = copied("COPY persons (id, login, born, tags, ssn) TO STDOUT").decode().splitlines()
+print("copy", table[0].split("\t") == ["1", login, born.isoformat(), '{"%s"}' % tags[0], ssn], table[3].startswith("4\ttok_k1_"))
+whole = list(csv.reader(io.StringIO(copied("COPY (SELECT login, id, born FROM persons ORDER BY id) TO STDOUT (FORMAT csv, HEADER, FORCE_QUOTE *)").decode())))
+print("csv", whole[:2] == [["login", "id", "born"], [login, "1", born.isoformat()]], len(whole))
+odd = copied("COPY (SELECT login, id, tags FROM persons WHERE id = 1) TO STDOUT (FORMAT csv, DELIMITER 'k', QUOTE '''', NULL 'o')").decode()
+print("odd", odd == "'%s'k1k'{\"%s\"}'\n" % (login, tags[0]))
+with c.cursor() as cur, cur.copy("COPY (SELECT id, login, born, phone FROM persons WHERE id < 3 ORDER BY id) TO STDOUT (FORMAT binary)") as copy:
+    copy.set_types(["int4", "text", "date", "int8"])
+    print("binary copy", list(copy.rows()) == [(r[0], r[1], r[4], r[3]) for r in text[:2]])
+print("nobody", copied("COPY (SELECT login FROM persons WHERE id < 0) TO STDOUT (FORMAT binary)")[:6], copied("COPY (SELECT login FROM persons WHERE false) TO STDOUT"))
 with c.transaction():
-    cur = c.cursor(name="served", binary=True)
-    cur.execute("SELECT login FROM persons WHERE id = 1")
-    print("cursor", cur.fetchall())
-c.execute("PREPARE mine AS SELECT login FROM persons WHERE id = 1")
-print("execute", c.execute("EXECUTE mine").fetchall())
+    for binary in (False, True):
+        cur = c.cursor(name="served", binary=binary, scrollable=True)
+        cur.execute("SELECT id, login, born FROM persons WHERE id < 4")
+        print("cursor", cur.fetchone() == (1, login, born), len({r[1] for r in cur.fetchall()}))
+        cur.scroll(0, mode="absolute")
+        print("again", cur.fetchone() == (1, login, born))
+        cur.close()
+c.execute("PREPARE mine AS SELECT login FROM persons WHERE id = $1")
+print("execute", rows("EXECUTE mine(1)") == [(login,)], rows("EXECUTE mine(2)", None, True) == [(text[1][1],)])
+print("no plan", rows("EXPLAIN ANALYZE EXECUTE mine(1)"), rows("CREATE TEMP TABLE kept AS EXECUTE mine(1)"))
+many = c.execute("BEGIN; SELECT 1; SELECT login FROM persons WHERE id = 1; DECLARE d CURSOR FOR SELECT id, ssn FROM persons WHERE id < 3; FETCH 1 FROM d; MOVE 1 IN d; EXECUTE mine(2); COMMIT")
+seen = []
+while True:
+    if many.description: seen.append(many.fetchall())
+    if not many.nextset(): break
+print("many", seen == [[(1,)], [(login,)], [(1, ssn)], [(text[1][1],)]])
+for b in (False, True):
+    print("returning", rows("UPDATE persons SET open = 'o' WHERE id = 1 RETURNING id, login, lower(login), born, tags, ref", None, b) == [(1, login, None, born, tags, ref)])
+print("deleted", rows("INSERT INTO persons (id, login) VALUES (9, 'login1') RETURNING persons.login AS l, *")[0][0] == login, rows("DELETE FROM persons WHERE id = 9 RETURNING *")[0][1] == login)
+print("in with", rows("WITH w AS (UPDATE persons SET open = 'o' WHERE id = 1 RETURNING login) SELECT login FROM w"))
+wide = rows("SELECT * FROM persons p JOIN unmasked u ON u.id = p.id ORDER BY p.id", None, True)
+print("wide", [r[:12] for r in wide] == text[:2], wide[0][12:])
+print("side", rows("SELECT u.*, p.* FROM unmasked u LEFT JOIN persons p ON u.id = p.id ORDER BY u.id")[0][2:] == text[0])
 "#;
     let done = world.gateway.dial(&world.token("billing")).python(python).unwrap();
     let out = format!("{}{}", done.out(), done.err());
@@ -134,7 +165,7 @@ print("execute", c.execute("EXECUTE mine").fetchall())
             "token tok_k1_ 31",
             "fpe True 10",
             "shift True True",
-            "types UUID 8 32 str None None o",
+            "types UUID 8 32 str ['tok_k1_'] None o",
             "nothing (None, None, None, None, None, None, None) True",
             "star True",
             "joins True True True",
@@ -146,9 +177,20 @@ print("execute", c.execute("EXECUTE mine").fetchall())
             "all 3",
             "no subject [(None,)]",
             "quiet [(None,), (None,), (None,)]",
-            "copy b'1\\t\\\\N\\t",
-            "cursor [(None,)]",
-            "execute [(None,)]",
+            "copy True True",
+            "csv True 5",
+            "odd True",
+            "binary copy True",
+            "nobody b'PGCOPY' b''",
+            "cursor True 2\nagain True\ncursor True 2\nagain True",
+            "execute True True",
+            "no plan [('error', '42501')] [('error', '42501')]",
+            "many True",
+            "returning True\nreturning True",
+            "deleted True True",
+            "in with [(None,)]",
+            "wide True (1, 'u1')",
+            "side True",
         ],
     );
     let (status, metrics) = world.gateway.http("/metrics").unwrap();
@@ -201,11 +243,29 @@ fn names_do_not_lead_past_the_masks() {
     let bytes = [raw::parse("p", select), raw::sync()].concat();
     assert!(raw.turn(&bytes).unwrap().is_ready());
     let by_name = raw.query("EXECUTE p").unwrap();
-    assert!(by_name.is_refused(), "{}", by_name.describe());
-    let mut bytes = raw::parse("x", "EXECUTE p");
-    bytes.extend([raw::bind("", "x", &[]), raw::execute("", 0), raw::sync()].concat());
-    let by_name = raw.turn(&bytes).unwrap();
-    assert!(!by_name.holds("login1"), "{}", by_name.describe());
+    assert!(by_name.cells()[0].starts_with("tok_k1_"), "{}", by_name.describe());
+    for format in [0_u16, 1] {
+        let mut bytes = raw::parse("x", "EXECUTE p");
+        bytes.extend([raw::bind_as("", "x", &[], &[], &[format]), raw::execute("", 0)].concat());
+        bytes.extend([raw::close(b'S', "x"), raw::sync()].concat());
+        let by_name = raw.turn(&bytes).unwrap();
+        assert!(by_name.cells()[0].starts_with("tok_k1_"), "{}", by_name.describe());
+    }
+    // Whatever keeps its rows, or tells how they are found, is refused.
+    for sql in ["CREATE TEMP TABLE t AS EXECUTE p", "EXPLAIN ANALYZE EXECUTE p"] {
+        let kept = raw.query(sql).unwrap();
+        assert!(kept.is_refused(), "{sql}: {}", kept.describe());
+    }
+    // A cursor of SQL, fetched by the protocol.
+    assert!(raw.query("BEGIN").unwrap().succeeded());
+    assert!(raw.query(&format!("DECLARE own CURSOR FOR {select}")).unwrap().succeeded());
+    let fetched = raw.turn(&[raw::execute("own", 0), raw::sync()].concat()).unwrap();
+    assert!(fetched.cells()[0].starts_with("tok_k1_"), "{}", fetched.describe());
+    // One in binary lets none out.
+    assert!(raw.query(&format!("DECLARE bin BINARY CURSOR FOR {select}")).unwrap().succeeded());
+    let fetched = raw.query("FETCH ALL FROM bin").unwrap();
+    assert!(!fetched.holds("login1") && !fetched.is_refused(), "{}", fetched.describe());
+    assert!(raw.query("COMMIT").unwrap().succeeded());
     assert!(raw.query("BEGIN").unwrap().succeeded());
     let bytes = [raw::bind("portal", "p", &[]), raw::execute("portal", 0), raw::flush()].concat();
     raw.send(&[bytes, raw::sync()].concat()).unwrap();

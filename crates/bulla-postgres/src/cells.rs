@@ -5,15 +5,18 @@
 //! read or written so is NULL. What a row has to be is known before it comes: any other shape ends
 //! the session.
 
-use bulla_mask::{Class, Key, Mask, Masked, Value, With, date};
-use bulla_sql::{Catalog, Cell};
+use bulla_mask::{Class, Mask, Masked, Value, With, date};
+use bulla_sql::{Catalog, Cell, CopyForm, Shape};
 use bulla_wire::{Reader, Violation};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    content::{Counts, Holds},
+    arrays,
+    content::{Content, Counts, Holds},
+    copied,
+    forms::{self, Family, family},
     frame,
-    mask::{Family, Veil, family},
+    mask::Veil,
     refusal::broke,
 };
 
@@ -49,18 +52,26 @@ fn cells(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
     Some(out)
 }
 
+/// How a row comes.
+#[derive(Clone, Copy)]
+pub struct Row<'r> {
+    /// Which statement of the text it answers.
+    pub statement: usize,
+    /// As in the Bind.
+    pub formats: &'r [i16],
+    /// As far as they are known.
+    pub types: Option<&'r [u32]>,
+    /// What its other cells are searched for.
+    pub content: Option<&'r Content>,
+}
+
 impl Veil {
-    /// A DataRow with its values masked, as a whole message. `formats`: as in the Bind. `types`: as
-    /// far as they are known. What was found by content is counted.
-    pub fn row(
-        &self,
-        body: &[u8],
-        formats: &[i16],
-        types: Option<&[u32]>,
-        counts: &mut Counts,
-    ) -> Result<Bytes, Violation> {
+    /// A DataRow with its values masked, as a whole message. What was found by content is counted.
+    pub fn row(&self, body: &[u8], of: Row<'_>, counts: &mut Counts) -> Result<Bytes, Violation> {
         let row = cells(body).ok_or_else(|| broke("a row that is none"))?;
-        if self.is_late() && row.len() != self.plan.cells.len() {
+        let shape = self.cells(of.statement);
+        let late = shape.iter().flatten().any(|cell| cell.late);
+        if late && row.len() != shape.len() {
             return Err(broke("a row of another shape than the one that was to be masked"));
         }
         let mut out = BytesMut::with_capacity(body.len() + 64);
@@ -76,18 +87,21 @@ impl Veil {
                 }
             };
             for (at, bytes) in row.iter().enumerate() {
-                let cell = self.plan.cells.get(at).and_then(Option::as_ref);
-                if let Some(cell) = cell.filter(|cell| cell.late) {
-                    put(self.masked(cell, at, &row, formats).as_deref());
+                let binary = is_binary(of.formats, at);
+                if let Some(cell) = shape.get(at).and_then(Option::as_ref).filter(|c| c.late) {
+                    let subject = |place: usize| {
+                        let bytes = row.get(place).copied().flatten()?;
+                        Some((is_binary(of.formats, place), bytes))
+                    };
+                    put(self.masked(cell, binary, *bytes, subject).as_deref());
                     continue;
                 }
-                let (Some(content), Some(value)) = (&self.content, bytes) else {
+                let (Some(content), Some(value)) = (of.content, bytes) else {
                     put(*bytes);
                     continue;
                 };
-                let kind = types.and_then(|types| types.get(at)).copied();
-                let holds = Holds::of(kind, is_binary(formats, at));
-                match content.cell(value, holds, counts) {
+                let kind = of.types.and_then(|types| types.get(at)).copied();
+                match content.cell(value, Holds::of(kind, binary), counts) {
                     Ok(masked) => put(masked.as_deref()),
                     Err(()) => put(Some(value)),
                 }
@@ -96,52 +110,106 @@ impl Veil {
         if fits { Ok(out.freeze()) } else { Err(broke("a masked value of more than 2 GiB")) }
     }
 
-    /// A piece of `COPY … TO STDOUT`, which is a row, as a whole message.
+    /// A message of `COPY … TO STDOUT`, as a whole message. `first`: nothing came before it.
     pub fn copied(
         &self,
         body: &[u8],
-        binary: bool,
+        (of, first, binary): (Row<'_>, bool, bool),
         counts: &mut Counts,
     ) -> Result<Bytes, Violation> {
-        let masked = match &self.content {
+        let shape = self.shape(of.statement).filter(|shape| shape.is_late());
+        let mut out = BytesMut::with_capacity(body.len() + 64);
+        if let Some(Shape { cells, copy: Some(form) }) = shape {
+            let bytes = self.copied_row(body, (form, cells), first, of.content, counts)?;
+            frame::put(&mut out, b'd', |out| out.put_slice(&bytes));
+            return Ok(out.freeze());
+        }
+        if shape.is_some() {
+            return Err(broke("copy data where rows were to be masked"));
+        }
+        let masked = match of.content {
             None => None,
             Some(content) if binary => {
-                if content.finds(body) {
-                    let why = "a COPY in binary holds what may not be seen; copy it as text";
-                    return Err(broke(why));
-                }
+                refuse_binary(content, body)?;
                 None
             }
             Some(content) => content.line(body, counts).ok(),
         };
-        let mut out = BytesMut::with_capacity(body.len() + 16);
         let bytes = masked.as_deref().unwrap_or(body);
         frame::put(&mut out, b'd', |out| out.put_slice(bytes));
         Ok(out.freeze())
     }
 
-    fn masked(
+    fn copied_row(
         &self,
-        cell: &Cell,
-        at: usize,
-        row: &[Option<&[u8]>],
-        formats: &[i16],
-    ) -> Option<Bytes> {
-        let (class, key) = self.class(&cell.class)?;
-        let subject = cell.subject.and_then(|(at, kind)| {
-            let bytes = row.get(at).copied().flatten()?;
-            subject(&self.catalog, kind, is_binary(formats, at), bytes)
-        });
-        let with = With { class: &cell.class, key: Some(key), subject: subject.as_deref() };
-        let family = family(&self.catalog, cell.type_oid);
-        let bytes = row.get(at).copied().flatten();
-        mask(class, family, is_binary(formats, at), bytes, &with)
+        body: &[u8],
+        (form, shape): (&CopyForm, &[Option<Cell>]),
+        first: bool,
+        content: Option<&Content>,
+        counts: &mut Counts,
+    ) -> Result<Bytes, Violation> {
+        let binary = *form == CopyForm::Binary;
+        let mut values: Vec<Option<Vec<u8>>> = Vec::with_capacity(shape.len());
+        if shape.iter().flatten().any(|cell| cell.subject.is_some()) {
+            let mut keep = |_: usize, value: Option<&[u8]>| {
+                values.push(value.map(<[u8]>::to_vec));
+                Err(())
+            };
+            copied::piece(form, body, shape.len(), first, &mut keep)?;
+        }
+        let mut found = Ok(());
+        let mut each = |at: usize, value: Option<&[u8]>| {
+            let Some(cell) = shape.get(at).and_then(Option::as_ref).filter(|cell| cell.late) else {
+                return match (content, value) {
+                    (Some(content), Some(value)) if binary => {
+                        found = std::mem::replace(&mut found, Ok(()))
+                            .and_then(|()| refuse_binary(content, value));
+                        Err(())
+                    }
+                    (Some(content), Some(value)) => {
+                        content.line(value, counts).map(|line| Some(line.into()))
+                    }
+                    _ => Err(()),
+                };
+            };
+            let subject = |at: usize| Some((binary, values.get(at)?.as_deref()?));
+            Ok(self.masked(cell, binary, value, subject))
+        };
+        let out = copied::piece(form, body, shape.len(), first, &mut each)?;
+        found.map(|()| out)
     }
 
-    fn class(&self, name: &str) -> Option<(&Class, &Key)> {
+    /// A value of a cell, masked. `subject` gives the value of another cell of the row, and whether
+    /// it is in binary.
+    fn masked<'r>(
+        &self,
+        cell: &Cell,
+        binary: bool,
+        bytes: Option<&[u8]>,
+        subject: impl Fn(usize) -> Option<(bool, &'r [u8])>,
+    ) -> Option<Bytes> {
         let classes = self.classes.as_ref()?;
-        Some((classes.class(name)?, classes.key()?))
+        let class = classes.class(&cell.class)?;
+        let subject = cell.subject.and_then(|(at, kind)| {
+            let (binary, bytes) = subject(at)?;
+            self::subject(&self.catalog, kind, binary, bytes)
+        });
+        let with = With { class: &cell.class, key: classes.key(), subject: subject.as_deref() };
+        let catalog = &self.catalog;
+        if let (Some(element), Some(bytes)) = (forms::element(catalog, cell.type_oid), bytes) {
+            let family = family(catalog, element);
+            let mut each = |value: Option<&[u8]>| mask(class, family, binary, value, &with);
+            return arrays::map(binary, bytes, &mut each);
+        }
+        mask(class, family(catalog, cell.type_oid), binary, bytes, &with)
     }
+}
+
+fn refuse_binary(content: &Content, bytes: &[u8]) -> Result<(), Violation> {
+    if content.finds(bytes) {
+        return Err(broke("a COPY in binary holds what may not be seen; copy it as text"));
+    }
+    Ok(())
 }
 
 /// Whose value it is, in one form for every format. None: it has none, and nothing is shifted.
@@ -322,7 +390,7 @@ fn uuid_text(id: &[u8; 16]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bulla_mask::Inference;
+    use bulla_mask::{Inference, Key};
 
     use super::*;
 

@@ -233,10 +233,13 @@ impl Machine {
             }
             Reading::Ready(read) => read,
         };
-        let code = mask::code_of(&read.facts);
+        let (code, place) = (mask::code_of(&read.facts), mask::place_of(&read.facts, &text));
         let Covered { text: sent, read, veil } = match self.cover(&text, read) {
             Ok(covered) => covered,
-            Err(refusal) => return self.refuse(whole, Manner::Simple, refusal, code, out),
+            Err(mut refusal) => {
+                refusal.position = refusal.position.or(place.filter(|_| code.is_some()));
+                return self.refuse(whole, Manner::Simple, refusal, code, out);
+            }
         };
         let Some(mut survey) = self.survey(&sent, &read, veil.as_ref()) else {
             return Ok(Flow::Wait);
@@ -258,6 +261,7 @@ impl Machine {
             coming: coming(&read.facts),
             meaning: Some(meaning),
             veil: veil.map(|veil| veil.with(survey.touches)),
+            by_name: survey.by_name,
             ..self.judging(Manner::Simple, vec![Expect::Query])
         };
         self.judge(bytes, command, judging, out);
@@ -336,10 +340,12 @@ impl Machine {
             Reading::Wait => Ok(Flow::Wait),
             Reading::Refused(refusal) => self.refuse(whole, Manner::Extended, refusal, None, out),
             Reading::Ready(read) => {
-                let code = mask::code_of(&read.facts);
+                let (code, place) =
+                    (mask::code_of(&read.facts), mask::place_of(&read.facts, &text));
                 let Covered { text: sent, read, veil } = match self.cover(&text, read) {
                     Ok(covered) => covered,
-                    Err(refusal) => {
+                    Err(mut refusal) => {
+                        refusal.position = refusal.position.or(place.filter(|_| code.is_some()));
                         return self.refuse(whole, Manner::Extended, refusal, code, out);
                     }
                 };

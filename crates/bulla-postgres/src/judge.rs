@@ -1,6 +1,6 @@
 //! What messages mean: texts are read, names are followed, and a draft is made of them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bulla_core::{Command, Draft, Fact, Parameter, Purity, Refusal, RefusalKind, Touches};
 use bulla_sql::{
@@ -14,21 +14,17 @@ use crate::{
     ask::{self, End, Question},
     client::Flow,
     machine::{Expect, Judging, Machine, Manner, Meaning, Probe, Replication, Tried},
-    made::Made,
     mask::{self, Covered, Veil},
-    names::{Change, Meaning as Name, Prepared},
+    named::Survey,
+    names::Prepared,
     reading::{self, Phase},
     refusal::{FLUSH, SYNC, broke},
-    steps::{self, Moved, Over, Overlay, Step},
+    steps::{self, Moved, Step},
     world::{Stale, Turn, World},
 };
 
 /// Statements of one text that are read one by one, because one of them moves names.
 const ONE_BY_ONE_MAX: usize = 1_000;
-/// Names that may lead to each other: a statement that runs one that runs one.
-const BY_NAME_MAX: usize = 8;
-/// Bytes of text that one command may run by name.
-const BY_NAME_BYTES_MAX: usize = 1 << 20;
 
 /// A text, read.
 pub struct Read {
@@ -47,63 +43,17 @@ pub enum Reading {
     Wait,
 }
 
-/// What a text does by name, and to names.
-#[derive(Default)]
-pub struct Survey {
-    pub steps: Vec<Step>,
-    pub deferred: Vec<Arc<Facts>>,
-    pub missing: Option<String>,
-    /// What was run by name, for people and for the digest of an approval.
-    pub remembered: Vec<(String, Arc<str>)>,
-    remembered_bytes: usize,
-    /// How often that takes copy data.
-    pub copies: usize,
-    /// Something that it runs by name touches masked columns, or was prepared with other masks.
-    pub touches: bool,
-    pub stale: Option<Box<Refusal>>,
-}
-
-impl Survey {
-    fn remember(&mut self, name: &str, prepared: &Prepared, facts: &Arc<Facts>) {
-        if !self.deferred.iter().any(|known| Arc::ptr_eq(known, facts)) {
-            self.deferred.push(facts.clone());
-        }
-        let text = &prepared.text;
-        if self.remembered.iter().any(|(n, t)| n == name && Arc::ptr_eq(t, text)) {
-            return;
-        }
-        self.remembered_bytes += name.len() + text.len();
-        if self.remembered_bytes > BY_NAME_BYTES_MAX {
-            self.missing = Some("what it runs by name is too long to be shown".into());
-        } else {
-            self.remembered.push((name.to_string(), text.clone()));
-        }
-    }
-}
-
-/// Where a statement stands while a text is surveyed.
-#[derive(Clone, Copy)]
-struct At<'a> {
-    read: &'a Read,
-    /// The text that the statement's places count in.
-    text: &'a str,
-    path: &'a Arc<SearchPath>,
-    /// It runs whole, not as far as it is fetched.
-    whole: bool,
-    /// What masks a statement within it.
-    veil: &'a Option<Arc<Veil>>,
-    /// How many names led here.
-    depth: usize,
-}
-
 /// What a text that waited means now.
 pub enum Still {
     Same,
     /// The same, read again; what its answers may not hold is told anew.
-    Again(Option<Arc<Veil>>),
+    Again(Option<Arc<Veil>>, Vec<Option<Arc<Veil>>>),
     /// Something else, or it cannot be told.
     Other,
 }
+
+/// What masks a text's answers, and those of what it runs by name.
+type Now = (Option<Arc<Veil>>, Vec<Option<Arc<Veil>>>);
 
 /// A refusal with the server's own code.
 pub struct Unknown {
@@ -322,46 +272,6 @@ impl Machine {
         self.read(&prepared.text.clone(), out)
     }
 
-    /// What a text does by name. `None`: a name depends on an answer that is still to come.
-    pub fn survey(&self, text: &str, read: &Read, veil: Option<&Arc<Veil>>) -> Option<Survey> {
-        // A statement within it was rewritten with it; its own text cannot be told from it.
-        let veil = veil.map(|veil| veil.within());
-        let missing = read.doubt.map(str::to_owned);
-        let (mut survey, mut overlay) =
-            (Survey { missing, ..Survey::default() }, Overlay::default());
-        let mut moved = false;
-        for (i, statement) in read.facts.statements.iter().enumerate() {
-            let path = read.paths.get(i).or(read.paths.last())?;
-            // What was prepared is planned again where an object has changed.
-            if moved && statement.names.iter().any(|n| matches!(n, NameUse::Execute { .. })) {
-                let why = "objects were changed earlier in the same text";
-                survey.missing.get_or_insert_with(|| why.to_owned());
-            }
-            moved |= steps::changes_objects(statement);
-            let at = At { read, text, path, whole: true, veil: &veil, depth: 0 };
-            let mut step = Step::default();
-            self.statement(statement, &at, &mut overlay, &mut step, &mut survey)?;
-            survey.steps.push(step);
-        }
-        Some(survey)
-    }
-
-    /// Names that SQL makes count like those of the protocol.
-    pub fn too_many_names(&self, survey: &Survey) -> Option<Box<Refusal>> {
-        fn made<T>(changes: &[Change<T>]) -> usize {
-            changes.iter().filter(|change| matches!(change, Change::Set(..))).count()
-        }
-        let statements: usize = survey.steps.iter().map(|step| made(&step.statements)).sum();
-        let portals: usize = survey.steps.iter().map(|step| made(&step.portals)).sum();
-        let fits = (statements == 0 || self.statements.has_room(statements))
-            && (portals == 0 || self.portals.has_room(portals));
-        (!fits).then(|| {
-            let words = "refused: too many prepared statements or cursors are kept".into();
-            let hint = "deallocate and close those that are not needed";
-            reading::principle(RefusalKind::TooLarge, words, hint)
-        })
-    }
-
     fn shared_epoch(&self) -> Option<u64> {
         self.shared.knowledge.get(&self.place).map(|catalog| catalog.epoch())
     }
@@ -398,12 +308,13 @@ impl Machine {
         if self.here().own().is_some() || self.here().stale() == Stale::Yes {
             return Still::Other;
         }
-        self.means_now(meaning, catalog).map_or(Still::Other, Still::Again)
+        let now = self.means_now(meaning, catalog);
+        now.map_or(Still::Other, |(veil, by_name)| Still::Again(veil, by_name))
     }
 
     /// Reads, masks and surveys a text again from what the client wrote. None: what comes of it is
     /// something else.
-    fn means_now(&self, meaning: &Meaning, catalog: Arc<Catalog>) -> Option<Option<Arc<Veil>>> {
+    fn means_now(&self, meaning: &Meaning, catalog: Arc<Catalog>) -> Option<Now> {
         let original = meaning.original.as_ref()?;
         let path = self.path_in(&catalog);
         let facts = self.analyse(original, &catalog, &path).ok()?;
@@ -416,132 +327,7 @@ impl Machine {
             && read.facts == meaning.facts
             && survey.deferred == meaning.deferred
             && survey.stale.is_none();
-        same.then(|| veil.map(|veil| veil.with(survey.touches)))
-    }
-
-    /// Adds what one statement does, and what it runs by name, which may do the same again.
-    fn statement(
-        &self,
-        statement: &Statement,
-        at: &At<'_>,
-        overlay: &mut Overlay,
-        step: &mut Step,
-        survey: &mut Survey,
-    ) -> Option<()> {
-        for turn in self.turns(statement, &at.read.catalog) {
-            step.turns.push(match turn {
-                // A cursor runs as far as it is fetched, and nobody knows how far.
-                Turn::Path { local, .. } if !at.whole => Turn::Path { to: None, local },
-                turn => turn,
-            });
-        }
-        for name_use in &statement.names {
-            let (name, found, whole) = match name_use {
-                NameUse::Execute { name } => {
-                    let found = match overlay.statement(name) {
-                        Over::Known(known) => Name::Known(known),
-                        Over::Nothing => Name::Nothing,
-                        Over::Elsewhere => self.statements.find(name, self.now.id),
-                    };
-                    (name, found, at.whole)
-                }
-                NameUse::Fetch { name, .. } | NameUse::CurrentOf { name } => {
-                    let found = match overlay.portal(name) {
-                        Over::Known(known) => Name::Known(known),
-                        Over::Nothing => Name::Nothing,
-                        Over::Elsewhere => self.portals.find(name, self.now.id),
-                    };
-                    let found = match found {
-                        Name::Known(portal) => Name::Known(portal.statement.clone()),
-                        Name::Nothing => Name::Nothing,
-                        Name::Wait => Name::Wait,
-                    };
-                    (name, found, false)
-                }
-                NameUse::Prepare { inner, .. } | NameUse::Declare { inner, .. } => {
-                    let inner = inner.clone().and_then(|range| at.text.get(range));
-                    let inner = inner
-                        .and_then(|inner| self.inner(inner, at.read, at.path, at.veil.as_ref()));
-                    overlay.follow(name_use, inner, step);
-                    continue;
-                }
-                NameUse::Deallocate { .. } | NameUse::Close { .. } => {
-                    overlay.follow(name_use, None, step);
-                    continue;
-                }
-            };
-            let known = match found {
-                Name::Wait => return None,
-                Name::Nothing => Err("nothing is known under the name"),
-                Name::Known(_) if at.depth >= BY_NAME_MAX => Err("too many names lead to"),
-                Name::Known(prepared) => self
-                    .facts_here(&prepared, at)
-                    .map(|facts| (prepared, facts))
-                    .ok_or("it could not be read again what is known under the name"),
-            };
-            let (prepared, facts) = match known {
-                Ok(known) => known,
-                Err(why) => {
-                    survey.missing = Some(format!("{why} `{}`", name.escape_debug()));
-                    continue;
-                }
-            };
-            let veil = prepared.veil.as_ref();
-            match self.still_covers(&prepared.text, veil, at.read, at.path) {
-                Ok(now) => survey.touches |= now.is_some_and(|veil| veil.touches),
-                Err(refusal) => {
-                    survey.stale.get_or_insert(refusal);
-                }
-            }
-            survey.touches |= veil.is_some_and(|veil| veil.touches);
-            // Which of its cells hold values is known where the protocol runs it, and only there.
-            if veil.is_some_and(|veil| veil.is_late()) {
-                survey.stale.get_or_insert_with(|| {
-                    mask::refused(
-                        "runs by name what was prepared with values to be masked in its result",
-                        "run it through the protocol, as it was prepared",
-                    )
-                });
-            }
-            survey.copies += steps::copies_in(&facts);
-            survey.remember(name, &prepared, &facts);
-            let veil = prepared.veil.clone();
-            let inner = At { text: &prepared.text, whole, veil: &veil, depth: at.depth + 1, ..*at };
-            for statement in &facts.statements {
-                self.statement(statement, &inner, overlay, step, survey)?;
-            }
-        }
-        Some(())
-    }
-
-    /// The facts of a prepared statement where it is run by name.
-    fn facts_here(&self, prepared: &Prepared, at: &At<'_>) -> Option<Arc<Facts>> {
-        if at.read.epoch == prepared.epoch && **at.path == prepared.path {
-            return Some(prepared.facts.clone());
-        }
-        self.analyse(&prepared.text, &at.read.catalog, at.path).ok()
-    }
-
-    /// The statement that is prepared or declared inside another.
-    pub fn inner(
-        &self,
-        text: &str,
-        read: &Read,
-        path: &Arc<SearchPath>,
-        veil: Option<&Arc<Veil>>,
-    ) -> Option<Arc<Prepared>> {
-        let facts = self.analyse(text, &read.catalog, path).ok()?;
-        Some(Arc::new(Prepared {
-            text: text.into(),
-            facts,
-            epoch: read.epoch,
-            path: (**path).clone(),
-            veil: veil.cloned(),
-            types: Vec::new(),
-            columns: OnceLock::new(),
-            described: OnceLock::new(),
-            made: Made::default(),
-        }))
+        same.then(|| (veil.map(|veil| veil.with(survey.touches)), survey.by_name))
     }
 
     /// What of the session changes what the same bytes mean: part of an approval's digest.
@@ -662,6 +448,7 @@ impl Machine {
             meaning: None,
             code: None,
             veil: None,
+            by_name: Vec::new(),
             formats: None,
             statement: None,
         }
@@ -753,7 +540,9 @@ impl Machine {
             return Ok(false);
         };
         let formats = self.batch.portal.as_ref().and_then(|portal| portal.formats.clone());
-        let blind = veil.as_ref().filter(|veil| veil.is_late() && formats.is_none()).map(|_| {
+        let late = |veil: &Arc<Veil>| veil.is_late();
+        let late = veil.as_ref().is_some_and(late) || survey.by_name.iter().flatten().any(late);
+        let blind = (late && formats.is_none()).then(|| {
             mask::refused(
                 "has values to be masked in its result, and its Bind was too long to be kept",
                 "send large values with COPY",
@@ -781,6 +570,7 @@ impl Machine {
         judging.statement = Some(statement);
         judging.meaning = Some(meaning);
         judging.veil = veil.map(|veil| veil.with(survey.touches));
+        judging.by_name = std::mem::take(&mut survey.by_name);
         judging.formats = formats;
         if phase == Phase::Execute {
             judging.steps = std::mem::take(&mut survey.steps);

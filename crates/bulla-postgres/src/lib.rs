@@ -39,12 +39,15 @@
 //! | `render` | recorded answers for people |
 //! | `value` | bound values for the record |
 
+mod arrays;
 mod ask;
 mod cells;
 mod client;
 mod content;
+mod copied;
 #[cfg(test)]
 mod doubts;
+mod forms;
 mod frame;
 mod greet;
 mod heard;
@@ -58,12 +61,14 @@ mod mask;
 mod message;
 #[cfg(test)]
 mod model;
+mod named;
 mod names;
 mod reading;
 mod refusal;
 mod render;
 mod replication;
 mod reply;
+mod rows;
 mod scout;
 mod scram;
 mod steps;

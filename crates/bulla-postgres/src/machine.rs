@@ -104,12 +104,17 @@ pub struct Running {
     pub drops_unnamed: bool,
     /// What its answers may not hold.
     pub veil: Option<Arc<Veil>>,
+    /// Which statement of the text is answered now, and what masks the rows of those that run
+    /// something by name.
+    pub at: usize,
+    pub by_name: Vec<Option<Arc<Veil>>>,
     /// Formats of its rows, where values in them are masked.
     pub formats: Option<Arc<[i16]>>,
     /// Types of its rows, as far as the server described them.
     pub types: Option<Arc<[u32]>>,
-    /// Its copy data is in binary.
+    /// Its copy data is in binary, and some of it came.
     pub copies_binary: bool,
+    pub copy_begun: bool,
     pub statement: Option<Arc<Prepared>>,
 }
 
@@ -150,6 +155,8 @@ pub struct Judging {
     pub code: Option<&'static str>,
     /// What its answers may not hold.
     pub veil: Option<Arc<Veil>>,
+    /// What masks the rows of its statements that run something by name.
+    pub by_name: Vec<Option<Arc<Veil>>>,
     pub formats: Option<Arc<[i16]>>,
     pub statement: Option<Arc<Prepared>>,
 }
@@ -612,6 +619,7 @@ impl Wire for Machine {
             effect: judging.effect,
             drops_unnamed,
             veil: judging.veil,
+            by_name: judging.by_name,
             formats: judging.formats,
             statement: judging.statement,
             ..Running::default()
@@ -684,9 +692,10 @@ impl Wire for Machine {
         match self.still_means(meaning) {
             Still::Same => true,
             Still::Other => false,
-            Still::Again(veil) => {
+            Still::Again(veil, by_name) => {
                 if let Some(judging) = &mut self.judging {
                     judging.veil = veil;
+                    judging.by_name = by_name;
                 }
                 true
             }

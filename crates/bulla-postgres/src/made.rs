@@ -11,9 +11,10 @@ use bulla_sql::{Facts, SearchPath};
 use bulla_wire::Violation;
 
 use crate::{
-    judge::{Read, Survey},
+    judge::Read,
     machine::Machine,
     mask::Veil,
+    named::Survey,
     names::Prepared,
     reading::{Phase, Transaction},
 };

@@ -10,17 +10,18 @@ use std::{
 };
 
 use bulla_core::{ActionName, CLASS_KIND, Columns, REVEAL, Refusal, RefusalKind, Touch};
-use bulla_mask::{Classes, Inference, Mask, date};
+use bulla_mask::{Classes, Inference};
 use bulla_sql::{
-    Catalog, Cover, Facts, Fault, Hidden, Late, Plan, SearchPath,
+    Catalog, Cell, CopyForm, Cover, Facts, Fault, Hidden, Late, Plan, SearchPath, Shape,
     facts::{Columns as SqlColumns, RelationKind, Resolved},
-    null_of, type_name,
+    null_of,
 };
 use bulla_wire::{Place, Reader, Violation};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
     content::Content,
+    forms,
     frame::{self, Said},
     heard::Speakers,
     judge::Read,
@@ -186,12 +187,11 @@ fn hide(classes: &Classes, catalog: &Catalog, seen: &dyn Fn(&str) -> bool) -> Hi
             if seen(class) {
                 continue;
             }
-            let form = form(classes, class, catalog, column.type_oid).into();
+            let form = forms::form(classes, class, catalog, column.type_oid).into();
             let of = classes.class(class);
             let equality = of.is_some_and(|of| of.inference == Inference::Equality);
-            // A key must not stand in a statement that the target could log.
-            let keyed = of.filter(|of| of.mask.needs_key());
-            let late = keyed.map(|of| Late { subject: of.subject.clone() });
+            let late = of.filter(|of| forms::is_late(&of.mask, catalog, column.type_oid));
+            let late = late.map(|of| Late { subject: of.subject.clone() });
             let cover = Cover { class: class.clone(), form, equality, late };
             relations.entry(relation.oid).or_default().insert(column.name.clone(), cover);
         }
@@ -204,168 +204,6 @@ fn hide(classes: &Classes, catalog: &Catalog, seen: &dyn Fn(&str) -> bool) -> Hi
     let trusted = classes.trusted().filter_map(|name| name.split_once('.'));
     let trusted = trusted.map(|(schema, name)| (schema.into(), name.into())).collect();
     Hidden::new(catalog, relations, settled, trusted)
-}
-
-/// What a type is to a mask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    Text,
-    /// With the bounds of the type.
-    Int(i64, i64),
-    Numeric,
-    Float,
-    Date,
-    Timestamp,
-    TimestampTz,
-    Jsonb,
-    Json,
-    Uuid,
-    Bytea,
-    Other,
-}
-
-pub fn family(catalog: &Catalog, mut oid: u32) -> Family {
-    for _ in 0..32 {
-        match catalog.type_of(oid) {
-            Some(of) if of.base != 0 => oid = of.base,
-            _ => break,
-        }
-    }
-    match oid {
-        25 | 1043 | 1042 | 19 => Family::Text,
-        20 => Family::Int(i64::MIN, i64::MAX),
-        21 => Family::Int(i64::from(i16::MIN), i64::from(i16::MAX)),
-        23 => Family::Int(i64::from(i32::MIN), i64::from(i32::MAX)),
-        1700 => Family::Numeric,
-        700 | 701 => Family::Float,
-        1082 => Family::Date,
-        1114 => Family::Timestamp,
-        1184 => Family::TimestampTz,
-        114 => Family::Json,
-        3802 => Family::Jsonb,
-        2950 => Family::Uuid,
-        17 => Family::Bytea,
-        _ => match catalog.type_of(oid) {
-            Some(of) if of.extension.as_deref() == Some("citext") && &*of.name == "citext" => {
-                Family::Text
-            }
-            _ => Family::Other,
-        },
-    }
-}
-
-/// A text constant.
-fn literal(text: &str) -> String {
-    format!("'{}'::pg_catalog.text", text.replace('\'', "''"))
-}
-
-const FILL: &str = "'***'::pg_catalog.text";
-
-/// The expression of a class's mask for a column of a type, `{}` the column. Operators are named
-/// with their schema: a search path can lead to others of the same name.
-fn form(classes: &Classes, class: &str, catalog: &Catalog, type_oid: u32) -> String {
-    let null = null_of(catalog, type_oid);
-    let Some(of) = classes.class(class) else { return null };
-    let Some(masked) = masked(&of.mask, family(catalog, type_oid)) else { return null };
-    let cast = type_name(catalog, type_oid);
-    if of.keeps_null && masked.contains("{}") {
-        return format!("CASE WHEN {{}} IS NULL THEN NULL ELSE ({masked})::{cast} END");
-    }
-    format!("({masked})::{cast}")
-}
-
-fn masked(mask: &Mask, family: Family) -> Option<String> {
-    let long = |least: usize| {
-        format!("pg_catalog.char_length({{}}::pg_catalog.text) OPERATOR(pg_catalog.>=) {least}")
-    };
-    Some(match (mask, family) {
-        (Mask::Constant(text), Family::Text) => literal(text),
-        (Mask::Constant(text), Family::Int(min, max)) => {
-            let n = text.parse::<i64>().ok().filter(|n| (min..=max).contains(n))?;
-            format!("{}::pg_catalog.numeric", n)
-        }
-        (Mask::Constant(text), Family::Numeric | Family::Float) => {
-            let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'-');
-            text.parse::<f64>().ok().filter(|_| digits)?;
-            format!("'{text}'::pg_catalog.numeric")
-        }
-        (Mask::Constant(text), Family::Json) => format!("pg_catalog.to_json({})", literal(text)),
-        (Mask::Constant(text), Family::Jsonb) => format!("pg_catalog.to_jsonb({})", literal(text)),
-        (Mask::Partial { first, last }, Family::Text) => format!(
-            "CASE WHEN {} THEN pg_catalog.concat(pg_catalog.left({{}}::pg_catalog.text, {first}), \
-             {FILL}, pg_catalog.right({{}}::pg_catalog.text, {last})) ELSE {FILL} END",
-            long(first + last + bulla_mask::function::HIDDEN_MIN)
-        ),
-        (Mask::CardLast4, Family::Text) => {
-            let digits = "pg_catalog.regexp_replace({}::pg_catalog.text, '[^0-9]', '', 'g')";
-            let count = format!("pg_catalog.char_length({digits})");
-            format!(
-                "CASE WHEN pg_catalog.textregexeq({{}}::pg_catalog.text, '^[0-9 -]+$') AND \
-                 {count} OPERATOR(pg_catalog.>=) 12 AND {count} OPERATOR(pg_catalog.<=) 19 THEN \
-                 pg_catalog.concat('****'::pg_catalog.text, pg_catalog.right({digits}, 4)) ELSE \
-                 '****'::pg_catalog.text END"
-            )
-        }
-        (Mask::EmailDomain, Family::Text) => format!(
-            "CASE WHEN pg_catalog.textregexeq({{}}::pg_catalog.text, '^[^@]+@[^@]+$') THEN \
-             pg_catalog.concat('***@'::pg_catalog.text, \
-             pg_catalog.split_part({{}}::pg_catalog.text, '@', 2)) ELSE {FILL} END"
-        ),
-        (Mask::Zip3, Family::Text) => format!(
-            "CASE WHEN {} THEN pg_catalog.concat(pg_catalog.left({{}}::pg_catalog.text, 3), \
-             '**'::pg_catalog.text) ELSE {FILL} END",
-            long(5)
-        ),
-        // Always in UTC: a client could move the borders of units with its time zone.
-        (Mask::DateTrunc(unit), Family::Date) => {
-            format!("pg_catalog.date_trunc('{}', {{}}::pg_catalog.timestamp)", unit_name(*unit))
-        }
-        (Mask::DateTrunc(unit), Family::Timestamp) => {
-            format!("pg_catalog.date_trunc('{}', {{}})", unit_name(*unit))
-        }
-        (Mask::DateTrunc(unit), Family::TimestampTz) => {
-            format!("pg_catalog.date_trunc('{}', {{}}, 'UTC')", unit_name(*unit))
-        }
-        (Mask::Bucket { width }, Family::Int(min, max)) => format!(
-            "GREATEST({min}::pg_catalog.numeric, LEAST({max}::pg_catalog.numeric, \
-             pg_catalog.floor({{}}::pg_catalog.numeric OPERATOR(pg_catalog./) \
-             {width}::pg_catalog.numeric) OPERATOR(pg_catalog.*) {width}::pg_catalog.numeric))"
-        ),
-        (Mask::Bucket { width }, Family::Numeric) => format!(
-            "pg_catalog.floor({{}} OPERATOR(pg_catalog./) {width}::pg_catalog.numeric) \
-             OPERATOR(pg_catalog.*) {width}::pg_catalog.numeric"
-        ),
-        (Mask::Json(paths), Family::Jsonb) => jsonb(paths)?,
-        // NULL; types that cannot carry the mask; and masks that need a key, which must not stand
-        // in a statement that the target logs.
-        _ => return None,
-    })
-}
-
-fn unit_name(unit: date::Unit) -> &'static str {
-    unit.as_str()
-}
-
-/// Values at plain paths become null, or the constant; any other mask makes them null.
-fn jsonb(paths: &[(bulla_mask::json::Path, Mask)]) -> Option<String> {
-    let mut out = "{}".to_owned();
-    for (path, mask) in paths {
-        let keys: Vec<String> =
-            path.keys()?.map(|key| format!("'{}'", key.replace('\'', "''"))).collect();
-        let value = match mask {
-            Mask::Constant(text) => format!("pg_catalog.to_jsonb({})", literal(text)),
-            _ => "'null'::pg_catalog.jsonb".to_owned(),
-        };
-        out = format!(
-            "pg_catalog.jsonb_set({out}, ARRAY[{}]::pg_catalog.text[], {value}, false)",
-            keys.join(", ")
-        );
-    }
-    // A document whose paths lead elsewhere than to objects is not told apart: a scalar stays out.
-    Some(format!(
-        "CASE WHEN pg_catalog.jsonb_typeof({{}}) OPERATOR(pg_catalog.=) 'object'::pg_catalog.text \
-         THEN {out} ELSE 'null'::pg_catalog.jsonb END"
-    ))
 }
 
 /// How one text of a session is sent, and what its answers may hold.
@@ -397,44 +235,54 @@ impl Veil {
         })
     }
 
-    /// The same for a statement within it.
-    pub fn within(&self) -> Arc<Self> {
+    /// The same for the statement that one of its statements prepares or declares.
+    pub fn within(&self, statement: usize) -> Arc<Self> {
         Arc::new(Self {
             hidden: self.hidden.clone(),
             catalog: self.catalog.clone(),
-            classes: None,
+            classes: self.classes.clone(),
             content: self.content.clone(),
-            plan: Arc::default(),
+            plan: Arc::new(self.plan.within(statement)),
             original: None,
             touches: self.touches,
         })
     }
 
-    /// Values come out, to be masked here.
+    /// Values come out of it, to be masked here.
     pub fn is_late(&self) -> bool {
-        self.plan.cells.iter().flatten().any(|cell| cell.late)
+        self.plan.is_late()
     }
 
-    /// Masked cells of so many rows, by class.
-    pub fn count(&self, rows: u64) -> Vec<(Arc<str>, u64)> {
+    /// Masked cells of so many rows of one statement, by class.
+    pub fn count(&self, statement: usize, rows: u64) -> Vec<(Arc<str>, u64)> {
         let mut out: BTreeMap<Arc<str>, u64> = BTreeMap::new();
-        for cell in self.plan.cells.iter().flatten() {
+        for cell in self.cells(statement).iter().flatten() {
             let of = out.entry(cell.class.clone()).or_default();
             *of = of.saturating_add(rows);
         }
         out.into_iter().collect()
     }
 
+    /// What the rows of a statement are.
+    pub fn shape(&self, statement: usize) -> Option<&Shape> {
+        self.plan.shapes.get(statement)
+    }
+
+    pub fn cells(&self, statement: usize) -> &[Option<Cell>] {
+        self.shape(statement).map_or(&[], |shape| &shape.cells)
+    }
+
     /// A RowDescription that names a column which no rewriting lets through, or other columns than
     /// those whose values are masked here, ends the session.
-    pub fn guard(&self, body: &[u8]) -> Result<(), Violation> {
+    pub fn guard(&self, statement: usize, body: &[u8]) -> Result<(), Violation> {
         let columns: Vec<(u32, i16)> =
             columns(body)?.into_iter().map(|(table, column, _)| (table, column)).collect();
-        if self.is_late() && columns.len() != self.plan.cells.len() {
+        let late = self.shape(statement).filter(|shape| shape.is_late());
+        if late.is_some_and(|shape| shape.cells.len() != columns.len() || shape.copy.is_some()) {
             return Err(broke("a result has other columns than the ones that were to be masked"));
         }
         for (at, (table, column)) in columns.into_iter().enumerate() {
-            let cell = self.plan.cells.get(at).and_then(Option::as_ref);
+            let cell = self.cells(statement).get(at).and_then(Option::as_ref);
             let late = cell.is_some_and(|cell| cell.late);
             let masked = self.hidden.has_column(&self.catalog, table, column);
             if masked && !late {
@@ -446,6 +294,25 @@ impl Veil {
             }
         }
         Ok(())
+    }
+
+    /// The same for a CopyOutResponse: copy data of another form than the one that was to be masked.
+    pub fn guard_copy(&self, statement: usize, body: &[u8]) -> Result<(), Violation> {
+        let Some(shape) = self.shape(statement).filter(|shape| shape.is_late()) else {
+            return Ok(());
+        };
+        let bad = |error| Malformed::Read("CopyOutResponse", error);
+        let mut reader = Reader::new(body);
+        let binary = reader.u8().map_err(bad)? != 0;
+        let columns = usize::from(reader.u16().map_err(bad)?);
+        let fits = match &shape.copy {
+            None => false,
+            Some(form) => binary == (*form == CopyForm::Binary),
+        };
+        if fits && columns == shape.cells.len() {
+            return Ok(());
+        }
+        Err(broke("copy data of another form than the one that was to be masked"))
     }
 
     /// Generic words in place of the server's own: severity, SQLSTATE and position stay.
@@ -540,6 +407,24 @@ pub fn code_of(facts: &Facts) -> Option<&'static str> {
         ("no type ", "42704"),
     ];
     says.into_iter().find(|(words, _)| why.contains(words)).map(|(_, code)| code)
+}
+
+/// Where in the text the name stands that is not there, in characters from 1: as the server counts,
+/// from its qualifiers on. None where it stands in several places.
+pub fn place_of(facts: &Facts, text: &str) -> Option<u32> {
+    let why = facts.statements.iter().flat_map(|s| &s.unknown).next()?;
+    let name = why.split('`').nth(1)?;
+    let part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$') || !c.is_ascii();
+    let mut places = text.match_indices(name).filter(|(at, _)| {
+        let (before, after) = text.split_at(*at);
+        let ends = !after.get(name.len()..).is_some_and(|rest| rest.starts_with(part));
+        ends && !before.ends_with(part)
+    });
+    let (Some((at, _)), None) = (places.next(), places.next()) else { return None };
+    let before = text.get(..at)?;
+    let led = before.trim_end_matches(|c| part(c) || c == '.');
+    let start = if before.ends_with('.') { led } else { before };
+    u32::try_from(start.chars().count() + 1).ok()
 }
 
 /// Where objects cannot be looked at, it cannot be told what has to be masked.
@@ -733,66 +618,6 @@ pub fn parse(name: &str, text: &str, types: &[u32]) -> Bytes {
 mod tests {
     use super::*;
 
-    /// Whatever the search path, a mask calls the server's own functions and operators.
-    #[test]
-    fn masks_name_their_schema() {
-        let masks = [
-            "constant(it's)",
-            "constant(5)",
-            "partial(2,2)",
-            "card-last4",
-            "email-domain",
-            "zip3",
-            "date-trunc(year)",
-            "bucket(10)",
-            "json($.a.b=null; $.c=constant(x))",
-        ];
-        let families = [
-            Family::Text,
-            Family::Int(-9, 9),
-            Family::Numeric,
-            Family::Float,
-            Family::Date,
-            Family::Timestamp,
-            Family::TimestampTz,
-            Family::Jsonb,
-            Family::Json,
-        ];
-        let mut some = 0;
-        for mask in masks.map(|mask| Mask::parse(mask).unwrap()) {
-            for form in families.iter().filter_map(|family| masked(&mask, *family)) {
-                some += 1;
-                let words = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-                for (at, _) in form.match_indices('(') {
-                    let start = form[..at].rfind(|c| !words(c)).map_or(0, |at| at + 1);
-                    let name = &form[start..at];
-                    let own = name.starts_with("pg_catalog.")
-                        || matches!(name, "" | "GREATEST" | "LEAST" | "OPERATOR");
-                    assert!(own, "`{name}` in {form}");
-                }
-                let bare = form.replace("OPERATOR(pg_catalog.", "");
-                assert!(!bare.contains(" = ") && !bare.contains("||"), "{form}");
-            }
-        }
-        assert!(some > 15, "{some}");
-    }
-
-    #[test]
-    fn what_cannot_be_carried_is_null() {
-        for (mask, family) in [
-            ("partial(1,1)", Family::Date),
-            ("token", Family::Text),
-            ("fpe", Family::Int(0, 9)),
-            ("constant(99)", Family::Int(0, 9)),
-            ("constant(1e9)", Family::Numeric),
-            ("bucket(10)", Family::Text),
-            ("json($.a[*]=null)", Family::Jsonb),
-            ("null", Family::Text),
-        ] {
-            assert_eq!(masked(&Mask::parse(mask).unwrap(), family), None, "{mask}");
-        }
-    }
-
     fn veil() -> Veil {
         let shared = crate::transcript::shared();
         let catalog = shared.knowledge.get(&crate::transcript::place()).unwrap();
@@ -822,7 +647,7 @@ mod tests {
             body.extend(customers.oid.to_be_bytes());
             body.extend(number.to_be_bytes());
             body.extend([0; 12]);
-            veil.guard(&body).is_ok()
+            veil.guard(0, &body).is_ok()
         };
         let number = |name: &str| customers.column(name).unwrap().attnum;
         assert!(describe(number("id")) && describe(number("name")));

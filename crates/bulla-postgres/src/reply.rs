@@ -5,24 +5,23 @@
 
 use std::sync::Arc;
 
-use bulla_core::{Outcome, Refusal, RefusalKind, Status};
+use bulla_core::{Outcome, Status};
 use bulla_sql::Catalog;
 use bulla_wire::{Output, Outputs, Violation};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
     ask::End,
-    content::Counts,
-    frame::{self, HEADER_BYTES, Said},
+    frame::{self, HEADER_BYTES},
     machine::{Ended, Expect, FINISHING_MAX, Item, Machine, Probe, Running},
-    mask::{self, Veil},
-    message,
+    mask, message,
     refusal::broke,
+    rows::Run,
     world::Turn,
 };
 
 /// Longest message of a server that must be whole to be understood; rows stream.
-const MESSAGE_BYTES_MAX: usize = 32 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
 /// What becomes of a server's message.
 #[derive(Debug)]
@@ -33,30 +32,6 @@ enum Pass {
     End(u64, Outcome),
     /// It answers the gateway itself.
     Drop,
-}
-
-/// Bytes at the front of the input that belong together.
-#[derive(Default)]
-struct Run {
-    number: u64,
-    at: usize,
-}
-
-impl Run {
-    fn flush(&mut self, input: &mut BytesMut, out: &mut Outputs) {
-        if self.at > 0 {
-            let bytes = input.split_to(self.at).freeze();
-            out.push(Output::Reply { number: self.number, bytes, done: None });
-            self.at = 0;
-        }
-    }
-    /// The next bytes are of this command.
-    fn of(&mut self, number: u64, input: &mut BytesMut, out: &mut Outputs) {
-        if self.number != number {
-            self.flush(input, out);
-            self.number = number;
-        }
-    }
 }
 
 /// How a kind of message reads in a violation.
@@ -161,157 +136,6 @@ impl Machine {
         }
     }
 
-    /// A run of rows and copy data, as far as it is there. True: the command was cut.
-    fn rows(
-        &mut self,
-        input: &mut BytesMut,
-        run: &mut Run,
-        out: &mut Outputs,
-    ) -> Result<bool, Violation> {
-        let Some(Item { expect: Expect::Query | Expect::Execute, number, .. }) = self.queue.front()
-        else {
-            return Ok(false);
-        };
-        let number = *number;
-        let Some(running) = self.running.front().filter(|r| r.number == number) else {
-            return Ok(false);
-        };
-        let (veil, before) = (running.veil.clone(), running.passed.0);
-        let changes = |veil: &&Arc<Veil>| veil.is_late() || veil.content.is_some();
-        let cut = match veil.as_ref().filter(changes) {
-            Some(veil) => self.masked_rows(veil, input, run, out)?,
-            None => self.plain_rows(number, input, run, out),
-        };
-        let after = self.running.front().filter(|r| r.number == number).map(|r| r.passed.0);
-        let rows = after.unwrap_or(before).saturating_sub(before);
-        if let Some(veil) = veil.filter(|veil| rows > 0 && !veil.plan.cells.is_empty()) {
-            out.push(Output::Masked { number, cells: veil.count(rows) });
-        }
-        Ok(cut)
-    }
-
-    /// Rows whose values are masked here, each once it is whole.
-    fn masked_rows(
-        &mut self,
-        veil: &Veil,
-        input: &mut BytesMut,
-        run: &mut Run,
-        out: &mut Outputs,
-    ) -> Result<bool, Violation> {
-        let Some(running) = self.running.front_mut() else { return Ok(false) };
-        let (number, formats) = (running.number, running.formats.clone().unwrap_or_default());
-        let described = || running.statement.as_ref().and_then(|of| of.columns.get()).cloned();
-        let types = running.types.clone().or_else(described);
-        let mut counts = Counts::new();
-        let rows_max = running.max.0.unwrap_or(u64::MAX);
-        let bytes_max = running.max.1.unwrap_or(u64::MAX);
-        let mut masked = BytesMut::new();
-        run.flush(input, out);
-        let cut = loop {
-            let Ok(Some(head)) = frame::head(input) else { break None };
-            if !matches!(head.kind, b'D' | b'd') {
-                break None;
-            }
-            if head.total() > MESSAGE_BYTES_MAX {
-                return Err(broke("a row of more than 32 MiB, with values to be masked"));
-            }
-            if input.len() < head.total() {
-                break None;
-            }
-            let body = input.get(HEADER_BYTES..head.total()).unwrap_or_default();
-            let row = match head.kind {
-                b'D' => veil.row(body, &formats, types.as_deref(), &mut counts)?,
-                _ => veil.copied(body, running.copies_binary, &mut counts)?,
-            };
-            let (rows, bytes) = (running.passed.0 + 1, running.passed.1 + row.len() as u64);
-            if rows > rows_max {
-                break Some("rows_max");
-            }
-            if bytes > bytes_max {
-                break Some("bytes_max");
-            }
-            running.passed = (rows, bytes);
-            running.rows_now += 1;
-            masked.extend_from_slice(&row);
-            drop(input.split_to(head.total()));
-        };
-        if !masked.is_empty() {
-            out.push(Output::Reply { number, bytes: masked.freeze(), done: None });
-        }
-        if !counts.is_empty() {
-            out.push(Output::Masked { number, cells: counts.into_iter().collect() });
-        }
-        if let Some(why) = cut {
-            self.cut(why, out);
-        }
-        Ok(cut.is_some())
-    }
-
-    fn plain_rows(
-        &mut self,
-        number: u64,
-        input: &mut BytesMut,
-        run: &mut Run,
-        out: &mut Outputs,
-    ) -> bool {
-        let Some(running) = self.running.front_mut() else { return false };
-        let (rows_max, bytes_max) =
-            (running.max.0.unwrap_or(u64::MAX), running.max.1.unwrap_or(u64::MAX));
-        loop {
-            let rest = input.get(run.at..).unwrap_or_default();
-            let Ok(Some(head)) = frame::head(rest) else { return false };
-            if !matches!(head.kind, b'D' | b'd') {
-                return false;
-            }
-            let (rows, bytes) = (running.passed.0 + 1, running.passed.1 + head.total() as u64);
-            if rows > rows_max || bytes > bytes_max {
-                let why = if rows > rows_max { "rows_max" } else { "bytes_max" };
-                run.flush(input, out);
-                self.cut(why, out);
-                return true;
-            }
-            running.passed = (rows, bytes);
-            running.rows_now += 1;
-            let n = head.total().min(rest.len());
-            if run.number != number {
-                // The slice that `rest` is of moves with the flush.
-                run.of(number, input, out);
-            }
-            run.at += n;
-            if n < head.total() {
-                self.passing = Some((head.total() - n, number));
-                return false;
-            }
-        }
-    }
-
-    /// More than policy lets pass: the response ends here, and with it the session.
-    fn cut(&mut self, why: &'static str, out: &mut Outputs) {
-        self.over = true;
-        let Some(running) = self.running.pop_front() else { return };
-        let rows = running.rows + running.rows_now;
-        let outcome = Outcome { status: Status::Cut(why.into()), tag: running.tag, rows };
-        out.push(Output::Done { number: running.number, outcome });
-        let refusal = Refusal::plain(
-            RefusalKind::Denied,
-            format!("the response was cut: policy lets no more pass (`{why}`)"),
-            "ask for less at once, for example with LIMIT; what came so far is not the whole",
-        );
-        let detail = refusal.detail();
-        let said = Said {
-            severity: "FATAL",
-            code: "53400",
-            message: &refusal.message,
-            detail: Some(&detail),
-            hint: Some(&refusal.hint),
-            position: None,
-        };
-        let mut words = BytesMut::new();
-        said.put(&mut words, b'E');
-        out.push(Output::ToClient(words.freeze()));
-        out.push(Output::End { why: "cut" });
-    }
-
     /// Takes the item off the front.
     fn pop(&mut self) -> Option<Item> {
         let item = self.queue.pop_front()?;
@@ -330,8 +154,12 @@ impl Machine {
         let front = self.queue.front().map_or(0, |item| item.number);
         let running = self.running.front().filter(|r| r.number == front && front != 0);
         if let Some(veil) = running.and_then(|r| r.veil.as_ref()) {
-            if kind == b'T' {
-                veil.guard(body)?;
+            if let Some((rows, at)) = running.and_then(Running::rows_veil) {
+                match kind {
+                    b'T' => rows.guard(at, body)?,
+                    b'H' => rows.guard_copy(at, body)?,
+                    _ => {}
+                }
             }
             if veil.content.as_ref().is_some_and(|of| matches!(kind, b'E' | b'N') && of.finds(body))
             {
@@ -354,11 +182,12 @@ impl Machine {
         let Some(running) = self.running.front_mut().filter(|r| r.number == item.number) else {
             return Ok(());
         };
-        if running.veil.as_ref().is_none_or(|veil| veil.content.is_none()) {
-            return Ok(());
-        }
         if kind == b'H' {
             running.copies_binary = body.first() == Some(&1);
+            running.copy_begun = false;
+            return Ok(());
+        }
+        if running.veil.as_ref().is_none_or(|veil| veil.content.is_none()) {
             return Ok(());
         }
         let types = mask::types(body)?;
@@ -455,6 +284,7 @@ impl Machine {
     fn completed(&mut self, kind: u8, body: &[u8]) -> Result<(), Violation> {
         let tag = if kind == b'C' { Some(message::tag(body)?) } else { None };
         let Some(running) = self.running.front_mut() else { return Ok(()) };
+        running.at += 1;
         let told = tag.and_then(message::tag_rows).unwrap_or(0);
         running.rows += told.max(std::mem::take(&mut running.rows_now));
         if let Some(tag) = tag {

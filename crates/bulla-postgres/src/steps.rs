@@ -390,7 +390,8 @@ impl Overlay {
             NameUse::Declare { name, hold, .. } => {
                 let parameters: Arc<[Parameter]> = Arc::default();
                 let portal = inner.map(|statement| {
-                    let (known, formats, hold) = (true, None, *hold);
+                    // In text: a cursor in binary lets no value out (`bulla_sql::Shape`).
+                    let (known, formats, hold) = (true, Some(Arc::default()), *hold);
                     Arc::new(Portal { statement, parameters, known, formats, hold })
                 });
                 step.portals.push(match &portal {

@@ -47,4 +47,6 @@ pub use analyzer::{Analyzer, Limits, Normal, ReadError};
 pub use catalog::{Catalog, SearchPath};
 pub use facts::{Effects, Facts, Kind, Statement};
 pub use pool::{ParserPool, PoolError};
-pub use rewrite::{Cell, Cover, Fault, Hidden, Late, Plan, Refused, null_of, quoted, type_name};
+pub use rewrite::{
+    Cell, CopyForm, Cover, Fault, Hidden, Late, Plan, Refused, Shape, null_of, quoted, type_name,
+};

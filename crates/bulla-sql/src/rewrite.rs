@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pg_query::protobuf::Node;
+
 use crate::analyzer::{Limits, ReadError};
 use crate::catalog::{Catalog, SearchPath};
 use crate::facts::{
@@ -19,13 +21,17 @@ use crate::facts::{
     RelationUse, Resolved, Statement, Via,
 };
 use crate::parse;
-use crate::reading::marks::Region;
+use crate::reading::marks::{Marks, Region};
 use crate::reading::{self, Context};
 use outputs::Stray;
+pub use shape::{CopyForm, Shape};
 use splice::Splice;
 
 mod outputs;
+mod returned;
+mod shape;
 mod splice;
+mod stars;
 mod text;
 
 /// Bytes of a rewritten text.
@@ -197,12 +203,27 @@ pub struct Plan {
     pub touches: bool,
     /// Classes whose masks the rewriting holds.
     pub classes: BTreeSet<Arc<str>>,
-    /// What the output columns are, where that is known: one for each, or none at all.
-    pub cells: Vec<Option<Cell>>,
+    /// What the rows of each statement are, as far as that is known: one for each, or none at all.
+    /// Of what is prepared or declared it is told what it will give.
+    pub shapes: Vec<Shape>,
     edits: Vec<Edit>,
 }
 
 impl Plan {
+    /// The plan of the statement within one that prepares or declares it: only what it gives is
+    /// known.
+    #[must_use]
+    pub fn within(&self, statement: usize) -> Self {
+        let shapes = self.shapes.get(statement).cloned().into_iter().collect();
+        Self { shapes, ..Self::default() }
+    }
+
+    /// Values come out of some statement, which MUST be masked before anybody sees them.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.shapes.iter().any(Shape::is_late)
+    }
+
     /// The place in the client's text, in characters from 1, that a place in the sent one means.
     #[must_use]
     pub fn origin(&self, original: &str, position: usize) -> Option<usize> {
@@ -237,6 +258,21 @@ impl Plan {
 struct Edit {
     span: Range<usize>,
     text: String,
+    /// Entries of a `RETURNING` that it holds, by their place in it.
+    puts: Vec<(usize, Put)>,
+}
+
+/// A hidden column that was put in place of a reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Put {
+    oid: u32,
+    column: Arc<str>,
+}
+
+impl Edit {
+    fn new(span: Range<usize>, text: impl Into<String>) -> Self {
+        Self { span, text: text.into(), puts: Vec::new() }
+    }
 }
 
 /// Built-in functions with an effect, or that nobody reviewed, which read no rows.
@@ -497,10 +533,7 @@ pub(crate) fn rewrite(
     hidden: &Hidden,
 ) -> Result<Plan, Fault> {
     let Under { catalog, path, limits } = at;
-    let mut kept = match own.statements.as_slice() {
-        [one] if one.kind == Kind::Select => Kept::But(Stray::new()),
-        _ => Kept::All,
-    };
+    let mut kept: Vec<Kept> = own.statements.iter().map(|_| Kept::But(Stray::new())).collect();
     for _ in 0..LATE_TRIES_MAX {
         let mut splice = Splice::new(catalog, limits, hidden, &kept);
         let edits = splice.edits(text, path)?;
@@ -510,19 +543,23 @@ pub(crate) fn rewrite(
             return Ok(plan);
         }
         let sent = apply(text, &edits)?;
-        let (mut facts, cells) = match check(text, &sent, &edits, at, (hidden, &granted))? {
-            (facts, Ok(cells)) => (facts, cells),
-            (_, Err(stray)) => {
-                kept = kept.and(stray);
-                continue;
+        let (mut facts, outputs) = check(text, &sent, &edits, at, (hidden, &granted))?;
+        let mut strays = false;
+        for (kept, output) in kept.iter_mut().zip(&outputs) {
+            if let Err(stray) = output {
+                kept.add(stray);
+                strays = true;
             }
-        };
+        }
+        if strays {
+            continue;
+        }
         for (now, before) in facts.statements.iter_mut().zip(&own.statements) {
             through_views(now, before);
         }
         plan.sent = Some((sent.into(), Arc::new(facts)));
         plan.edits = edits;
-        plan.cells = cells;
+        plan.shapes = outputs.into_iter().map(Result::unwrap_or_default).collect();
         return Ok(plan);
     }
     torn()
@@ -538,15 +575,12 @@ pub(super) enum Kept {
 }
 
 impl Kept {
-    fn and(self, stray: Stray) -> Self {
+    fn add(&mut self, stray: &Stray) {
         match self {
-            Self::All => Self::All,
+            Self::All => {}
             // It converges, or there is no end to it.
-            Self::But(known) if known.len() >= LATE_TRIES_MAX - 2 => Self::All,
-            Self::But(mut known) => {
-                known.extend(stray);
-                Self::But(known)
-            }
+            Self::But(known) if known.len() >= LATE_TRIES_MAX - 2 => *self = Self::All,
+            Self::But(known) => known.extend(stray.iter().cloned()),
         }
     }
 
@@ -605,8 +639,8 @@ fn torn<T>() -> Result<T, Fault> {
     )
 }
 
-/// The output columns of what is sent, or which values stray.
-type Outputs = Result<Vec<Option<Cell>>, Stray>;
+/// The rows of what is sent, or which values stray.
+type Outputs = Result<Shape, Stray>;
 
 /// Reads what will be sent: every relation with hidden columns stands within what was put in.
 fn check(
@@ -614,8 +648,8 @@ fn check(
     sent: &str,
     edits: &[Edit],
     at: Under<'_>,
-    (hidden, granted): (&Hidden, &Stray),
-) -> Result<(Facts, Outputs), Fault> {
+    (hidden, granted): (&Hidden, &[Stray]),
+) -> Result<(Facts, Vec<Outputs>), Fault> {
     let Under { catalog, path, limits } = at;
     let own = parse::parse(text, limits)?;
     let Ok(tree) = parse::parse(sent, limits) else { return torn() };
@@ -624,18 +658,11 @@ fn check(
     }
     let facts = reading::read(sent, &tree, catalog, path, limits)?;
     survey(&facts, catalog, hidden)?;
-    let mut spans: Vec<Range<usize>> = Vec::new();
-    let mut shift = 0_usize;
-    let mut gone = 0_usize;
-    for edit in edits {
-        let start = edit.span.start + shift - gone;
-        spans.push(start..start + edit.text.len());
-        shift += edit.text.len();
-        gone += edit.span.len();
-    }
+    let (spans, put) = places(edits);
     let inside = |at: usize| spans.iter().any(|span| span.contains(&at));
     let context = Context { tokens: &tree.tokens, catalog, path, limits };
-    let mut cells = if granted.is_empty() { Ok(Vec::new()) } else { Err(granted.clone()) };
+    let mut all = Vec::new();
+    let nothing = Stray::new();
     for raw in &tree.parsed.stmts {
         let Some(node) = raw.stmt.as_deref() else { continue };
         let (statement, marks) = reading::marked(context, node, 0..sent.len())?;
@@ -655,11 +682,42 @@ fn check(
                 return torn();
             }
         }
-        if tree.parsed.stmts.len() == 1 {
-            cells = outputs::outputs(node, &marks, (catalog, hidden), granted);
-        }
+        let granted = granted.get(all.len()).unwrap_or(&nothing);
+        all.push(shape_of(node, &marks, (catalog, hidden), &put, granted));
     }
-    Ok((facts, cells))
+    Ok((facts, all))
+}
+
+/// Where in what is sent edits stand, and what they put there.
+fn places(edits: &[Edit]) -> (Vec<Range<usize>>, BTreeMap<usize, Put>) {
+    let (mut spans, mut put) = (Vec::new(), BTreeMap::new());
+    let (mut shift, mut gone) = (0_usize, 0_usize);
+    for edit in edits {
+        let start = edit.span.start + shift - gone;
+        spans.push(start..start + edit.text.len());
+        put.extend(edit.puts.iter().map(|(at, put)| (start + at, put.clone())));
+        shift += edit.text.len();
+        gone += edit.span.len();
+    }
+    (spans, put)
+}
+
+/// What the rows of a statement are.
+fn shape_of(
+    node: &Node,
+    marks: &Marks,
+    at: (&Catalog, &Hidden),
+    put: &BTreeMap<usize, Put>,
+    granted: &Stray,
+) -> Outputs {
+    let Some(core) = shape::core(node) else {
+        return if granted.is_empty() { Ok(Shape::default()) } else { Err(granted.clone()) };
+    };
+    let cells = match shape::returning(core.node) {
+        Some(_) => returned::returned(core.node, marks, at, put, granted)?,
+        None => outputs::outputs(core.node, marks, at, granted)?,
+    };
+    Ok(Shape { cells, copy: core.copy })
 }
 
 /// Whether values of hidden columns are in a relation, or may be in it.

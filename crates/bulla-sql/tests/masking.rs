@@ -257,7 +257,8 @@ fn keyed() -> Arc<Hidden> {
 fn late(sql: &str) -> Option<Vec<usize>> {
     let plan = mask(sql, &keyed()).unwrap();
     let sent = &plan.sent.as_ref().unwrap().0;
-    let cells: Vec<usize> = plan
+    let shape = plan.shapes.iter().find(|shape| shape.is_late()).cloned().unwrap_or_default();
+    let cells: Vec<usize> = shape
         .cells
         .iter()
         .enumerate()
@@ -265,6 +266,8 @@ fn late(sql: &str) -> Option<Vec<usize>> {
         .map(|(at, _)| at)
         .collect();
     let rest = sent.replace("AS \"ssn\"", "").replace("\"ssn\" OPERATOR", "");
+    // The list that stands for a star names the output of the sub-select.
+    let rest = rest.replace("\"c\".\"ssn\"", "");
     let bare = rest.contains("\"ssn\"");
     if cells.is_empty() {
         assert!(!bare, "a value without a mask: {sent}");
@@ -291,17 +294,78 @@ fn plain_output_columns_come_out() {
         ("SELECT c.id FROM customers c WHERE c.ssn = $1", &[][..]),
         ("SELECT ssn FROM customers WHERE ssn = $1", &[0]),
         ("SELECT id, ssn FROM customers WHERE id IN (SELECT customer_id FROM orders o)", &[1]),
+        ("COPY (SELECT id, ssn FROM customers ORDER BY id) TO STDOUT", &[1]),
+        ("COPY customers (ssn, id) TO STDOUT WITH (FORMAT csv, HEADER, DELIMITER ';')", &[0]),
+        ("COPY customers (id, ssn) TO STDOUT BINARY", &[1]),
+        ("DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT ssn FROM customers", &[0]),
+        ("PREPARE p AS SELECT id, ssn FROM customers WHERE id = $1", &[1]),
+        ("BEGIN; SELECT ssn FROM customers; SELECT 1; COMMIT", &[0]),
+        ("UPDATE customers SET name = 'x' RETURNING id, ssn", &[1]),
+        ("UPDATE customers c SET name = 'x' WHERE c.id = 1 RETURNING c.ssn AS other", &[0]),
+        ("INSERT INTO customers (id, ssn) VALUES (1, 'x') RETURNING ssn", &[0]),
+        (
+            "DELETE FROM customers USING orders o WHERE o.id = customers.id RETURNING o.id, ssn",
+            &[1],
+        ),
+        ("PREPARE p AS DELETE FROM customers WHERE id = $1 RETURNING ssn", &[0]),
+        ("COPY (DELETE FROM customers WHERE id = 1 RETURNING ssn) TO STDOUT", &[0]),
     ] {
         assert_eq!(late(sql).unwrap_or_default(), expect, "{sql}");
     }
+    // What is computed in a RETURNING is computed of the mask, whatever stands beside it.
+    let plan = mask("UPDATE customers SET name = 'x' RETURNING ssn, lower(ssn)", &keyed()).unwrap();
+    let sent = &plan.sent.as_ref().unwrap().0;
+    assert!(
+        sent.ends_with(
+            "RETURNING \"customers\".ssn AS \"ssn\", lower(NULL::\"pg_catalog\".\"text\")"
+        ),
+        "{sent}"
+    );
+    let cells = &plan.shapes[0].cells;
+    assert!(cells[0].as_ref().unwrap().late && cells[1].is_none());
     let plan = mask("SELECT * FROM customers", &keyed()).unwrap();
     let columns = catalog().relation_named("public", "customers").unwrap().columns.clone();
     let live: Vec<_> = columns.iter().filter(|c| !c.dropped).collect();
     let at = live.iter().position(|c| &*c.name == "ssn").unwrap();
-    assert_eq!(plan.cells.len(), live.len());
-    let cell = plan.cells[at].as_ref().unwrap();
+    assert_eq!(plan.shapes[0].cells.len(), live.len());
+    let cell = plan.shapes[0].cells[at].as_ref().unwrap();
     let id = live.iter().position(|c| &*c.name == "id").unwrap();
     assert_eq!((cell.late, cell.subject.map(|s| s.0)), (true, Some(id)));
+    // In a RETURNING, too.
+    let sql = "DELETE FROM customers WHERE id = 1 RETURNING ssn, name, id";
+    let cell = mask(sql, &keyed()).unwrap().shapes[0].cells[0].clone().unwrap();
+    assert_eq!((cell.late, cell.subject.map(|s| s.0)), (true, Some(2)));
+    // `*` beside a relation whose columns could be others by then is spelled out.
+    for sql in [
+        "SELECT * FROM customers c, orders o",
+        "SELECT * FROM customers c JOIN orders o ON o.customer_id = c.id",
+        "SELECT c.*, o.* FROM customers c LEFT JOIN public.orders o ON o.customer_id = c.id",
+        "WITH w AS (SELECT c.*, o.id AS other FROM customers c JOIN orders o ON true) SELECT * FROM w",
+        "SELECT * FROM (SELECT c.* FROM customers c, orders o) q",
+        "COPY (SELECT * FROM customers c, orders o) TO STDOUT",
+    ] {
+        assert_eq!(late(sql), Some(vec![at]), "{sql}");
+    }
+}
+
+/// Masks that the server makes are counted where they are whole entries, too.
+#[test]
+fn masked_cells_of_every_answer_are_known() {
+    let count = |sql: &str| {
+        let plan = mask(sql, &hidden()).unwrap();
+        plan.shapes.iter().map(|shape| shape.cells.iter().flatten().count()).collect::<Vec<_>>()
+    };
+    for (sql, expect) in [
+        ("SELECT ssn, id, email FROM customers", &[2][..]),
+        ("COPY customers TO STDOUT", &[2]),
+        ("COPY (SELECT ssn FROM customers) TO STDOUT (FORMAT binary)", &[1]),
+        ("UPDATE customers SET name = 'x' RETURNING id, ssn, lower(ssn), email AS e", &[2]),
+        ("UPDATE customers SET name = 'x' RETURNING *", &[2]),
+        ("SELECT 1; SELECT ssn FROM customers; DELETE FROM customers RETURNING email", &[0, 1, 1]),
+        ("DECLARE c CURSOR FOR SELECT ssn, ssn FROM customers", &[2]),
+    ] {
+        assert_eq!(count(sql), expect, "{sql}");
+    }
 }
 
 /// Whatever else it does, it does of the mask.
@@ -358,17 +422,22 @@ fn what_influences_anything_does_not_come_out() {
         "SELECT l.x FROM customers c, LATERAL (SELECT c.ssn AS x) l",
         "SELECT l.x FROM customers c, LATERAL (SELECT c.ssn || '' AS x) l",
         "SELECT u FROM customers c, unnest(ARRAY[c.ssn]) u",
-        "SELECT * FROM customers c, orders o",
-        "SELECT * FROM customers c JOIN orders o ON o.customer_id = c.id",
+        "SELECT * FROM customers c JOIN orders o USING (id)",
+        "SELECT * FROM customers c NATURAL JOIN orders o",
+        "SELECT * FROM customers c, orders o, generate_series(1, 2) g",
         "SELECT CASE WHEN true THEN ssn END FROM customers",
         "SELECT coalesce(ssn, '') FROM customers",
         "VALUES ((SELECT ssn FROM customers LIMIT 1))",
-        "COPY (SELECT ssn FROM customers) TO STDOUT",
-        "COPY customers TO STDOUT",
-        "DECLARE c CURSOR FOR SELECT ssn FROM customers",
-        "PREPARE p AS SELECT ssn FROM customers",
-        "SELECT ssn FROM customers; SELECT 1",
-        "UPDATE customers SET name = 'x' RETURNING ssn",
+        "COPY (SELECT ssn FROM customers ORDER BY ssn) TO STDOUT",
+        "COPY customers TO '/tmp/x'",
+        "COPY (SELECT ssn FROM customers) TO PROGRAM 'cat'",
+        "DECLARE c BINARY CURSOR FOR SELECT ssn FROM customers",
+        "PREPARE p AS SELECT ssn FROM customers ORDER BY ssn",
+        "SELECT ssn FROM customers ORDER BY ssn; SELECT 1",
+        "UPDATE customers SET name = 'x' RETURNING ssn || ''",
+        "UPDATE customers SET name = 'x' RETURNING (SELECT max(customers.ssn))",
+        "WITH d AS (UPDATE customers SET name = 'x' RETURNING ssn) SELECT * FROM d",
+        "WITH d AS (DELETE FROM customers RETURNING ssn) SELECT ssn FROM d ORDER BY ssn",
     ] {
         assert_eq!(late(sql), None, "{sql}");
     }

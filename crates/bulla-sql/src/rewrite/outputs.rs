@@ -67,11 +67,13 @@ struct Item {
     cols: Option<Vec<Col>>,
     /// A function, or a relation without masks: no value is in it.
     foreign: bool,
+    /// A relation as it stands, which may have other columns when the statement runs.
+    open: bool,
 }
 
 impl Item {
     fn foreign(alias: &str) -> Self {
-        Self { alias: alias.into(), cols: None, foreign: true }
+        Self { alias: alias.into(), cols: None, foreign: true, open: false }
     }
 }
 
@@ -401,14 +403,14 @@ impl Walk<'_> {
         let alias = var.alias.as_ref();
         let name: Arc<str> = alias.map_or(&var.relname, |a| &a.aliasname).as_str().into();
         let cte = self.ctes.iter().rev().find(|cte| *cte.name == *var.relname);
-        let cols = match cte.filter(|_| var.schemaname.is_empty()) {
-            Some(cte) => cte.cols.clone(),
+        let (cols, open) = match cte.filter(|_| var.schemaname.is_empty()) {
+            Some(cte) => (cte.cols.clone(), false),
             None => match self.columns(var) {
-                Some(cols) => Some(cols),
+                Some(cols) => (Some(cols), self.scanned(var).is_none()),
                 None => return Item::foreign(&name),
             },
         };
-        Item { alias: name, cols: self.unless_renamed(cols, alias), foreign: false }
+        Item { alias: name, cols: self.unless_renamed(cols, alias), foreign: false, open }
     }
 
     fn sub_select(&mut self, sub: &RangeSubselect) -> Item {
@@ -418,7 +420,8 @@ impl Walk<'_> {
             Some(NodeEnum::SelectStmt(select)) => self.select(select),
             _ => None,
         };
-        Item { alias: name, cols: self.unless_renamed(cols, alias), foreign: false }
+        let cols = self.unless_renamed(cols, alias);
+        Item { alias: name, cols, foreign: false, open: false }
     }
 
     fn unless_renamed(
@@ -561,11 +564,8 @@ impl Walk<'_> {
             return None;
         }
         // What a relation has now it may not have when the statement runs, and places would move.
-        let fixed = |item: &&Item| {
-            let scans = item.cols.iter().flatten().filter_map(|col| col.base.as_ref());
-            scans.into_iter().all(|base| self.hidden.relations.contains_key(&base.oid))
-        };
-        if !of.iter().all(fixed) {
+        // A query has what it names, or its own star was not fixed either.
+        if of.iter().any(|item| item.open) {
             return None;
         }
         for item in of {

@@ -1,14 +1,18 @@
 //! What is put where: the edits that a text needs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use pg_query::protobuf::{Node, ScanToken};
 
 use super::outputs::Stray;
+use super::shape;
+use super::stars::Stars;
 use super::text::{Text, is_comment};
-use super::{Cover, Edit, Fault, Hidden, Kept, apply, null_of, quoted, reaches, refused, torn};
+use super::{
+    Cover, Edit, Fault, Hidden, Kept, Put, apply, null_of, quoted, reaches, refused, torn,
+};
 use crate::analyzer::{Limits, ReadError};
 use crate::catalog::{Catalog, Relation, SearchPath};
 use crate::facts::{Access, Columns, Effects, Kind, RelationKind};
@@ -32,9 +36,13 @@ pub(super) struct Splice<'a> {
     pub hidden: &'a Hidden,
     pub classes: BTreeSet<Arc<str>>,
     pub views: Vec<u32>,
-    /// Which values may come out, and which do.
-    kept: &'a Kept,
-    pub granted: Stray,
+    /// Which values may come out of each statement, and which do.
+    kept: &'a [Kept],
+    pub granted: Vec<Stray>,
+    /// What is let out of the statement at hand: columns of its scans, and references that are
+    /// whole entries of its `RETURNING`.
+    scans_out: bool,
+    returned_out: HashSet<usize>,
 }
 
 impl<'a> Splice<'a> {
@@ -42,10 +50,29 @@ impl<'a> Splice<'a> {
         catalog: &'a Catalog,
         limits: &'a Limits,
         hidden: &'a Hidden,
-        kept: &'a Kept,
+        kept: &'a [Kept],
     ) -> Self {
-        let (classes, views, granted) = (BTreeSet::new(), Vec::new(), Stray::new());
-        Self { catalog, limits, hidden, classes, views, kept, granted }
+        Self {
+            catalog,
+            limits,
+            hidden,
+            classes: BTreeSet::new(),
+            views: Vec::new(),
+            kept,
+            granted: Vec::new(),
+            scans_out: false,
+            returned_out: HashSet::new(),
+        }
+    }
+
+    /// Whether the values of a column may come out of the statement at hand; they do then.
+    fn lets_out(&mut self, oid: u32, name: &Arc<str>) -> bool {
+        let kept = self.granted.len().checked_sub(1).and_then(|at| self.kept.get(at));
+        let out = kept.is_some_and(|kept| kept.is_late(oid, name));
+        if out && let Some(granted) = self.granted.last_mut() {
+            granted.insert((oid, name.clone()));
+        }
+        out
     }
 }
 
@@ -58,6 +85,14 @@ impl Splice<'_> {
         let mut edits = Vec::new();
         for raw in &tree.parsed.stmts {
             let Some(node) = raw.stmt.as_deref() else { continue };
+            // What stands in a view belongs to the statement that reads it.
+            if self.views.is_empty() {
+                self.granted.push(Stray::new());
+                let core = shape::core(node);
+                self.returned_out =
+                    core.as_ref().map(|core| shape::returned(core.node)).unwrap_or_default();
+                self.scans_out = core.is_some_and(|core| shape::is_query(core.node));
+            }
             self.statement(context, node, text, &tokens, &mut edits)?;
         }
         edits.sort_by_key(|edit| (edit.span.start, edit.span.end));
@@ -94,7 +129,16 @@ impl Splice<'_> {
             edits.push(self.scan(scan, relation, &wanted, &conditions, &at)?);
             self.unqualify(scan, &marks, &asked, &at, edits);
             self.group(scan, relation, &wanted, &marks, &at, edits);
-            edits.extend(asked.into_iter().map(|span| Edit { span, text: "TRUE".to_owned() }));
+            edits.extend(asked.into_iter().map(|span| Edit::new(span, "TRUE")));
+        }
+        if self.views.is_empty()
+            && self.scans_out
+            && let Some(core) = shape::core(node)
+        {
+            let stars =
+                Stars { catalog: self.catalog, hidden: self.hidden, marks: &marks, at: &at };
+            let all = self.granted.last().is_some_and(|granted| !granted.is_empty());
+            edits.extend(all.then(|| stars.edits(core.node)).into_iter().flatten());
         }
         for target in &marks.targets {
             if reaches(self.catalog, self.hidden, &statement, target.oid) {
@@ -173,7 +217,7 @@ impl Splice<'_> {
         if table {
             new = format!("SELECT * FROM {new}");
         }
-        Ok(Edit { span, text: new })
+        Ok(Edit::new(span, new))
     }
 
     /// What gives the rows of a relation with masks for what is hidden.
@@ -215,9 +259,8 @@ impl Splice<'_> {
                 Some(cover) => {
                     self.classes.insert(cover.class.clone());
                     // What a view gives is followed to the tables behind it, and masked there.
-                    let late = cover.late.is_some() && !unfolds;
-                    if late && self.kept.is_late(relation.oid, &column.name) {
-                        self.granted.insert((relation.oid, column.name.clone()));
+                    let late = cover.late.is_some() && !unfolds && self.scans_out;
+                    if late && self.lets_out(relation.oid, &column.name) {
                         columns.push(name);
                         continue;
                     }
@@ -287,7 +330,7 @@ impl Splice<'_> {
                     text.push_str(&format!("{}.{}, ", quoted(&scan.name), quoted(&column.name)));
                 }
             }
-            edits.push(Edit { span: place..place, text });
+            edits.push(Edit::new(place..place, text));
         }
     }
 
@@ -343,7 +386,7 @@ impl Splice<'_> {
                 && !asked.iter().any(|span| span.contains(&spot.location))
                 && let Some(span) = at.names(spot.location, spot.parts.saturating_sub(2))
             {
-                edits.push(Edit { span, text: String::new() });
+                edits.push(Edit::new(span, ""));
             }
         }
     }
@@ -395,7 +438,7 @@ impl Splice<'_> {
     }
 
     fn returned(
-        &self,
+        &mut self,
         read: &Read,
         target: &Target,
         relation: &Relation,
@@ -406,37 +449,68 @@ impl Splice<'_> {
         let whole = at.names(spot.location, spot.parts).ok_or_else(fault)?;
         let written = at.text.get(whole.clone()).unwrap_or_default();
         let own = quoted(&target.alias);
+        let plain = self.returned_out.contains(&spot.location);
         match &read.column {
             Some(name) => {
                 let Some(cover) = covers.get(name) else { return torn() };
                 let column =
                     if spot.parts == 1 { format!("{own}.{written}") } else { written.to_owned() };
-                let mut text = cover.of(&column);
+                let mut edit = Edit::new(whole.clone(), "");
+                edit.text = self.shown(cover, name, target.oid, &column, plain, &mut edit.puts);
                 if at.is_target(&whole) {
-                    text.push_str(&format!(" AS {}", quoted(name)));
+                    edit.text.push_str(&format!(" AS {}", quoted(name)));
                 }
-                Ok(Edit { span: whole, text })
+                Ok(edit)
             }
             None if spot.star && (spot.parts > 1 || !target.beside) => {
                 let qualifier = match written.rsplit_once('.') {
                     Some((qualifier, _)) => qualifier.trim_end().to_owned(),
                     None => own,
                 };
-                let mut columns = Vec::new();
+                let mut edit = Edit::new(whole, "");
                 for column in relation.columns.iter().filter(|c| !c.dropped) {
+                    if !edit.text.is_empty() {
+                        edit.text.push_str(", ");
+                    }
                     let full = format!("{qualifier}.{}", quoted(&column.name));
-                    columns.push(match covers.get(&column.name) {
-                        Some(cover) => format!("{} AS {}", cover.of(&full), quoted(&column.name)),
-                        None => full,
-                    });
+                    let Some(cover) = covers.get(&column.name) else {
+                        edit.text.push_str(&full);
+                        continue;
+                    };
+                    let (name, start) = (&column.name, edit.text.len());
+                    let mut puts = Vec::new();
+                    let shown = self.shown(cover, name, target.oid, &full, plain, &mut puts);
+                    edit.puts.extend(puts.into_iter().map(|(at, put)| (start + at, put)));
+                    edit.text.push_str(&format!("{shown} AS {}", quoted(name)));
                 }
-                Ok(Edit { span: whole, text: columns.join(", ") })
+                Ok(edit)
             }
             None => refused(
                 format!("returns whole rows of `{}`, which has masked columns", relation.name),
                 "name the columns in RETURNING",
             ),
         }
+    }
+
+    /// What stands for a hidden column in a `RETURNING`: its mask, or the column itself where the
+    /// gateway masks the cell.
+    fn shown(
+        &mut self,
+        cover: &Cover,
+        name: &Arc<str>,
+        oid: u32,
+        column: &str,
+        plain: bool,
+        puts: &mut Vec<(usize, Put)>,
+    ) -> String {
+        self.classes.insert(cover.class.clone());
+        if plain && cover.late.is_some() && self.lets_out(oid, name) {
+            return column.to_owned();
+        }
+        if plain {
+            puts.push((0, Put { oid, column: name.clone() }));
+        }
+        cover.of(column)
     }
 
     fn copy(&mut self, copy: &Copy, at: &Text<'_>) -> Result<Edit, Fault> {
@@ -460,7 +534,7 @@ impl Splice<'_> {
             text =
                 format!("(SELECT {} FROM {text} AS {})", order.join(", "), quoted(&relation.name));
         }
-        Ok(Edit { span, text })
+        Ok(Edit::new(span, text))
     }
 }
 
