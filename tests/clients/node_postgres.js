@@ -156,4 +156,6 @@ async function dial(more = {}) {
   });
 
   await c.end();
+  // What a failure left open would keep it waiting.
+  process.exit(0);
 })().catch((error) => { console.error(error); process.exit(1); });
