@@ -111,7 +111,7 @@ async def main():
     async with asyncssh.connect('127.0.0.1', int(port), username=user, password=token,
                                 known_hosts=None) as conn:
         stalled = await conn.create_process(
-            f'while [ ! -e {go} ]; do sleep 0.05; done; sha256sum', encoding=None)
+            f'for i in $(seq 4000); do [ -e {go} ] && break; sleep 0.05; done; sha256sum', encoding=None)
         body = bytes(range(256)) * (24 << 12)
         stalled.stdin.write(body)
         async def busy():

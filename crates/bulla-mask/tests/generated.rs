@@ -207,20 +207,20 @@ fn make(kind: &str, dice: &mut Dice) -> String {
             });
             d[0] != 0 && several == 1 && counts.iter().all(|n| *n < 4) && (11 - check) % 10 == d[10]
         }),
-        "nl_bsn" => {
-            dice.until("1", 9, |d| (weighted(d, &[9, 8, 7, 6, 5, 4, 3, 2]) + 11 - d[8]) % 11 == 0)
-        }
+        "nl_bsn" => dice.until("1", 9, |d| {
+            (weighted(d, &[9, 8, 7, 6, 5, 4, 3, 2]) + 11 - d[8]).is_multiple_of(11)
+        }),
         "be_nrn" => {
             let body = format!("{short}{}", dice.digits(3));
             let key = 97 - value(&numbers(&body)) % 97;
             format!("{}-{}.{key:02}", grouped(&body[..6], &[2, 2, 2], "."), &body[6..])
         }
-        "pl_pesel" => {
-            dice.until(&short, 11, |d| weighted(d, &[1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1]) % 10 == 0)
-        }
+        "pl_pesel" => dice.until(&short, 11, |d| {
+            weighted(d, &[1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1]).is_multiple_of(10)
+        }),
         "ch_ahv" => {
             let plain = dice.until("756", 13, |d| {
-                weighted(d, &[1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1]) % 10 == 0
+                weighted(d, &[1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1]).is_multiple_of(10)
             });
             grouped(&plain, &[3, 4, 4, 2], ".")
         }
@@ -248,7 +248,9 @@ fn make(kind: &str, dice: &mut Dice) -> String {
                     % 11;
             format!("{body}{}", &"10X98765432"[at as usize..=at as usize])
         }
-        "au_tfn" => dice.until("1", 9, |d| weighted(d, &[1, 4, 3, 7, 5, 8, 6, 9, 10]) % 11 == 0),
+        "au_tfn" => {
+            dice.until("1", 9, |d| weighted(d, &[1, 4, 3, 7, 5, 8, 6, 9, 10]).is_multiple_of(11))
+        }
         "email" => email(dice),
         "phone" => phone(dice),
         "ip" => match dice.roll(3) {

@@ -280,7 +280,7 @@ fn host(world: &World, token: &str, show: &mut Show) -> Result<()> {
     show.expect(&answer, 0, &["Linux"], "a command that a rule names runs");
     let own = world.sshd.log().contains("ID bed|");
     show.check(own, "the host let the gateway in, for this principal and this session");
-    let words = ["bulla: refused: `EXEC`", "no policy permits it"];
+    let words = ["bulla: refused: `EXEC`", "no policy permits"];
     let answer = ask(show, "id")?;
     show.expect(&answer, 126, &words, "another does not: one line, and exit status 126");
     let answer = ask(show, "uname; id")?;
