@@ -40,6 +40,8 @@ struct Shared {
     stopped: AtomicBool,
     /// What is answered instead of the usual, to every request.
     answer: Mutex<Option<Vec<u8>>>,
+    /// The head of an answer, and the halves of its body, come one after the other.
+    slow: AtomicBool,
 }
 
 impl Recorder {
@@ -82,6 +84,10 @@ impl Recorder {
         let mut answer = self.shared.answer.lock().unwrap_or_else(PoisonError::into_inner);
         *answer = bytes.map(<[u8]>::to_vec);
     }
+    /// Pauses from now on within its answers.
+    pub fn slowly(&self) {
+        self.shared.slow.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Drop for Recorder {
@@ -107,12 +113,29 @@ impl Shared {
                     .to_vec();
                 let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let answer = answer.unwrap_or(usual);
-                if answer.is_empty() || stream.write_all(&answer).is_err() {
+                if answer.is_empty() || self.write(&mut stream, &answer).is_err() {
                     let _ = stream.shutdown(Shutdown::Both);
                     return;
                 }
             }
         }
+    }
+}
+
+impl Shared {
+    fn write(&self, stream: &mut TcpStream, answer: &[u8]) -> std::io::Result<()> {
+        if !self.slow.load(Ordering::SeqCst) {
+            return stream.write_all(answer);
+        }
+        let head =
+            answer.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |at| at + 4);
+        let (head, body) = answer.split_at(head);
+        let (first, second) = body.split_at(body.len() / 2);
+        for part in [head, first, second] {
+            stream.write_all(part)?;
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 }
 

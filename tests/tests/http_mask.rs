@@ -363,3 +363,28 @@ fn events_are_masked_and_a_secret_of_the_target_is_told_in_no_spelling() {
     has_not(&world.replayed().unwrap(), &["s3cr3t", "536-90"]);
     world.verified().unwrap();
 }
+
+/// A short answer is refused as a whole, with a status of its own, whenever its parts come.
+#[test]
+fn a_secret_in_a_short_answer_is_refused_before_its_head_went_on() {
+    let target = Recorder::start().unwrap();
+    let secret = "target-secret-1234";
+    let api = ApiSpec::new("api", target.port()).secret(secret).http("login = \"bearer\"");
+    let world = World::start(POLICY, &[api]).unwrap();
+    target.slowly();
+    let answer = |text: &str| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length:";
+        let whole = format!("{head} {}\r\n\r\n{text}", text.len());
+        target.answer(Some(whole.as_bytes()));
+    };
+    for client in ["--http1.1", "--http2"] {
+        answer(&format!("it is {secret}, as you know"));
+        let told = world.curl("/a", &[client]).unwrap().out();
+        has(&told, &[" 502", "told its own secret"]);
+        has_not(&told, &[secret, "it is"]);
+        answer("it is target-secret-5678");
+        let told = world.curl("/a", &[client]).unwrap().out();
+        has(&told, &[" 200", "it is target-secret-5678"]);
+    }
+    world.verified().unwrap();
+}

@@ -31,6 +31,8 @@ use crate::{
 
 /// Bytes gathered into one piece of evidence while an earlier piece waits for the disk.
 const PIECE_BYTES: usize = 128 << 10;
+/// Longest answer that goes on as a whole, where a secret may stand in it.
+const WHOLE_BYTES_MAX: u64 = 16 << 10;
 /// Bytes that may wait for the disk before the source is not read any more.
 const WINDOW_BYTES: usize = 1 << 20;
 
@@ -271,6 +273,8 @@ pub struct Flow<D: Direction> {
     fresh: bool,
     /// What was gathered waits for that, until whoever feeds the source has had its turn.
     patient: bool,
+    /// Something of it was recorded.
+    begun: bool,
     waiting: VecDeque<Piece<D>>,
     waiting_bytes: usize,
     total: u64,
@@ -300,6 +304,7 @@ impl<D: Direction> Flow<D> {
             lead: 0,
             fresh: true,
             patient: false,
+            begun: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             total: 0,
@@ -349,6 +354,7 @@ impl<D: Direction> Flow<D> {
 
     /// Records what was gathered; with `last`, that it was all.
     fn record(&mut self, last: bool) {
+        self.begun = true;
         let mut data = std::mem::take(&mut self.gathered);
         let lead = std::mem::take(&mut self.lead);
         let body = data.get(lead..).unwrap_or_default();
@@ -527,10 +533,11 @@ impl<D: Direction> Flow<D> {
                 Poll::Pending => {
                     let some = !(self.gathered.is_empty() && self.terms.head.is_empty());
                     if some && self.waiting.is_empty() {
-                        self.patient = std::mem::take(&mut self.fresh);
-                        if self.patient {
+                        let (fresh, awaited) = (std::mem::take(&mut self.fresh), self.is_awaited());
+                        self.patient = fresh || awaited;
+                        if fresh && !awaited {
                             cx.waker().wake_by_ref();
-                        } else if !self.gathered.is_empty() {
+                        } else if !self.patient && !self.gathered.is_empty() {
                             self.record(false);
                         }
                     }
@@ -538,6 +545,15 @@ impl<D: Direction> Flow<D> {
                 }
             }
         }
+    }
+
+    /// Whether it goes on as a whole: a short answer in which a secret may stand is refused with a
+    /// status of its own, whenever its parts came.
+    fn is_awaited(&self) -> bool {
+        let short = |length| length <= WHOLE_BYTES_MAX;
+        !self.begun
+            && !self.terms.never.is_empty()
+            && matches!(self.terms.framing, Framing::Length(length) if short(length))
     }
 
     /// Records the head and what is there of the body; ready once that may go on. What came with
@@ -548,7 +564,12 @@ impl<D: Direction> Flow<D> {
             if !self.terms.head.is_empty() && self.broken.is_none() && !self.patient {
                 self.record(false);
             }
-            self.poll_piece(cx).map(Option::transpose)
+            let polled = self.poll_piece(cx);
+            let polled = match polled {
+                Poll::Pending if self.is_awaited() && self.poll_stop(cx) => self.poll_piece(cx),
+                polled => polled,
+            };
+            polled.map(Option::transpose)
         })
         .await
     }
@@ -597,7 +618,7 @@ impl<D: Direction> Flow<D> {
             self.fail("the session was ended", Status::Cut(why.into()));
             return true;
         }
-        if !self.waiting.is_empty() || !self.gathered.is_empty() {
+        if !self.waiting.is_empty() || !(self.gathered.is_empty() || self.is_awaited()) {
             return false;
         }
         let due = self.moved + self.terms.idle;
