@@ -76,6 +76,11 @@ pub struct Http {
 }
 
 impl Http {
+    fn api(&self, resource: &str) -> Result<&Api, String> {
+        let api = self.apis.iter().find(|api| *api.resource == *resource);
+        api.map(|api| &**api).ok_or_else(|| format!("`{resource}` is no API"))
+    }
+
     /// An error names the API and what does not hold.
     pub fn new(apis: Vec<Api>, issuers: Vec<String>, deadlines: Deadlines) -> Result<Self, String> {
         let descriptor = descriptor(&apis)?;
@@ -95,9 +100,7 @@ impl Hosted for Http {
         Box::pin(serve::serve(self, arrival, door))
     }
     fn read(&self, resource: &str, text: &str) -> Result<Command, String> {
-        let api = self.apis.iter().find(|api| *api.resource == *resource);
-        let api = api.ok_or_else(|| format!("`{resource}` is no API"))?;
-        render::read(api, text, self.descriptor.facts)
+        render::read(self.api(resource)?, text, self.descriptor.facts)
     }
     fn mask(
         &self,
@@ -106,8 +109,6 @@ impl Hosted for Http {
         command: &mut Command,
         reveals: &dyn Fn(&str) -> bool,
     ) -> Result<Vec<String>, String> {
-        let api = self.apis.iter().find(|api| *api.resource == *resource);
-        let api = api.ok_or_else(|| format!("`{resource}` is no API"))?;
-        render::mask(api, text, command, reveals)
+        render::mask(self.api(resource)?, text, command, reveals)
     }
 }
