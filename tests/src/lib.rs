@@ -44,6 +44,7 @@ pub mod fake;
 pub mod gateway;
 pub mod http;
 pub mod issuer;
+pub mod liar;
 pub mod load;
 pub mod masked;
 pub mod mint;
