@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -32,6 +32,7 @@ use crate::{
     FRAME_BYTES_MAX, HANDSHAKE_MAX, HEADERS_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     STREAMS_MAX, TUNNEL_WINDOW_BYTES,
     dial::{self, Proxy},
+    gather::Turn,
     keeper::{Enrolment, Identity, Keeper},
     message::{
         self, Answer, AskSecret, AskSign, CANCEL_PATH, CAPABILITIES, Cancel, Event, HELLO_PATH,
@@ -307,11 +308,16 @@ impl Link {
         let mut draining = false;
         let mut closing = false;
         let (last, ending) = watch::channel(false);
+        let mut turn = Turn::default();
         loop {
             let look =
                 if draining { Duration::from_millis(50) } else { Duration::from_secs(3_600) };
+            let accept = std::future::poll_fn(|cx| {
+                ready!(turn.poll(cx));
+                connection.poll_accept(cx)
+            });
             tokio::select! {
-                accepted = connection.accept() => match accepted {
+                accepted = accept => match accepted {
                     Some(Ok((request, respond))) => {
                         let serve = Serve {
                             config: self.config.clone(),

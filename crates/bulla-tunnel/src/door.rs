@@ -30,6 +30,7 @@ use crate::{
     TUNNEL_WINDOW_BYTES, alpn,
     authority::{self, Authority, AuthorityError, Old},
     fleet::{Fleet, Tunnel, call},
+    gather::Gathered,
     message::{self, CAPABILITIES, Event, HELLO_PATH, Hello, Issued, Request, VERSION, Welcome},
     roster::{Enrolled, InstanceId, Member, Roster},
     stream::lost,
@@ -453,7 +454,7 @@ impl Door {
         };
         let ping = connection.ping_pong();
         // Dropped, the connection is closed, and every stream of it is lost.
-        let driver = AbortOnDrop(tokio::spawn(connection));
+        let driver = AbortOnDrop(tokio::spawn(Gathered::new(connection)));
         let (mut events, welcome) = match self.greet(&send).await {
             Ok(greeted) => greeted,
             Err(why) => return self.refuse(peer, &why).await,

@@ -40,6 +40,7 @@ mod authority;
 mod dial;
 mod door;
 mod fleet;
+mod gather;
 mod keeper;
 mod message;
 mod private;
