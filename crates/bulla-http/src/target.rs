@@ -35,6 +35,8 @@ use crate::{
 const IDLE_MAX: usize = 8;
 /// How long such a connection is kept.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(20);
+/// How long a connection may take to be done with the request before.
+const FREE_TIME_MAX: Duration = Duration::from_millis(100);
 /// A secret is read again after this.
 const SECRET_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -60,6 +62,14 @@ struct Http1 {
     sender: http1::SendRequest<OutBody>,
     watch: Arc<Watch>,
     since: Instant,
+}
+
+impl Http1 {
+    /// Whether it can take a request, at once or as good as.
+    async fn is_free(&mut self) -> bool {
+        self.sender.is_ready()
+            || matches!(tokio::time::timeout(FREE_TIME_MAX, self.sender.ready()).await, Ok(Ok(())))
+    }
 }
 
 /// A connection that is used by one request, and kept for the next one if all goes well.
@@ -146,22 +156,28 @@ impl Pool {
 
     fn pop(&self) -> Option<Http1> {
         let mut idle = self.idle.lock();
-        while let Some(conn) = idle.pop() {
-            let usable = !conn.sender.is_closed()
+        idle.retain(|conn| {
+            !conn.sender.is_closed()
                 && conn.watch.fault().is_none()
-                && conn.since.elapsed() < IDLE_AGE_MAX;
-            if usable {
-                return Some(conn);
-            }
+                && conn.since.elapsed() < IDLE_AGE_MAX
+        });
+        // One whose target answered early may be sending a body still.
+        let ready = idle.iter().rposition(|conn| conn.sender.is_ready());
+        match ready {
+            Some(at) => Some(idle.swap_remove(at)),
+            None => idle.pop(),
         }
-        None
+    }
+
+    fn pop_unless(&self, fresh: bool) -> Option<Http1> {
+        if fresh { None } else { self.pop() }
     }
 
     /// A connection; `fresh`: one that was never used. `one`: of HTTP/1.1; none: of either.
     async fn ready(&self, fresh: bool, one: Option<bool>) -> Result<Ready, TargetError> {
         let likes_one = self.plain && self.api.version == Wanted::Auto;
         if likes_one && one.is_none() && !self.unsaid.load(Ordering::Relaxed) {
-            if let Some(conn) = self.pop().filter(|_| !fresh) {
+            if let Some(conn) = self.pop_unless(fresh) {
                 return Ok(Ready::One(conn));
             }
             match self.connector.dial(&self.api.resource, &["http/1.1"]).await {
@@ -186,7 +202,7 @@ impl Pool {
                 }
                 _ => *shared = None,
             }
-            if let Some(conn) = self.pop().filter(|_| !fresh) {
+            if let Some(conn) = self.pop_unless(fresh) {
                 return Ok(Ready::One(conn));
             }
             // Others wait here while the first one finds out what the target speaks.
@@ -198,7 +214,7 @@ impl Pool {
                 Ready::One(conn) => Ok(Ready::One(conn)),
             };
         }
-        match self.pop().filter(|_| !fresh) {
+        match self.pop_unless(fresh) {
             Some(conn) => Ok(Ready::One(conn)),
             None => self.dial(one).await,
         }
@@ -251,8 +267,11 @@ impl Pool {
                 Ready::One(_) if needs_h2 => return Err(TargetError::Version),
                 Ready::One(mut conn) => {
                     address(&mut request, &self.api, &path, false)?;
-                    if conn.sender.ready().await.is_err() && !fresh {
+                    if !conn.is_free().await && !fresh {
                         fresh = true;
+                        if !conn.sender.is_closed() {
+                            self.idle.lock().push(conn);
+                        }
                         continue;
                     }
                     conn.watch.ask(asked);
