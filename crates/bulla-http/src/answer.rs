@@ -35,6 +35,54 @@ const DROPPED: &[&str] = &[
     "http2-settings",
 ];
 
+/// Headers without which an answer means something else, by how they begin: `connection` may not take
+/// them away.
+const END_TO_END: &[&str] =
+    &["content-", "set-cookie", "cache-control", "vary", "www-authenticate", "grpc-", "location"];
+
+/// What `connection` says is of one connection (RFC 9110 7.6.1).
+fn named(headers: &HeaderMap) -> Vec<String> {
+    let all = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = all.flat_map(|value| value.split(','));
+    names.map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()).collect()
+}
+
+/// Trailers as they may go on: what only a head may say is dropped (RFC 9110 6.5.1), and so is what
+/// `headers` of one connection would say.
+pub fn trailers(mut trailers: HeaderMap) -> Result<HeaderMap, Broken> {
+    for (_, value) in &trailers {
+        header_value(value.as_bytes()).map_err(|_| Broken("a trailer of the answer is odd"))?;
+    }
+    let heads: Vec<_> = trailers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            DROPPED.contains(&name) || OF_HEADS.iter().any(|own| name.starts_with(own))
+        })
+        .cloned()
+        .collect();
+    for name in heads {
+        trailers.remove(name);
+    }
+    Ok(trailers)
+}
+
+/// Fields that frame, route or change what a head said, by how they begin.
+const OF_HEADS: &[&str] = &[
+    "content-",
+    "set-cookie",
+    "cache-control",
+    "host",
+    "authorization",
+    "location",
+    "www-authenticate",
+    "age",
+    "expires",
+    "date",
+    "vary",
+    "retry-after",
+];
+
 /// What goes to a client.
 pub enum Outgoing {
     /// Words of the gateway, or a body that came with its head.
@@ -96,6 +144,9 @@ impl Answer {
     pub fn read(parts: Parts, no_body: bool) -> Result<Self, Fault> {
         let fault = |why| Fault { status: 502, why };
         let status = parts.status;
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(fault("the answer is none yet"));
+        }
         let mut headers = HeaderMap::with_capacity(parts.headers.len());
         let mut lengths = 0;
         for (name, value) in &parts.headers {
@@ -106,6 +157,12 @@ impl Answer {
             if !DROPPED.contains(&name.as_str()) {
                 headers.append(name.clone(), value.clone());
             }
+        }
+        for name in named(&parts.headers) {
+            if END_TO_END.iter().any(|own| name.starts_with(own)) {
+                return Err(fault("the answer takes away what it may not"));
+            }
+            headers.remove(&name);
         }
         if lengths > 1 {
             return Err(fault("the answer has two lengths"));
@@ -396,6 +453,30 @@ mod tests {
         assert!(Answer::read(parts(200, &[("content-length", "x")]), false).is_err());
         let two = [("content-length", "3"), ("content-length", "3")];
         assert!(Answer::read(parts(200, &two), false).is_err());
+    }
+
+    #[test]
+    fn what_is_of_one_connection_goes_no_further() {
+        let headers = [("connection", "close, X-Own"), ("x-own", "1"), ("x-a", "b")];
+        let answer = Answer::read(parts(204, &headers), false).unwrap();
+        assert_eq!(answer.head, "HTTP/1.1 204 No Content\r\nx-a: b\r\n\r\n");
+        for name in ["content-length", "Content-Type", "set-cookie", "cache-control"] {
+            let headers = [("connection", name), ("x-a", "b")];
+            assert!(Answer::read(parts(200, &headers), false).is_err(), "{name}");
+        }
+        assert!(Answer::read(parts(103, &[]), false).is_err());
+        let mut all = HeaderMap::new();
+        for (name, value) in [
+            ("grpc-status", "0"),
+            ("content-length", "9"),
+            ("transfer-encoding", "chunked"),
+            ("set-cookie", "a=b"),
+            ("connection", "x"),
+        ] {
+            all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let left = trailers(all).unwrap();
+        assert_eq!(left.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
     }
 
     #[test]

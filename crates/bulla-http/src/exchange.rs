@@ -16,7 +16,7 @@ use crate::{
     answer::{Answer, Outgoing, Own},
     api::{Api, LoginKind},
     coding,
-    flow::{Collected, Flow, Framing, Needles, Passing, Terms, collect, drain, ended},
+    flow::{self, Collected, Flow, Framing, Needles, Passing, Terms, collect, drain, ended},
     head::Head,
     hold::{self, Found, Hold, Judging},
     multipart,
@@ -452,6 +452,9 @@ impl Exchange {
         hiding: Option<&Hiding>,
         passing: &Arc<Passing>,
     ) -> Result<Response<Outgoing>, Failed> {
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Err(TargetError::Fault("a change of protocol that nobody asked for").into());
+        }
         if response.status() == http::StatusCode::UNAUTHORIZED && !never.is_empty() {
             self.seat.pool.spoiled();
         }
@@ -520,7 +523,7 @@ impl Exchange {
                 (502, "target_violation", format!("`{name}` told its own secret"))
             }
             (Failed::Withheld(error), _) => (403, "unmaskable", withheld(*error)),
-            (Failed::Broken("the answer holds what it may not"), _) => {
+            (Failed::Broken(flow::SECRET), _) => {
                 (502, "target_violation", format!("`{name}` told its own secret"))
             }
             (Failed::TooMuch, _) => {

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    multipart,
+    answer, multipart,
     veil::{Lens, VeilError},
 };
 
@@ -38,6 +38,9 @@ const WINDOW_BYTES: usize = 1 << 20;
 
 /// Longest escape of a character.
 const ESCAPE_BYTES_MAX: usize = 8;
+
+/// Why an answer breaks off that tells the target's own secret.
+pub const SECRET: &str = "the answer holds what it may not";
 
 /// Most that is read of a body that nobody wants, and for how long.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
@@ -359,7 +362,7 @@ impl<D: Direction> Flow<D> {
         let lead = std::mem::take(&mut self.lead);
         let body = data.get(lead..).unwrap_or_default();
         if self.terms.never.are_in(body) {
-            return self.fail("the answer holds what it may not", Status::Cut("secret".into()));
+            return self.fail(SECRET, Status::Cut("secret".into()));
         }
         if !last {
             // What may be the beginning of it waits for the rest.
@@ -409,7 +412,11 @@ impl<D: Direction> Flow<D> {
                 self.waiting_bytes += release.len();
                 self.waiting.push_back(Piece { release, body });
             }
-            Err(error) => self.fail(unrecorded(&error), Status::Cut("recorder".into())),
+            // The other direction has ended the command: nothing is wrong with the record.
+            Err(error) => match self.passing.why() {
+                Some(why) => self.fail(why, Status::Cut("ended".into())),
+                None => self.fail(unrecorded(&error), Status::Cut("recorder".into())),
+            },
         }
     }
 
@@ -457,6 +464,26 @@ impl<D: Direction> Flow<D> {
             && let Some(call) = self.on_complete.take()
         {
             call();
+        }
+    }
+
+    /// Trailers go on where they are recorded, and hold no secret either.
+    fn take_trailers(&mut self, trailers: HeaderMap) {
+        if !self.terms.trailers || self.terms.framing != Framing::Chunked {
+            return;
+        }
+        match answer::trailers(trailers) {
+            Ok(trailers) => {
+                let told = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+                    let never = &self.terms.never;
+                    never.are_in(name.as_str().as_bytes()) || never.are_in(value.as_bytes())
+                };
+                if trailers.iter().any(told) {
+                    return self.fail(SECRET, Status::Cut("secret".into()));
+                }
+                self.trailers = Some(trailers);
+            }
+            Err(Broken(why)) => self.fail(why, Status::Cut("target_violation".into())),
         }
     }
 
@@ -514,10 +541,8 @@ impl<D: Direction> Flow<D> {
                     match frame.into_data() {
                         Ok(data) => self.take(&data),
                         Err(frame) => {
-                            if self.terms.trailers
-                                && let Ok(trailers) = frame.into_trailers()
-                            {
-                                self.trailers = Some(trailers);
+                            if let Ok(trailers) = frame.into_trailers() {
+                                self.take_trailers(trailers);
                             }
                         }
                     }

@@ -72,7 +72,8 @@ pub async fn open(
     mut response: Response<Incoming>,
     client: OnUpgrade,
 ) -> Response<Outgoing> {
-    let agreed = response.headers().get("sec-websocket-accept").and_then(|v| v.to_str().ok());
+    let mut all = response.headers().get_all("sec-websocket-accept").iter();
+    let agreed = all.next().and_then(|value| value.to_str().ok()).filter(|_| all.next().is_none());
     let extended = response.headers().contains_key("sec-websocket-extensions");
     if agreed.is_none() || agreed != accepted(&opened.head).as_deref() || extended {
         let fault = TargetError::Fault("the handshake was not what was asked for");

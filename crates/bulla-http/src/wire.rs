@@ -67,7 +67,11 @@ pub fn header_name(name: &[u8]) -> Result<String, Fault> {
     if name.is_empty() || !name.iter().all(|byte| is_name(*byte)) {
         return Err(bad("a header's name holds a character that is not allowed"));
     }
-    Ok(String::from_utf8_lossy(name).to_ascii_lowercase())
+    Ok(lower(name))
+}
+
+fn lower(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).to_ascii_lowercase()
 }
 
 /// A header's value without the blanks around it: printable, and UTF-8 where it is not ASCII.
@@ -116,21 +120,27 @@ fn lines(head: &[u8]) -> Result<Vec<&[u8]>, Fault> {
     if rest.is_empty() { Ok(out) } else { Err(bad("a line does not end in CR LF")) }
 }
 
-fn header(line: &[u8]) -> Result<(String, String), Fault> {
+fn header(line: &[u8], side: Side) -> Result<(String, String), Fault> {
     if line.first().is_some_and(|byte| *byte == b' ' || *byte == b'\t') {
         return Err(bad("a header is folded over two lines"));
     }
     let at = line.iter().position(|byte| *byte == b':').ok_or(bad("a header has no colon"))?;
     let (name, value) = line.split_at(at);
-    let value = header_value(value.get(1..).unwrap_or_default())?;
-    Ok((header_name(name)?, value.to_owned()))
+    let value = header_value(value.get(1..).unwrap_or_default())?.to_owned();
+    // Nobody takes the names in an answer for others.
+    let lenient = |byte: &u8| is_name(*byte) || *byte == b'_';
+    let name = match side {
+        Side::Responses if !name.is_empty() && name.iter().all(lenient) => lower(name),
+        Side::Requests | Side::Responses => header_name(name)?,
+    };
+    Ok((name, value))
 }
 
-fn headers(lines: &[&[u8]], limits: &Limits) -> Result<Headers, Fault> {
+fn headers(lines: &[&[u8]], limits: &Limits, side: Side) -> Result<Headers, Fault> {
     if lines.len() > limits.headers_max {
         return Err(Fault { status: 431, why: "there are too many headers" });
     }
-    lines.iter().map(|line| header(line)).collect()
+    lines.iter().map(|line| header(line, side)).collect()
 }
 
 /// The one value of a header that may stand once.
@@ -210,7 +220,7 @@ pub fn request_head(head: &[u8], limits: &Limits) -> Result<RequestHead, Fault> 
     if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(bad("the request target holds a character that is not allowed"));
     }
-    let headers = headers(rest, limits)?;
+    let headers = headers(rest, limits, Side::Requests)?;
     if single(&headers, "host")?.is_none() {
         return Err(bad("there is no `host`"));
     }
@@ -276,10 +286,11 @@ pub fn response_head(head: &[u8], asked: Asked, limits: &Limits) -> Result<Respo
     if !(100..=599).contains(&status) {
         return Err(malformed);
     }
-    let headers = headers(rest, limits)?;
+    let headers = headers(rest, limits, Side::Responses)?;
     let said = framing(&headers, http_10)?;
     let framing = match (status, asked) {
-        (101, Asked::Upgrade) => Framing::Close,
+        (101, Asked::Upgrade) if said.is_none() => Framing::Close,
+        (101, Asked::Upgrade) => return Err(bad("a change of protocol with a body")),
         (101, _) => return Err(bad("a change of protocol that nobody asked for")),
         (100..=199 | 204, _) => match said {
             None | Some(Framing::Length(0)) => Framing::None,
@@ -546,7 +557,7 @@ impl Filter {
             if line.is_empty() {
                 return Ok(true);
             }
-            let (name, _) = header(line)?;
+            let (name, _) = header(line, self.side)?;
             let framing = ["content-length", "transfer-encoding", "host"].contains(&name.as_str());
             if framing {
                 return Err(bad("a trailer that only a head may have"));

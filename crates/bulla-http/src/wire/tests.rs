@@ -55,6 +55,18 @@ fn what_is_plain_goes_on_in_canonical_form() {
 }
 
 #[test]
+fn an_answer_may_name_what_a_request_may_not_and_a_change_of_protocol_has_no_body() {
+    let answer = "HTTP/1.1 200 OK\r\nx_y: z\r\ncontent-length: 0\r\n\r\n";
+    let (out, fault) = feed(Side::Responses, Asked::Other, answer.as_bytes(), 7);
+    assert_eq!((fault, out.contains("x_y: z")), (None, true));
+    for more in ["", "content-length: 4\r\n", "transfer-encoding: chunked\r\n"] {
+        let answer = format!("HTTP/1.1 101 x\r\n{more}\r\n");
+        let (_, fault) = feed(Side::Responses, Asked::Upgrade, answer.as_bytes(), 64);
+        assert_eq!(fault.is_some(), !more.is_empty(), "{more}");
+    }
+}
+
+#[test]
 fn h1_framing_that_two_could_read_differently() {
     let te = |value: &str| {
         format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding:{value}\r\n\r\n0\r\n\r\nsmuggled")
