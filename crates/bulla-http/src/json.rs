@@ -79,9 +79,51 @@ pub fn read(body: &[u8]) -> Result<Value, Fault> {
         .map_err(|_| bad("the body is not JSON with one meaning"))
 }
 
+/// The value at a pointer (RFC 6901). An error: there is none, but a member whose name differs only in
+/// its case, which some readers take for it.
+pub fn find<'a>(document: &'a Value, pointer: &str) -> Result<Option<&'a Value>, ()> {
+    let mut value = document;
+    for token in pointer.split('/').skip(1) {
+        let token = token.replace("~1", "/").replace("~0", "~");
+        let next = match value {
+            Value::Object(members) => {
+                let next = members.get(&token);
+                let like = |name: &String| name.to_lowercase() == token.to_lowercase();
+                if next.is_none() && members.keys().any(like) {
+                    return Err(());
+                }
+                next
+            }
+            Value::Array(items) => token.parse::<usize>().ok().and_then(|at| items.get(at)),
+            _ => None,
+        };
+        match next {
+            Some(next) => value = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_in_another_case_is_a_doubt() {
+        let document = read(br#"{"Amount":1,"b":{"c/d":[5,{"E":2}]}}"#).unwrap();
+        for (pointer, expect) in [
+            ("/amount", Err(())),
+            ("/Amount", Ok(Some(1))),
+            ("/b/c~1d/0", Ok(Some(5))),
+            ("/b/c~1d/1/e", Err(())),
+            ("/b/c~1d/7", Ok(None)),
+            ("/x", Ok(None)),
+        ] {
+            let found = find(&document, pointer).map(|value| value.and_then(Value::as_i64));
+            assert_eq!(found, expect, "{pointer}");
+        }
+    }
 
     #[test]
     fn h8_one_meaning_or_none() {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     api::{Api, FactFrom, verb},
     graphql,
-    head::{Head, check_form},
+    head::{Head, check_form, leniently},
     json,
     multipart::{self, is_multipart},
     route::{Found, Params},
@@ -59,7 +59,10 @@ fn has_body(head: &Head) -> bool {
 }
 
 fn is_graphql(api: &Api, head: &Head) -> bool {
-    api.graphql.as_ref().is_some_and(|path| *path == head.path)
+    // Some servers take a path in any case, and with a slash at its end.
+    let own = head.path.trim_end_matches('/');
+    let same = |path: &String| path.trim_end_matches('/').eq_ignore_ascii_case(own);
+    api.graphql.as_ref().is_some_and(same)
 }
 
 /// What the reading of this request needs of its body. `body`: whether there is one.
@@ -149,7 +152,12 @@ impl Reading<'_> {
         if let Some(length) = length.and_then(|length| i64::try_from(length).ok()) {
             self.facts.insert("body_bytes", Fact::Number(length));
         }
-        let said = self.api.on_behalf_of.as_ref().and_then(|name| head.header(name));
+        let name = self.api.on_behalf_of.as_deref().unwrap_or_default();
+        let mut said = head.headers.iter().filter(|(own, _)| own == name);
+        let (said, again) = (said.next().map(|(_, who)| who.as_str()), said.next().is_some());
+        if again {
+            self.doubt = Some("for whom it is, is said twice");
+        }
         let proven = head.on_behalf_of.as_ref();
         if let Some((who, tier)) = proven.map(|id| (id.as_str(), 3)).or(said.map(|who| (who, 1))) {
             self.put("on_behalf_of", who);
@@ -177,11 +185,13 @@ impl Reading<'_> {
         }
         if !is_json(&media) {
             let looked = self.api.reads_json() || is_graphql(self.api, self.head);
-            self.doubt = looked.then_some("its body is not JSON, and policy looks into it");
+            if looked {
+                self.doubt = Some("its body is not JSON, and policy looks into it");
+            }
             return Ok(None);
         }
-        let charset = self.head.header("content-type").unwrap_or_default().to_ascii_lowercase();
-        if charset.contains("charset") && !charset.contains("utf-8") {
+        let charset = self.head.media_parameter("charset");
+        if charset.is_some_and(|charset| charset != "utf-8" && charset != "utf8") {
             return Err(Fault { status: 415, why: "JSON is UTF-8" });
         }
         json::read(body).map(Some)
@@ -195,17 +205,32 @@ impl Reading<'_> {
                 continue;
             };
             let found = match &rule.from {
-                FactFrom::Json(pointer) => document.and_then(|json| json.pointer(pointer)).cloned(),
+                FactFrom::Json(pointer) => {
+                    let found = document.map(|json| json::find(json, pointer));
+                    if found.as_ref().is_some_and(Result::is_err) {
+                        self.doubt = Some("a member that policy uses is there in another case");
+                    }
+                    found.and_then(Result::ok).flatten().cloned()
+                }
                 FactFrom::Header(name) => {
-                    self.head.header(name).map(|value| Value::String(value.to_owned()))
+                    let mut all = self.head.headers.iter().filter(|(own, _)| own == name);
+                    let first = all.next().map(|(_, value)| Value::String(value.clone()));
+                    if all.next().is_some() {
+                        self.doubt = Some("a header that policy uses stands twice");
+                    }
+                    first
                 }
                 FactFrom::Query(name) => {
-                    let mut all = self.head.pairs.iter().filter(|(own, _)| own == name);
-                    let first = all.next().map(|(_, value)| Value::String(value.clone()));
+                    let own = leniently(name);
+                    let mut all = self.head.pairs.iter().filter(|(n, _)| leniently(n) == own);
+                    let first = all.next();
                     if all.next().is_some() {
                         self.doubt = Some("a part of the query that policy uses stands twice");
                     }
-                    first
+                    if first.is_some_and(|(own, _)| own != name) {
+                        self.doubt = Some("a part of the query that policy uses is spelled oddly");
+                    }
+                    first.map(|(_, value)| Value::String(value.clone()))
                 }
                 FactFrom::Param(name) => {
                     let found = self.params.iter().find(|(own, _)| **own == **name);
@@ -250,16 +275,37 @@ impl Reading<'_> {
         action("call")
     }
 
+    /// A document that is named instead of shown, or told in two places, would be another than the one
+    /// that is judged.
+    fn graphql_told_once(&self, document: Option<&Value>) -> Result<(), Fault> {
+        const PARTS: &[&str] = &["query", "operationname", "variables", "extensions"];
+        const NAMES: &[&str] = &["id", "documentid", "document_id", "docid", "doc_id", "queryid"];
+        let names: Vec<String> = self.head.pairs.iter().map(|(own, _)| leniently(own)).collect();
+        let members = document.and_then(Value::as_object).into_iter().flatten();
+        let mut members = members.map(|(own, _)| leniently(own));
+        let named = |own: &String| NAMES.contains(&own.as_str());
+        if names.iter().any(named) || members.any(|own| named(&own)) {
+            return Err(bad("a GraphQL document is named, and only one that is shown is judged"));
+        }
+        if self.head.method != Method::GET && names.iter().any(|own| PARTS.contains(&own.as_str()))
+        {
+            return Err(bad("a GraphQL request stands in the address, and another in the body"));
+        }
+        Ok(())
+    }
+
     fn graphql(mut self, document: Option<&Value>, body: Option<&[u8]>) -> Result<Command, Fault> {
+        self.graphql_told_once(document)?;
         let read = match self.head.method {
             Method::GET => {
                 let pair = |name: &str| {
-                    let mut all = self.head.pairs.iter().filter(|(own, _)| own == name);
-                    let first = all.next().map(|(_, value)| value.as_str());
-                    if all.next().is_some() {
-                        Err(bad("a part of the query stands twice"))
+                    let like = |own: &str| leniently(own) == name.to_ascii_lowercase();
+                    let mut all = self.head.pairs.iter().filter(|(own, _)| like(own));
+                    let first = all.next();
+                    if all.next().is_some() || first.is_some_and(|(own, _)| own != name) {
+                        Err(bad("a part of the query stands twice, or is spelled oddly"))
                     } else {
-                        Ok(first)
+                        Ok(first.map(|(_, value)| value.as_str()))
                     }
                 };
                 let text = pair("query")?.ok_or(bad("there is no GraphQL document"))?;

@@ -102,7 +102,30 @@ fn h8_what_policy_cannot_read_is_unknown_or_refused() {
             "{headers:?}"
         );
     }
-    assert!(doubt(&head("POST", "/pay?limit=1&limit=2", JSON), "{}"), "twice in the query");
+    for body in [
+        r#"{"payment":{"Amount":1}}"#,
+        r#"{"Payment":{"amount":1}}"#,
+        r#"{"payment":{"AMOUNT":null}}"#,
+    ] {
+        assert!(doubt(&json, body), "{body}");
+    }
+    for target in [
+        "/pay?limit=1&limit=2",
+        "/pay?limit=1&limit[]=2",
+        "/pay?limit=1&LIMIT=2",
+        "/pay?Limit=1",
+        "/pay?limit[]=1",
+        "/pay?limit%5b0%5d=1",
+        "/pay?%20limit=1",
+        "/pay?limit=x",
+    ] {
+        assert!(doubt(&head("POST", target, JSON), "{}"), "{target}");
+    }
+    let with = |more: &[(&str, &str)]| head("POST", "/pay", &[JSON, more].concat());
+    assert!(!doubt(&with(&[("x-region", "eu")]), "{}"));
+    assert!(doubt(&with(&[("x-region", "eu"), ("x-region", "us")]), "{}"), "a header twice");
+    let utf7 = [("content-type", "application/json; charset=utf-7; x=utf-8")];
+    assert!(doubt(&head("POST", "/pay", &utf7), "{}"), "another charset");
     let form = head("POST", "/x", &[("content-type", "application/x-www-form-urlencoded")]);
     assert_eq!(need(&Api::new("api", "t"), &form, true), Need::Whole);
     assert!(read(&Api::new("api", "t"), &form, Some("a=1&_method=DELETE")).is_err());
@@ -142,4 +165,27 @@ fn graphql_names_its_fields() {
     }
     assert!(read(&api, &head("GET", "/graphql?query=%7Bme%7Bname%7D%7D", &[]), None).is_ok());
     assert!(read(&api, &head("GET", "/graphql?query=mutation%7Bpay%7D", &[]), None).is_err());
+    // One request is told in one place, and shown.
+    let query = ask("{ me { name } }");
+    for target in [
+        "/graphql?query=mutation%7Bpay%7D",
+        "/graphql?Query=mutation%7Bpay%7D",
+        "/graphql?query[]=x",
+        "/graphql?operationName=x",
+        "/graphql?variables=%7B%7D",
+        "/graphql?id=1",
+        "/graphql?doc_id=1",
+    ] {
+        assert!(read(&api, &head("POST", target, JSON), Some(&query)).is_err(), "{target}");
+    }
+    assert!(read(&api, &head("POST", "/graphql?x=1", JSON), Some(&query)).is_ok());
+    let named = r#"{"query":"{ me { name } }","documentId":"1"}"#;
+    assert!(read(&api, &post, Some(named)).is_err());
+    let twice = "/graphql?query=%7Bme%7Bname%7D%7D&Query=%7Bpay%7D";
+    assert!(read(&api, &head("GET", twice, &[]), None).is_err());
+    // A server that is lenient about paths finds it there too.
+    for path in ["/graphql/", "/GraphQL", "/GRAPHQL/"] {
+        let command = read(&api, &head("POST", path, JSON), Some(&query)).unwrap();
+        assert_eq!(command.action.as_str(), "http:query", "{path}");
+    }
 }
