@@ -22,6 +22,13 @@ enum Part {
     Rest,
 }
 
+/// Whether `/Orders` is `/orders`: to some servers it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    Exact,
+    Any,
+}
+
 /// One operation.
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -67,20 +74,24 @@ impl Route {
     }
 
     /// Whether a request is on it, whatever else might fit better.
-    pub fn fits(&self, method: &Method, segments: &[String]) -> bool {
+    pub fn fits(&self, method: &Method, segments: &[String], case: Case) -> bool {
         let get = *method == Method::HEAD && self.method.as_ref() == Some(&Method::GET);
         let own = self.method.as_ref().is_none_or(|own| own == method);
-        (own || get) && self.takes(segments).is_some()
+        (own || get) && self.takes(segments, case).is_some()
     }
 
-    fn takes(&self, segments: &[String]) -> Option<Vec<(Arc<str>, String)>> {
+    fn takes(&self, segments: &[String], case: Case) -> Option<Vec<(Arc<str>, String)>> {
+        let same = |own: &str, segment: &str| match case {
+            Case::Exact => own == segment,
+            Case::Any => own.to_lowercase() == segment.to_lowercase(),
+        };
         let mut params = Vec::new();
         let mut segments = segments.iter();
         for part in &self.parts {
             match (part, segments.next()) {
                 (Part::Rest, _) => return Some(params),
                 (_, None) => return None,
-                (Part::Exact(exact), Some(segment)) if exact == segment => {}
+                (Part::Exact(exact), Some(segment)) if same(exact, segment) => {}
                 (Part::Exact(_), Some(_)) => return None,
                 (Part::Named(name), Some(segment)) => params.push((name.clone(), segment.clone())),
             }
@@ -151,7 +162,7 @@ impl Routes {
                 if !rest && own_slash != (slash && !segments.is_empty()) {
                     continue;
                 }
-                if let Some(params) = route.takes(segments) {
+                if let Some(params) = route.takes(segments, Case::Exact) {
                     let action = route.action.as_ref();
                     return Found::Route { template: &route.template, action, params };
                 }

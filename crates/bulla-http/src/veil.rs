@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::{
     coding::{Coding, CodingError, Decoder},
     flow::Needles,
-    route::Route,
+    route::{Case, Route},
 };
 
 /// The class of what need not be masked.
@@ -136,7 +136,9 @@ impl Masks {
             return None;
         }
         let fits = |rule: &&(usize, &Placed)| {
-            rule.1.route.as_ref().is_none_or(|route| route.fits(method, segments))
+            // On doubt it is hidden: only what is clear is known by its very name.
+            let case = if rule.1.class.is_some() { Case::Any } else { Case::Exact };
+            rule.1.route.as_ref().is_none_or(|route| route.fits(method, segments, case))
         };
         let all: Vec<(usize, &Placed)> = self
             .placed
