@@ -42,6 +42,10 @@ struct Shared {
     answer: Mutex<Option<Vec<u8>>>,
     /// The head of an answer, and the halves of its body, come one after the other.
     slow: AtomicBool,
+    /// The connection ends with each answer.
+    closing: AtomicBool,
+    /// The answer comes as soon as the head is there, and the body is read behind it.
+    early: AtomicBool,
 }
 
 impl Recorder {
@@ -84,6 +88,14 @@ impl Recorder {
         let mut answer = self.shared.answer.lock().unwrap_or_else(PoisonError::into_inner);
         *answer = bytes.map(<[u8]>::to_vec);
     }
+    /// Ends its connection behind each answer from now on, or does not.
+    pub fn closes(&self, closing: bool) {
+        self.shared.closing.store(closing, Ordering::SeqCst);
+    }
+    /// Answers from now on before it reads a body.
+    pub fn answers_early(&self) {
+        self.shared.early.store(true, Ordering::SeqCst);
+    }
     /// Pauses from now on within its answers.
     pub fn slowly(&self) {
         self.shared.slow.store(true, Ordering::SeqCst);
@@ -102,23 +114,39 @@ impl Shared {
     fn serve(&self, mut stream: TcpStream) {
         let mut unread: Vec<u8> = Vec::new();
         let mut buffer = [0; 16 << 10];
+        // The request whose body is awaited was answered.
+        let mut answered = false;
         while let Ok(length @ 1..) = stream.read(&mut buffer) {
             let piece = buffer.get(..length).unwrap_or_default();
             self.got.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(piece);
             unread.extend_from_slice(piece);
-            while let Some(end) = whole(&unread) {
-                unread.drain(..end);
-                let usual = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
-                              content-length: 11\r\n\r\n{\"ok\":true}"
-                    .to_vec();
-                let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let answer = answer.unwrap_or(usual);
-                if answer.is_empty() || self.write(&mut stream, &answer).is_err() {
-                    let _ = stream.shutdown(Shutdown::Both);
-                    return;
+            loop {
+                let end = whole(&unread);
+                let head = unread.windows(4).any(|window| window == b"\r\n\r\n");
+                let early = self.early.load(Ordering::SeqCst) && head;
+                if !answered && (end.is_some() || early) {
+                    if !self.answered(&mut stream) {
+                        let _ = stream.shutdown(Shutdown::Both);
+                        return;
+                    }
+                    answered = true;
                 }
+                let Some(end) = end else { break };
+                unread.drain(..end);
+                answered = false;
             }
         }
+    }
+
+    /// Answers. False: the connection ends with it.
+    fn answered(&self, stream: &mut TcpStream) -> bool {
+        let usual = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
+                      content-length: 11\r\n\r\n{\"ok\":true}"
+            .to_vec();
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let answer = answer.unwrap_or(usual);
+        let wrote = !answer.is_empty() && self.write(stream, &answer).is_ok();
+        wrote && !self.closing.load(Ordering::SeqCst)
     }
 }
 
@@ -376,6 +404,14 @@ impl Raw {
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         self.tls.write_all(bytes.as_ref()).context("write")?;
         self.tls.flush().context("flush")
+    }
+
+    /// Says that nothing more comes, and reads on.
+    pub fn finish(&mut self) {
+        self.tls.conn.send_close_notify();
+        // The other side may have closed already.
+        let _ = self.tls.flush();
+        let _ = self.tls.sock.shutdown(Shutdown::Write);
     }
 
     /// The next frame of HTTP/2: kind, flags, stream and payload. None: the connection has ended, or

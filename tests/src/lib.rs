@@ -24,6 +24,8 @@
 //! | [`disk`] | disks that fail |
 //! | [`expect`] | what a text must hold, and must not |
 //! | [`http`] | HTTP targets, nginx, and a client that sends any bytes |
+//! | [`parsers`] | HTTP servers of other hands, which tell how they read each request |
+//! | [`frames`] | frames and fields of HTTP/2, written out |
 //! | [`fake`] | a target that holds thousands of sessions, and can hang |
 //! | [`load`] | what the gateway holds, measured |
 //! | [`masked`] | a shop with masked columns |
@@ -41,6 +43,7 @@ pub mod client;
 pub mod disk;
 pub mod expect;
 pub mod fake;
+pub mod frames;
 pub mod gateway;
 pub mod http;
 pub mod issuer;
@@ -50,6 +53,7 @@ pub mod masked;
 pub mod mint;
 pub mod neighbours;
 pub mod netns;
+pub mod parsers;
 pub mod place;
 pub mod postgres;
 pub mod proc;

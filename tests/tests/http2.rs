@@ -5,6 +5,10 @@
 
 use std::time::Duration;
 
+use bulla_e2e::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PRIORITY,
+    PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, field, fields, frame,
+};
 use bulla_e2e::http::{ApiSpec, Raw, Recorder, World};
 
 const EVERYTHING: &str = r#"
@@ -14,22 +18,6 @@ permit (principal, action, resource);
 
 const SOON: Duration = Duration::from_secs(10);
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-
 const PROTOCOL: u32 = 1;
 const FLOW_CONTROL: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
@@ -37,27 +25,6 @@ const FRAME_SIZE: u32 = 6;
 const REFUSED: u32 = 7;
 const COMPRESSION: u32 = 9;
 const CALM: u32 = 11;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut out = vec![length[1], length[2], length[3], kind, flags];
-    out.extend_from_slice(&stream.to_be_bytes());
-    out.extend_from_slice(payload);
-    out
-}
-
-/// A field that is not indexed (RFC 7541 6.2.2), without Huffman's code.
-fn field(name: &str, value: &str) -> Vec<u8> {
-    let text = |text: &str| {
-        assert!(text.len() < 127);
-        [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
-    };
-    [vec![0], text(name), text(value)].concat()
-}
-
-fn fields(all: &[(&str, &str)]) -> Vec<u8> {
-    all.iter().flat_map(|(name, value)| field(name, value)).collect()
-}
 
 fn request(method: &str) -> Vec<u8> {
     let base = [(":method", method), (":scheme", "https"), (":path", "/x")];

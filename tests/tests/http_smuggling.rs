@@ -1,0 +1,275 @@
+//! A corpus of messages that two readers could take for two things, before servers of other hands.
+//!
+//! Of every row it is known beforehand what may come of it. Two differences are looked for: what the
+//! gateway judged and recorded against what the target read, and what one client sent against what
+//! another one got.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "smuggling/addresses.rs"]
+mod addresses;
+#[path = "smuggling/case.rs"]
+mod case;
+#[path = "smuggling/framing.rs"]
+mod framing;
+#[path = "smuggling/heads.rs"]
+mod heads;
+
+use std::collections::BTreeMap;
+
+use bulla_e2e::ca::Authority;
+use bulla_e2e::http::{ApiSpec, Nginx, Recorder, World};
+use bulla_e2e::parsers::{Hand, Seen, Target, digest};
+use case::{Case, Expect};
+use serde_json::Value;
+
+const EVERYTHING: &str = r#"
+@id("everything")
+permit (principal, action, resource);
+"#;
+
+fn corpus() -> Vec<Case> {
+    [framing::all(), heads::all(), addresses::all()].concat()
+}
+
+/// Statuses of the answers in what a client got; an error: they do not add up.
+fn answers(mut got: &[u8], heads_of: &[bool]) -> Result<Vec<u16>, String> {
+    let mut all = Vec::new();
+    while !got.is_empty() {
+        let end =
+            got.windows(4).position(|window| window == b"\r\n\r\n").ok_or("no end of a head")?;
+        let head = String::from_utf8_lossy(&got[..end]).to_lowercase();
+        got = &got[end + 4..];
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status: u16 = status.filter(|_| head.starts_with("http/1.")).ok_or("no status line")?;
+        if status == 100 {
+            continue;
+        }
+        let bare = heads_of.get(all.len()).copied().unwrap_or_default();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = match length {
+            _ if bare => 0,
+            Some(length) => length.trim().parse().map_err(|_| "an odd length")?,
+            None => return Err("no length".into()),
+        };
+        got = got.get(length..).ok_or("a body that is cut short")?;
+        all.push(status);
+    }
+    Ok(all)
+}
+
+/// Sends a row and looks at the answers. What the target read is looked at by whoever calls.
+fn send(world: &World, auth: &str, case: &Case) -> Result<(), String> {
+    let at = format!("{}: {}", case.family, case.name);
+    let text = replaced(&case.bytes, b"AUTH", auth.as_bytes());
+    let mut raw = world.raw(&[]).unwrap();
+    // The gateway may close before all of it is written.
+    let _ = raw.send(&text);
+    if case.expect == Expect::Cut {
+        raw.finish();
+    }
+    let got = raw.rest();
+    let shown = String::from_utf8_lossy(&got).into_owned();
+    let heads: Vec<bool> = match &case.expect {
+        Expect::Goes(all) | Expect::GoesThenRefused(all) => {
+            all.iter().map(|one| one.0 == "HEAD").collect()
+        }
+        Expect::Refused | Expect::Cut => Vec::new(),
+    };
+    let answers = answers(&got, &heads).map_err(|why| format!("{at}: {why}: {shown}"))?;
+    let bad = |status: &u16| (400..600).contains(status);
+    let fits = match &case.expect {
+        Expect::Refused => answers.len() == 1 && answers.iter().all(bad),
+        Expect::Goes(all) => {
+            answers.len() == all.len() && answers.iter().all(|status| *status == 200)
+        }
+        Expect::GoesThenRefused(all) => {
+            answers.len() == all.len() + 1
+                && answers.iter().take(all.len()).all(|status| *status == 200)
+                && answers.last().is_some_and(bad)
+        }
+        Expect::Cut => answers.iter().all(bad),
+    };
+    if fits { Ok(()) } else { Err(format!("{at}: {answers:?}: {shown}")) }
+}
+
+fn replaced(text: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + with.len());
+    let mut rest = text;
+    while let Some(at) = rest.windows(what.len()).position(|window| window == what) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(with);
+        rest = &rest[at + what.len()..];
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
+/// What the target has to read, over all rows and the one that ends them, sorted.
+fn expected(all: &[Case], port: u16) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    for case in all {
+        if let Expect::Goes(goes) | Expect::GoesThenRefused(goes) = &case.expect {
+            for (method, target, body) in goes {
+                let host = format!("localhost:{port}");
+                let (method, target) = ((*method).to_owned(), target.clone());
+                seen.push(Seen { method, target, host, body: digest(body) });
+            }
+        }
+    }
+    let (method, target) = ("GET".to_owned(), "/sentinel".to_owned());
+    seen.push(Seen { method, target, host: format!("localhost:{port}"), body: digest(b"") });
+    seen.sort();
+    seen
+}
+
+fn differences(expected: &[Seen], seen: &[Seen]) -> Vec<String> {
+    let mut count: BTreeMap<&Seen, i64> = BTreeMap::new();
+    for one in expected {
+        *count.entry(one).or_default() += 1;
+    }
+    for one in seen {
+        *count.entry(one).or_default() -= 1;
+    }
+    let differ = count.into_iter().filter(|(_, count)| *count != 0);
+    differ.map(|(one, count)| format!("{count:+} {one:?}")).collect()
+}
+
+/// Every row before a target; what it read is what may be read, and nothing besides.
+fn through(world: &World, target: &Target) -> Vec<Seen> {
+    let auth = format!("authorization: Bearer {}", world.token().unwrap());
+    let all = corpus();
+    let wrong: Vec<String> = all.iter().filter_map(|case| send(world, &auth, case).err()).collect();
+    assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), all.len(), wrong.join("\n"));
+    assert!(world.curl("/sentinel", &["--http1.1"]).unwrap().out().contains(" 200"));
+    let mut seen = target.seen_with("/sentinel").unwrap();
+    let differ = differences(&expected(&all, target.port()), &seen);
+    assert!(differ.is_empty(), "-: read but not judged so, +: the reverse: {}", differ.join("\n"));
+    seen.sort();
+    seen
+}
+
+fn before(hand: Hand) {
+    let target = Target::start(hand).unwrap();
+    let world = World::start(EVERYTHING, &[ApiSpec::new("api", target.port())]).unwrap();
+    through(&world, &target);
+    world.verified().unwrap();
+}
+
+/// What the record says was sent and answered, out of the archives of all sessions.
+fn recorded(world: &World, port: u16) -> Vec<Seen> {
+    let cli = |args: &[&str]| world.gateway.cli(args).unwrap().success().unwrap();
+    let listed = cli(&["sessions", "ls", "--json", "--limit", "100000"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let mut all = Vec::new();
+    for session in listed.as_array().unwrap() {
+        let id = session["session"].as_str().unwrap();
+        let archive = cli(&["sessions", "replay", id, "--har", "--offline"]);
+        let archive: Value = serde_json::from_str(&archive).unwrap();
+        for entry in archive["log"]["entries"].as_array().unwrap() {
+            if entry["response"]["status"] != 200 {
+                continue;
+            }
+            let request = &entry["request"];
+            let body = request["postData"]["text"].as_str().unwrap_or_default();
+            let target =
+                request["url"].as_str().unwrap().strip_prefix("https://localhost").unwrap();
+            all.push(Seen {
+                method: request["method"].as_str().unwrap().to_owned(),
+                target: target.to_owned(),
+                host: format!("localhost:{port}"),
+                body: digest(body.as_bytes()),
+            });
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn before_go() {
+    before(Hand::Go);
+}
+
+/// What the record says is what the target read, request by request on one connection.
+#[test]
+fn what_is_on_record_is_what_was_read() {
+    let target = Target::start(Hand::Go).unwrap();
+    let world = World::start(EVERYTHING, &[ApiSpec::new("api", target.port())]).unwrap();
+    let auth = format!("authorization: Bearer {}", world.token().unwrap());
+    let mut raw = world.raw(&[]).unwrap();
+    let mut sent = 0;
+    for case in corpus() {
+        let one = matches!(&case.expect, Expect::Goes(all) if all.len() == 1 && all[0].0 != "HEAD");
+        let text = replaced(&case.bytes, b"connection: close", b"x-own: 1");
+        if !one || text == case.bytes || case.family == "pipeline" {
+            continue;
+        }
+        raw.send(replaced(&text, b"AUTH", auth.as_bytes())).unwrap();
+        raw.until("\"}").unwrap_or_else(|e| panic!("{}: {}: {e:#}", case.family, case.name));
+        sent += 1;
+    }
+    let last = case::head("GET /sentinel HTTP/1.1", "").replace("AUTH", &auth);
+    raw.send(last).unwrap();
+    raw.until("\"}").unwrap();
+    sent += 1;
+    let mut seen = target.seen_with("/sentinel").unwrap();
+    seen.sort();
+    assert!(sent > 150 && seen.len() == sent, "{sent} were sent, {} were read", seen.len());
+    let differ = differences(&recorded(&world, target.port()), &seen);
+    assert!(differ.is_empty(), "-: read but not on record, +: the reverse: {}", differ.join("\n"));
+    world.verified().unwrap();
+}
+
+#[test]
+fn before_node() {
+    before(Hand::Node);
+}
+
+#[test]
+fn before_h11() {
+    before(Hand::Python);
+}
+
+/// Two readers in a row: a proxy that keeps its connections, and a server behind it.
+#[test]
+fn before_nginx_before_go() {
+    let authority = Authority::new("nginx").unwrap();
+    let target = Target::start(Hand::Go).unwrap();
+    let body = format!(
+        "location / {{ proxy_pass http://127.0.0.1:{}; proxy_http_version 1.1;\n\
+         proxy_set_header Connection ''; proxy_set_header Host localhost:{}; }}",
+        target.port(),
+        target.port()
+    );
+    let nginx = Nginx::with(&authority, &body).unwrap();
+    let api = ApiSpec::new("api", nginx.port()).tls(&authority).http("version = \"1.1\"");
+    through(&World::start(EVERYTHING, &[api]).unwrap(), &target);
+}
+
+/// Before a target that keeps every byte: what is refused and what a client claims arrive in no form.
+#[test]
+fn before_one_that_keeps_every_byte() {
+    let target = Recorder::start().unwrap();
+    let world = World::start(EVERYTHING, &[ApiSpec::new("api", target.port())]).unwrap();
+    let auth = format!("authorization: Bearer {}", world.token().unwrap());
+    let all = corpus();
+    let mut wrong = Vec::new();
+    let mut families: BTreeMap<&str, usize> = BTreeMap::new();
+    for case in &all {
+        *families.entry(case.family).or_default() += 1;
+        target.forget();
+        if let Err(why) = send(&world, &auth, case) {
+            wrong.push(why);
+        }
+        let got = target.got();
+        if got.contains("smuggled") || got.contains("Bearer") {
+            wrong.push(format!("{}: {}: the target got {got}", case.family, case.name));
+        }
+    }
+    for (family, rows) in &families {
+        eprintln!("{family}: {rows}");
+    }
+    assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), all.len(), wrong.join("\n"));
+    world.verified().unwrap();
+}
