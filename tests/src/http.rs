@@ -583,8 +583,19 @@ impl Nginx {
 /// # Errors
 /// They are not installed (the message says how).
 pub fn python(script: &str, env: &[(&str, String)]) -> Result<Command> {
-    let python = places::http_python();
-    ensure!(python.is_file(), "no Python HTTP libraries; install them: cargo xtask setup");
+    python_of(&places::http_python(), script, env)
+}
+
+/// The same with the libraries of Amazon.
+///
+/// # Errors
+/// They are not installed (the message says how).
+pub fn aws_python(script: &str, env: &[(&str, String)]) -> Result<Command> {
+    python_of(&places::aws_python(), script, env)
+}
+
+fn python_of(python: &Path, script: &str, env: &[(&str, String)]) -> Result<Command> {
+    ensure!(python.is_file(), "no Python libraries; install them: cargo xtask setup");
     let mut command = Command::new(python);
     command.args(["-I", "-c", script]).env_clear().env("PATH", "/usr/bin:/bin");
     command.env("LC_ALL", "C.UTF-8").env("HOME", "/nonexistent").env("no_proxy", "*");

@@ -69,6 +69,11 @@ pub fn http_python() -> PathBuf {
     cache().join("python-http/bin/python3")
 }
 
+/// The Python that verifies Amazon's signatures.
+pub fn aws_python() -> PathBuf {
+    cache().join("python-aws/bin/python3")
+}
+
 /// The folder of the SSH tests' virtual environment.
 pub fn ssh_python_home() -> PathBuf {
     cache().join("python-ssh")

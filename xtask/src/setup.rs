@@ -51,6 +51,9 @@ const HTTP_PYTHON_PACKAGES: &[&str] = &[
     "websockets==17.4",
 ];
 
+/// Amazon's own signatures, from PyPI, pinned: what the gateway's are verified by.
+const AWS_PYTHON_PACKAGES: &[&str] = &["botocore==1.44.8"];
+
 /// Libraries from npm for the HTTP tests, pinned.
 const HTTP_NODE_PACKAGES: &[&str] = &["undici@7.30.2"];
 
@@ -282,6 +285,7 @@ pub fn setup(scope: Scope) -> Result<()> {
         lock.lock().context("wait for another setup")?;
         python_packages("python", PYTHON_PACKAGES)?;
         python_packages("python-http", HTTP_PYTHON_PACKAGES)?;
+        python_packages("python-aws", AWS_PYTHON_PACKAGES)?;
         python_packages("python-ssh", SSH_PYTHON_PACKAGES)?;
         python_packages("python-kubernetes", KUBERNETES_PYTHON_PACKAGES)?;
         node_packages()?;

@@ -93,12 +93,12 @@ pub fn sign(
     signed.sort();
     let names: Vec<&str> = signed.iter().map(|(name, _)| name.as_str()).collect();
     let names = names.join(";");
-    let mut pairs: Vec<String> = head
-        .pairs
-        .iter()
-        .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
-        .collect();
+    let mut pairs: Vec<(String, String)> =
+        head.pairs.iter().map(|(name, value)| (encode(name), encode(value))).collect();
+    // By name and then by value: `a=1` is before `a1=`, though `=` is behind `1`.
     pairs.sort();
+    let pairs: Vec<String> =
+        pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let headers: String = signed.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
     let canonical = format!(
         "{}\n{}\n{}\n{headers}\n{names}\n{payload}",
@@ -123,14 +123,16 @@ pub fn sign(
     vec![("authorization", authorization), ("x-amz-content-sha256", payload), ("x-amz-date", time)]
 }
 
-/// S3 takes the path encoded once, every other service twice.
+/// S3 takes the segments of the path encoded; every other service takes the path as it is sent, encoded
+/// once more.
 fn path(head: &Head, scope: &Scope) -> String {
-    let twice = scope.service != "s3";
+    if scope.service != "s3" {
+        return head.path.split('/').map(encode).collect::<Vec<_>>().join("/");
+    }
     let mut out = String::new();
     for segment in &head.segments {
-        let once = encode(segment);
         out.push('/');
-        out.push_str(&if twice { encode(&once) } else { once });
+        out.push_str(&encode(segment));
     }
     if out.is_empty() || head.path.ends_with('/') {
         out.push('/');
