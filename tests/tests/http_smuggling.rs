@@ -14,12 +14,20 @@ mod case;
 mod framing;
 #[path = "smuggling/heads.rs"]
 mod heads;
+#[path = "smuggling/streams.rs"]
+mod streams;
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use bulla_e2e::ca::Authority;
-use bulla_e2e::http::{ApiSpec, Nginx, Recorder, World};
+use bulla_e2e::frames::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, field_of, frame, status,
+};
+use bulla_e2e::http::{ApiSpec, Nginx, Recorder, World, python};
 use bulla_e2e::parsers::{Hand, Seen, Target, digest};
+use bulla_e2e::proc::capture;
 use case::{Case, Expect};
 use serde_json::Value;
 
@@ -271,5 +279,131 @@ fn before_one_that_keeps_every_byte() {
         eprintln!("{family}: {rows}");
     }
     assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), all.len(), wrong.join("\n"));
+    world.verified().unwrap();
+}
+
+/// The status of the answer to a row in HTTP/2; none: the stream or the connection was ended.
+fn ask(world: &World, auth: &str, row: &streams::Row) -> Option<u16> {
+    let mut raw = world.raw(&["h2"]).unwrap();
+    raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    raw.send([frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, 1, 0, &[])].concat()).unwrap();
+    let block = |fields: &[streams::Field]| {
+        let one = |(name, value): &streams::Field| match &value[..] {
+            b"AUTH" => field_of(name, auth.as_bytes()),
+            value => field_of(name, value),
+        };
+        fields.iter().flat_map(one).collect::<Vec<u8>>()
+    };
+    let end = if row.data.is_none() { END_STREAM } else { 0 };
+    let mut sent = vec![frame(HEADERS, END_HEADERS | end, 1, &block(&row.fields))];
+    let pieces = row.data.iter().flatten();
+    let last = row.data.as_ref().map_or(0, Vec::len);
+    for (at, piece) in pieces.enumerate() {
+        let ends = at + 1 == last && row.trailers.is_empty();
+        let end = if ends { END_STREAM } else { 0 };
+        sent.push(frame(DATA, end, 1, piece.as_bytes()));
+    }
+    if !row.trailers.is_empty() {
+        sent.push(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&row.trailers)));
+    }
+    // The gateway may close before all of it is written.
+    let _ = raw.send(sent.concat());
+    loop {
+        match raw.frame(Duration::from_secs(20)) {
+            Some((HEADERS, _, 1, block)) => {
+                return Some(status(&block).unwrap_or_else(|| panic!("{}: {block:?}", row.name)));
+            }
+            Some((RST_STREAM | GOAWAY, ..)) | None => return None,
+            Some(_) => {}
+        }
+    }
+}
+
+/// What is a request in HTTP/2 is one and the same in HTTP/1.1, or none.
+#[test]
+fn streams_before_go() {
+    let target = Target::start(Hand::Go).unwrap();
+    let world = World::start(EVERYTHING, &[ApiSpec::new("api", target.port())]).unwrap();
+    let auth = format!("Bearer {}", world.token().unwrap());
+    let host = format!("localhost:{}", target.port());
+    let seen = |method: &str, target: &str, body: &str| Seen {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        host: host.clone(),
+        body: digest(body.as_bytes()),
+    };
+    let all = streams::all();
+    let mut expected = vec![seen("GET", "/sentinel", "")];
+    let mut wrong = Vec::new();
+    for row in &all {
+        let answer = ask(&world, &auth, row);
+        let fits = match &row.goes {
+            Some((method, target, body)) => {
+                expected.push(seen(method, target, body));
+                answer == Some(200)
+            }
+            // A 502 would say that it was let through, and could not be sent.
+            None => answer.is_none_or(|status| (400..500).contains(&status) || status == 501),
+        };
+        if !fits {
+            wrong.push(format!("{}: {answer:?}", row.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), all.len(), wrong.join("\n"));
+    assert!(world.curl("/sentinel", &[]).unwrap().out().contains(" 200"));
+    let differ = differences(&expected, &target.seen_with("/sentinel").unwrap());
+    assert!(differ.is_empty(), "-: read but not judged so, +: the reverse: {}", differ.join("\n"));
+    eprintln!("streams: {}", all.len());
+    world.verified().unwrap();
+}
+
+/// Several principals on one connection of a client, many requests at once: each gets its own.
+const MIXED: &str = r#"
+import asyncio, hashlib, httpx, json, os, random, ssl
+context = ssl.create_default_context(cafile=os.environ["ROOT"])
+tokens, url = os.environ["TOKENS"].split(), os.environ["URL"]
+async def one(client, who, number):
+    body = f"{who} {number} ".encode() * random.Random(f"{who}-{number}").randrange(1, 20000)
+    path = f"/p/{who}/{number}"
+    headers = {"authorization": "Bearer " + tokens[who]}
+    method = ["POST", "PUT", "DELETE", "PATCH"][number % 4]
+    async def pieces():
+        yield body[:len(body) // 2]
+        yield body[len(body) // 2:]
+    content = pieces() if number % 3 == 0 else body
+    answer = await client.request(method, url + path, headers=headers, content=content)
+    got = json.loads(answer.content)
+    assert answer.status_code == 200, answer.text
+    assert got["target"] == path and got["body"] == hashlib.sha256(body).hexdigest(), (path, got)
+async def main():
+    limits = httpx.Limits(max_connections=6, max_keepalive_connections=6)
+    for two in (True, False):
+        async with httpx.AsyncClient(http2=two, http1=not two, verify=context, limits=limits, timeout=120) as client:
+            await asyncio.gather(*(one(client, who, n) for n in range(40) for who in range(len(tokens))))
+asyncio.run(main())
+print("own")
+"#;
+
+#[test]
+fn nobody_gets_what_is_anothers() {
+    let target = Target::start(Hand::Go).unwrap();
+    let world = World::start(EVERYTHING, &[ApiSpec::new("api", target.port())]).unwrap();
+    let mint =
+        |at: usize| world.issuer.mint().unwrap().subject(&format!("app-{at}")).token().unwrap();
+    let tokens: Vec<String> = (0..6).map(mint).collect();
+    let env = [
+        ("URL", world.url("")),
+        ("ROOT", world.gateway.root_pem().display().to_string()),
+        ("TOKENS", tokens.join(" ")),
+    ];
+    let program = python(MIXED, &env).unwrap();
+    let done = capture(program, None, Duration::from_secs(240)).unwrap().success().unwrap();
+    assert_eq!(done.trim(), "own");
+    let who = |one: &Seen| one.target.split('/').nth(2).unwrap_or_default().to_owned();
+    let seen = target.seen().unwrap();
+    for at in 0..6 {
+        let own = seen.iter().filter(|one| who(one) == at.to_string()).count();
+        assert!(own <= 80, "{own} of one principal");
+    }
     world.verified().unwrap();
 }

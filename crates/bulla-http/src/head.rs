@@ -9,7 +9,7 @@ use base64::Engine as _;
 use bulla_core::{PrincipalId, Secret};
 use http::{HeaderMap, Method, request::Parts};
 
-use crate::wire::{Fault, Limits, bad, content_length, header_name, header_value};
+use crate::wire::{Fault, Limits, bad, content_length, header_name, header_value, is_name};
 
 /// Longest path and query together, in bytes.
 pub const TARGET_BYTES_MAX: usize = 16 << 10;
@@ -413,7 +413,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault
 fn check_headers(headers: &HeaderMap) -> Result<(), Fault> {
     for name in headers.keys() {
         let name = name.as_str();
-        if name.contains('_') {
+        // Those of HTTP/2 were not read by `wire`.
+        if !name.bytes().all(is_name) {
             return Err(bad("a header's name holds a character that is not allowed"));
         }
         if OVERRIDES.contains(&name) {

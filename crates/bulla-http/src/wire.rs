@@ -58,7 +58,7 @@ pub enum Framing {
 }
 
 /// `tchar` of RFC 9110 5.6.2, without `_`: many servers read `_` and `-` as the same.
-fn is_name(byte: u8) -> bool {
+pub(crate) fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^`|~".contains(&byte)
 }
 

@@ -2,7 +2,7 @@
 
 use super::case::{Case, goes, head, refused};
 
-const TARGETS: &[&str] = &[
+pub const TARGETS: &[&str] = &[
     // Forms.
     "http://localhost/smuggled",
     "https://localhost/smuggled",
@@ -190,7 +190,7 @@ const TARGETS: &[&str] = &[
     "/a%ef%b9%94smuggled",
 ];
 
-const QUERIES: &[&str] = &[
+pub const QUERIES: &[&str] = &[
     "_method=DELETE",
     "_METHOD=DELETE",
     "%5fmethod=DELETE",
@@ -238,7 +238,7 @@ const QUERIES: &[&str] = &[
 ];
 
 /// Targets with one meaning, and the form in which they go.
-const GOOD: &[(&str, &str)] = &[
+pub const GOOD: &[(&str, &str)] = &[
     ("/", "/"),
     ("/a", "/a"),
     ("/a/", "/a/"),

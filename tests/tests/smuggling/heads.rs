@@ -80,7 +80,7 @@ const LINES: &[&str] = &[
     "x: y",
 ];
 
-const METHODS: &[&str] = &[
+pub const METHODS: &[&str] = &[
     "get",
     "Get",
     "gET",
@@ -131,7 +131,7 @@ const METHODS: &[&str] = &[
     "GETT",
 ];
 
-const HOSTS: &[&str] = &[
+pub const HOSTS: &[&str] = &[
     "",
     " ",
     "other",
@@ -365,7 +365,7 @@ const UPGRADES: &[&str] = &[
 ];
 
 /// Headers by which a client claims what is not its to say. They go no further.
-const CLAIMS: &[&str] = &[
+pub const CLAIMS: &[&str] = &[
     "x-forwarded-for",
     "X-Forwarded-Host",
     "x-forwarded-proto",
