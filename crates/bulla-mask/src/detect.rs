@@ -8,6 +8,8 @@
 //! Every verdict depends on at most [`BEFORE_BYTES`] of text before a candidate and
 //! [`FINDING_BYTES_MAX`] + [`AFTER_BYTES`] behind its start: that is what lets a stream be cut.
 
+mod bits;
+mod cards;
 mod ids;
 mod kind;
 mod mail;
@@ -16,6 +18,7 @@ mod numbers;
 mod own;
 mod phone;
 mod secrets;
+mod shapes;
 mod view;
 
 use std::sync::Arc;
@@ -97,7 +100,7 @@ impl Scanner {
 
     fn scan_plain(&self, text: &[u8], out: &mut Vec<Finding>) {
         let view = View::new(text);
-        numbers::scan(&view, &self.kinds, out);
+        self.scan_mapped(&view, out);
         mail::scan(&view, &self.kinds, out);
         net::scan(&view, &self.kinds, out);
         self.prefixes.scan(&view, &self.kinds, out);
@@ -105,7 +108,54 @@ impl Scanner {
             own.scan(&view, out);
         }
     }
+
+    /// What is found by where digits and colons are.
+    fn scan_mapped(&self, view: &View<'_>, out: &mut Vec<Finding>) {
+        if !self.kinds.any(NUMBERS) {
+            return;
+        }
+        let kinds = &self.kinds;
+        let mut map = bits::Map::new();
+        let (mut base, mut number, mut address) = (0, 0, 0);
+        while base < view.bytes.len() {
+            let (pairs, next) = map.fill(view.bytes, base);
+            for pair in pairs {
+                number = numbers::scan(view, kinds, base, pair, number, out);
+                let colons = pair[0].colon;
+                if colons != 0 && kinds.has(Kind::Ip) {
+                    address = net::ipv6(view, base, colons, address, out);
+                }
+                base += bits::BLOCK;
+            }
+            base = next;
+        }
+    }
 }
+
+/// Kinds that begin with digits, or right before some.
+const NUMBERS: &[Kind] = &[
+    Kind::Card,
+    Kind::Iban,
+    Kind::UsSsn,
+    Kind::UkNino,
+    Kind::FrNir,
+    Kind::EsDni,
+    Kind::ItCf,
+    Kind::DeTaxId,
+    Kind::NlBsn,
+    Kind::BeNrn,
+    Kind::PlPesel,
+    Kind::ChAhv,
+    Kind::SePn,
+    Kind::FiHetu,
+    Kind::CaSin,
+    Kind::BrCpf,
+    Kind::InAadhaar,
+    Kind::CnId,
+    Kind::AuTfn,
+    Kind::Phone,
+    Kind::Ip,
+];
 
 /// Moves a finding from the normal form to the original.
 fn place(finding: &mut Finding, normal: &Normal) -> bool {

@@ -4,7 +4,7 @@ use super::{
     Finding, Kind,
     kind::Set,
     numbers::{Digits, Group, Seg, Seps, alone, luhn},
-    view::{View, found},
+    view::{View, Words, found},
 };
 
 /// Kinds that begin at a run of digits. Where it ends, and what it is.
@@ -15,9 +15,6 @@ pub fn numeric(
     seg: &Seg,
 ) -> Option<(usize, Kind)> {
     let start = seg.start;
-    if !may_begin(group, seg) {
-        return None;
-    }
     // A shape, standing alone.
     let shaped = |lens: &[usize], seps| {
         let end = group.shape(lens, seps)?;
@@ -38,38 +35,36 @@ pub fn numeric(
     let ok = |end: Option<usize>, test: &dyn Fn(&Digits) -> bool| {
         end.filter(|end| digits(*end).is_some_and(|d| test(&d)))
     };
-    let near = |end: usize, words: &[&str]| view.near(start, end, words);
+    let near = |end: usize, words: &Words<'_>| view.near(start, end, words);
 
-    // What a kind could begin with is asked first: most numbers are none of them.
-    let is = |kind, fits: bool| fits && kinds.has(kind);
-    if is(Kind::UsSsn, matches!(seg.len, 3 | 9)) {
+    if kinds.has(Kind::UsSsn) {
         let ssn = |end: Option<usize>| ok(end, &|d| is_ssn(d));
         if let Some(end) = ssn(shaped(&[3, 2, 4], Seps::One(b"-"))) {
-            let said = view.said_before(start, 40, SSN_WORDS);
-            if said || !view.said_before(start, 32, NO_SSN_WORDS) {
+            let said = view.said_before(start, 40, &SSN_WORDS);
+            if said || !view.said_before(start, 32, &NO_SSN_WORDS) {
                 return Some((end, Kind::UsSsn));
             }
         }
         let loose = ssn(shaped(&[3, 2, 4], Seps::One(b" .")));
         let loose = loose.or_else(|| ssn(plain(9)));
-        if let Some(end) = loose.filter(|end| near(*end, SSN_WORDS)) {
+        if let Some(end) = loose.filter(|end| near(*end, &SSN_WORDS)) {
             return Some((end, Kind::UsSsn));
         }
     }
-    if is(Kind::BrCpf, matches!(seg.len, 3 | 11)) {
+    if kinds.has(Kind::BrCpf) {
         let end = ok(shaped(&[3, 3, 3, 2], Seps::Exactly(b"..-")), &is_cpf)
-            .or_else(|| ok(plain(11), &is_cpf).filter(|end| near(*end, &["cpf"])));
+            .or_else(|| ok(plain(11), &is_cpf).filter(|end| near(*end, &CPF_WORDS)));
         if let Some(end) = end {
             return Some((end, Kind::BrCpf));
         }
     }
-    if is(Kind::ChAhv, matches!(seg.len, 3 | 13)) {
+    if kinds.has(Kind::ChAhv) {
         let end = shaped(&[3, 4, 4, 2], Seps::One(b". ")).or_else(|| plain(13));
         if let Some(end) = ok(end, &|d| d.number(0, 3) == 756 && ean13(d)) {
             return Some((end, Kind::ChAhv));
         }
     }
-    if is(Kind::FrNir, matches!(seg.len, 1 | 13 | 15)) {
+    if kinds.has(Kind::FrNir) {
         let end = shaped(&[1, 2, 2, 2, 3, 3, 2], Seps::One(b" .-"))
             .or_else(|| shaped(&[13, 2], Seps::One(b" -")))
             .or_else(|| plain(15));
@@ -77,7 +72,7 @@ pub fn numeric(
             return Some((end, Kind::FrNir));
         }
     }
-    if is(Kind::BeNrn, matches!(seg.len, 2 | 6 | 11)) {
+    if kinds.has(Kind::BeNrn) {
         let end = shaped(&[2, 2, 2, 3, 2], Seps::Exactly(b"..-."))
             .or_else(|| shaped(&[2, 2, 2, 3, 2], Seps::One(b".- ")))
             .or_else(|| shaped(&[6, 3, 2], Seps::Exactly(b"-.")))
@@ -86,70 +81,57 @@ pub fn numeric(
             return Some((end, Kind::BeNrn));
         }
     }
-    if is(Kind::PlPesel, seg.len == 11)
+    if kinds.has(Kind::PlPesel)
         && let Some(end) = ok(plain(11), &is_pesel)
     {
         return Some((end, Kind::PlPesel));
     }
-    if is(Kind::DeTaxId, matches!(seg.len, 2 | 11)) {
+    if kinds.has(Kind::DeTaxId) {
         let end = shaped(&[2, 3, 3, 3], Seps::One(b" /")).or_else(|| plain(11));
         if let Some(end) = ok(end, &is_de_tax) {
             return Some((end, Kind::DeTaxId));
         }
     }
-    if is(Kind::SePn, matches!(seg.len, 6 | 8 | 10 | 12)) {
+    if kinds.has(Kind::SePn) {
         let end = shaped(&[6, 4], Seps::One(b"-+")).or_else(|| shaped(&[8, 4], Seps::One(b"-+")));
         let end = ok(end, &is_se_pn).or_else(|| {
-            ok(plain(12).or_else(|| plain(10)), &is_se_pn).filter(|end| near(*end, SE_WORDS))
+            ok(plain(12).or_else(|| plain(10)), &is_se_pn).filter(|end| near(*end, &SE_WORDS))
         });
         if let Some(end) = end {
             return Some((end, Kind::SePn));
         }
     }
-    if is(Kind::InAadhaar, matches!(seg.len, 4 | 12)) {
-        let words = &["aadhaar", "aadhar", "uidai", "uid "];
+    if kinds.has(Kind::InAadhaar) {
         // One of ten numbers passes: a word may say that it is something else.
         let end = ok(shaped(&[4, 4, 4], Seps::One(b" -")), &is_aadhaar)
-            .filter(|end| near(*end, words) || !view.said_before(start, 32, NO_SSN_WORDS))
-            .or_else(|| ok(plain(12), &is_aadhaar).filter(|end| near(*end, words)));
+            .filter(|end| near(*end, &AADHAAR_WORDS) || !view.said_before(start, 32, &NO_SSN_WORDS))
+            .or_else(|| ok(plain(12), &is_aadhaar).filter(|end| near(*end, &AADHAAR_WORDS)));
         if let Some(end) = end {
             return Some((end, Kind::InAadhaar));
         }
     }
-    if is(Kind::CnId, matches!(seg.len, 17 | 18))
+    if kinds.has(Kind::CnId)
         && let Some(end) = cn_id(view, seg)
     {
         return Some((end, Kind::CnId));
     }
-    if is(Kind::FiHetu, seg.len == 6)
+    if kinds.has(Kind::FiHetu)
         && let Some(end) = fi_hetu(view, seg)
     {
         return Some((end, Kind::FiHetu));
     }
-    if is(Kind::EsDni, seg.len == 8)
+    if kinds.has(Kind::EsDni)
         && let Some(end) = es_dni(view, seg)
     {
         return Some((end, Kind::EsDni));
     }
-    if matches!(seg.len, 3 | 4 | 9) && kinds.any(&[Kind::NlBsn, Kind::CaSin, Kind::AuTfn]) {
+    if kinds.any(&[Kind::NlBsn, Kind::CaSin, Kind::AuTfn]) {
         return nine(view, kinds, group, seg);
     }
     None
 }
 
-/// Whether one of the numbers could begin so: by the length of the first run, or of the first two.
-fn may_begin(group: &Group<'_>, seg: &Seg) -> bool {
-    if matches!(seg.len, 6 | 8..=13 | 15 | 17 | 18) {
-        return true;
-    }
-    let next = group.segs.get(1).map_or(0, |next| next.len);
-    matches!(
-        (seg.len, next),
-        (1, 2) | (2, 2 | 3) | (3, 2..=4) | (4, 2 | 4) // 6 and more: above
-    )
-}
-
-const SSN_WORDS: &[&str] = &[
+const SSN_WORDS: Words<'_> = Words::new(&[
     "ssn",
     "social sec",
     "socialsec",
@@ -159,13 +141,19 @@ const SSN_WORDS: &[&str] = &[
     "tin ",
     "soc sec",
     "social number",
-];
-const NO_SSN_WORDS: &[&str] = &[
+]);
+const NO_SSN_WORDS: Words<'_> = Words::new(&[
     "order", "part", "sku", "serial", "invoice", "ref", "ticket", "tracking", "model", "item",
     "catalog", "version", "case", "phone", "tel", "isbn", "lot",
-];
-const SE_WORDS: &[&str] =
-    &["personnummer", "personal number", "pnr", "swedish", "samordningsnummer"];
+]);
+const AADHAAR_WORDS: Words<'_> = Words::new(&["aadhaar", "aadhar", "uidai", "uid "]);
+const BSN_WORDS: Words<'_> = Words::new(&["bsn", "burgerservice", "sofi", "citizen service"]);
+const SIN_WORDS: Words<'_> =
+    Words::new(&["sin ", "sin:", "social insurance", "canad", "assurance sociale"]);
+const TFN_WORDS: Words<'_> = Words::new(&["tfn", "tax file"]);
+const CPF_WORDS: Words<'_> = Words::new(&["cpf"]);
+const SE_WORDS: Words<'_> =
+    Words::new(&["personnummer", "personal number", "pnr", "swedish", "samordningsnummer"]);
 
 /// Area, group and serial rules of the SSA; ITINs (IRS) begin with 9.
 fn is_ssn(d: &Digits) -> bool {
@@ -189,24 +177,24 @@ fn nine(view: &View<'_>, kinds: &Set, group: &Group<'_>, seg: &Seg) -> Option<(u
         return None;
     }
     let d = Digits::of(view.slice(seg.start, end))?;
-    let near = |words: &[&str]| view.near(seg.start, end, words);
+    let near = |words: &Words<'_>| view.near(seg.start, end, words);
     let weighted = |weights: &[i64]| -> i64 {
         d.as_slice().iter().zip(weights).map(|(d, w)| i64::from(*d) * w).sum()
     };
-    let bsn = &["bsn", "burgerservice", "sofi", "citizen service"];
     if kinds.has(Kind::NlBsn)
         && weighted(&[9, 8, 7, 6, 5, 4, 3, 2, -1]) % 11 == 0
         && d.number(0, 9) != 0
-        && near(bsn)
+        && near(&BSN_WORDS)
     {
         return Some((end, Kind::NlBsn));
     }
-    let sin = &["sin ", "sin:", "social insurance", "canad", "assurance sociale"];
-    if kinds.has(Kind::CaSin) && luhn(d.as_slice()) && d.number(0, 1) != 0 && near(sin) {
+    if kinds.has(Kind::CaSin) && luhn(d.as_slice()) && d.number(0, 1) != 0 && near(&SIN_WORDS) {
         return Some((end, Kind::CaSin));
     }
-    let tfn = &["tfn", "tax file"];
-    if kinds.has(Kind::AuTfn) && weighted(&[1, 4, 3, 7, 5, 8, 6, 9, 10]) % 11 == 0 && near(tfn) {
+    if kinds.has(Kind::AuTfn)
+        && weighted(&[1, 4, 3, 7, 5, 8, 6, 9, 10]) % 11 == 0
+        && near(&TFN_WORDS)
+    {
         return Some((end, Kind::AuTfn));
     }
     None

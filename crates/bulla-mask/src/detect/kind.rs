@@ -64,16 +64,33 @@ impl Kind {
 
 /// Kinds that are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Set(u64);
+pub struct Set(u32);
+
+const _: () = assert!(ALL.len() <= 32);
 
 impl Set {
+    pub const NONE: Self = Self(0);
+    pub const ALL: Self = Self(u32::MAX);
+
     pub fn of(kinds: &[Kind]) -> Self {
-        Self(kinds.iter().fold(0, |set, kind| set | 1 << (*kind as u32)))
+        kinds.iter().fold(Self::NONE, |set, kind| set.with(*kind))
     }
     pub fn has(self, kind: Kind) -> bool {
         self.0 & (1 << (kind as u32)) != 0
     }
     pub fn any(self, kinds: &[Kind]) -> bool {
         kinds.iter().any(|kind| self.has(*kind))
+    }
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    pub const fn with(self, kind: Kind) -> Self {
+        Self(self.0 | 1 << (kind as u32))
+    }
+    pub const fn without(self, kind: Kind) -> Self {
+        Self(self.0 & !(1 << (kind as u32)))
+    }
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 }

@@ -8,10 +8,10 @@ use super::{
     Finding, Kind,
     kind::Set,
     numbers::{Group, Seg},
-    view::{View, found},
+    view::{View, Words, found},
 };
 
-const VERSION_WORDS: &[&str] = &[
+const VERSION_WORDS: Words<'_> = Words::new(&[
     "version",
     "ver ",
     "ver.",
@@ -33,9 +33,12 @@ const VERSION_WORDS: &[&str] = &[
     "asn.1",
     "oid",
     "§",
-];
-const ADDRESS_WORDS: &[&str] =
-    &["ip", "address", "addr", "host", "server", "client", "peer", "from"];
+]);
+const ADDRESS_WORDS: Words<'_> =
+    Words::new(&["ip", "address", "addr", "host", "server", "client", "peer", "from"]);
+
+const NPM: Words<'_> = Words::new(&["npm"]);
+const RELEASE: Words<'_> = Words::new(&["version", "release"]);
 
 /// `10.1.2.3`, and not a version of something.
 pub fn ipv4(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<usize> {
@@ -47,8 +50,10 @@ pub fn ipv4(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<usize> {
     }
     for part in segs {
         let text = view.slice(part.start, part.end());
-        let value = text.iter().fold(0_u32, |n, d| n.saturating_mul(10) + u32::from(d - b'0'));
-        if part.len > 3 || value > 255 || (part.len > 1 && text.starts_with(b"0")) {
+        if part.len > 3 || part.len > 1 && text.starts_with(b"0") {
+            return None;
+        }
+        if text.iter().fold(0, |n, d| n * 10 + u32::from(d - b'0')) > 255 {
             return None;
         }
     }
@@ -64,30 +69,24 @@ pub fn ipv4(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<usize> {
     let pinned = matches!(before, b'~' | b'^' | b'=') && matches!(word, b'=' | b'>' | b'<' | b'~');
     let at_sign = before == b'@' && word.is_ascii_alphanumeric();
     // `tcp/10.0.0.1` and `ssh ann@10.0.0.1` are addresses all the same.
-    let said = view.said_before(start, 24, ADDRESS_WORDS);
-    if suffix
-        || ((product || pinned) && !said)
-        || (at_sign && view.said_before(start, 24, &["npm"]))
-    {
+    let said = view.said_before(start, 24, &ADDRESS_WORDS);
+    if suffix || ((product || pinned) && !said) || (at_sign && view.said_before(start, 24, &NPM)) {
         return None;
     }
-    let version = view.said_before(start, 24, VERSION_WORDS)
+    let version = view.said_before(start, 24, &VERSION_WORDS)
         || matches!(before, b'v' | b'V')
-        || view.near(end, end, &["version", "release"]);
-    (!version || view.said_before(start, 12, ADDRESS_WORDS)).then_some(end)
+        || view.near(end, end, &RELEASE);
+    (!version || view.said_before(start, 12, &ADDRESS_WORDS)).then_some(end)
 }
 
 pub fn scan(view: &View<'_>, kinds: &Set, out: &mut Vec<Finding>) {
-    if kinds.has(Kind::Ip) {
-        ipv6(view, out);
+    if !kinds.has(Kind::ConnectionString) {
+        return;
     }
-    if kinds.has(Kind::ConnectionString) {
-        static MARK: LazyLock<memmem::Finder<'static>> =
-            LazyLock::new(|| memmem::Finder::new("://"));
-        for at in MARK.find_iter(view.bytes) {
-            if let Some((start, end)) = with_password(view, at) {
-                found(out, start, end, Kind::ConnectionString);
-            }
+    static MARK: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new("://"));
+    for at in MARK.find_iter(view.bytes) {
+        if let Some((start, end)) = with_password(view, at) {
+            found(out, start, end, Kind::ConnectionString);
         }
     }
 }
@@ -95,70 +94,59 @@ pub fn scan(view: &View<'_>, kinds: &Set, out: &mut Vec<Finding>) {
 /// Longest text of an IPv6 address, with an embedded IPv4 one.
 const IPV6_MAX: usize = 45;
 
-/// Bytes that are looked at at once.
-const BLOCK: usize = 32;
-
-/// A colon within an address: another one behind it, or hex on both sides.
-#[inline]
-fn joins(before: u8, at: u8, next: u8) -> bool {
-    let hex = |b: u8| (b.wrapping_sub(b'0') < 10) | ((b | 0x20).wrapping_sub(b'a') < 6);
-    (at == b':') & ((next == b':') | (hex(next) & hex(before)))
-}
-
-/// The next of such colons at or behind `from`. Blocks without one cost a few vector instructions:
-/// most colons of JSON are none.
-fn next_colon(view: &View<'_>, from: usize) -> Option<usize> {
-    let mut at = from;
-    loop {
-        let one = |at: usize| joins(view.before(at), view.at(at), view.at(at + 1));
-        let rest = at.checked_sub(1).and_then(|before| view.bytes.get(before..));
-        let Some(block) = rest.and_then(|rest| rest.first_chunk::<{ BLOCK + 2 }>()) else {
-            let end = view.bytes.len().min(at + BLOCK);
-            match (at..end).find(|at| one(*at)) {
-                None if end < view.bytes.len() => at = end,
-                found => return found,
-            }
-            continue;
-        };
-        let [_, middle @ ..] = block;
-        let [_, last @ ..] = middle;
-        let triples = block.iter().zip(middle).zip(last);
-        let any = triples.fold(0_u8, |any, ((a, b), c)| any | u8::from(joins(*a, *b, *c)));
-        if any != 0
-            && let Some(found) = (at..at + BLOCK).find(|at| one(*at))
-        {
-            return Some(found);
+/// IPv6 addresses that have a colon in a block: two together, or one with hexadecimal digits on both
+/// sides. What has one before `from` was looked at already. Where to go on.
+pub fn ipv6(
+    view: &View<'_>,
+    base: usize,
+    colons: u64,
+    from: usize,
+    out: &mut Vec<Finding>,
+) -> usize {
+    let (mut from, mut todo) = (from, colons);
+    while todo != 0 {
+        let at = base + todo.trailing_zeros() as usize;
+        todo &= todo - 1;
+        let (before, after) = (view.before(at), view.at(at + 1));
+        // Most colons of JSON are none.
+        let joins = after == b':' || after.is_ascii_hexdigit() && before.is_ascii_hexdigit();
+        if joins && at >= from {
+            from = ipv6_at(view, at, out);
         }
-        at += BLOCK;
     }
+    from
 }
 
-fn ipv6(view: &View<'_>, out: &mut Vec<Finding>) {
+/// An address that has a colon at `at`. Where to go on.
+fn ipv6_at(view: &View<'_>, at: usize, out: &mut Vec<Finding>) -> usize {
     let part = |b: u8| b.is_ascii_hexdigit() || b == b':';
-    let mut from = 0;
-    while let Some(at) = next_colon(view, from) {
-        let start = at - view.run_back(at, IPV6_MAX, part);
-        let mut end = at + view.run(at, IPV6_MAX, part);
-        from = end;
-        if view.at(end) == b'.' {
-            end += view.run(end, 16, |b| b.is_ascii_digit() || b == b'.');
-        }
-        while matches!(view.before(end), b':' | b'.') && !view.slice(start, end).ends_with(b"::") {
-            end -= 1;
-        }
-        let (before, after) = (view.before(start), view.at(end));
-        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b':';
-        if word(before) || word(after) || end - start < 6 && view.slice(start, end) != b"::1" {
-            continue;
-        }
-        let text = std::str::from_utf8(view.slice(start, end)).unwrap_or_default();
-        // `::` alone, and paths such as `a::b` of programming languages, have too few groups.
-        let groups = text.split(':').filter(|group| !group.is_empty()).count();
-        let digits = text.bytes().any(|b| b.is_ascii_digit());
-        if text.parse::<std::net::Ipv6Addr>().is_ok() && (groups >= 3 || digits) && text != "::" {
-            found(out, start, end, Kind::Ip);
-        }
+    let start = at - view.run_back(at, IPV6_MAX, part);
+    let mut end = at + view.run(at, IPV6_MAX, part);
+    let next = end;
+    // An address has seven colons, six before an IPv4 one, or two together: a time has none of it.
+    let text = view.slice(start, end);
+    if text.iter().filter(|b| **b == b':').count() < 6 && memmem::find(text, b"::").is_none() {
+        return next;
     }
+    if view.at(end) == b'.' {
+        end += view.run(end, 16, |b| b.is_ascii_digit() || b == b'.');
+    }
+    while matches!(view.before(end), b':' | b'.') && !view.slice(start, end).ends_with(b"::") {
+        end -= 1;
+    }
+    let (before, after) = (view.before(start), view.at(end));
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b':';
+    if word(before) || word(after) || end - start < 6 && view.slice(start, end) != b"::1" {
+        return next;
+    }
+    let text = std::str::from_utf8(view.slice(start, end)).unwrap_or_default();
+    // `::` alone, and paths such as `a::b` of programming languages, have too few groups.
+    let groups = text.split(':').filter(|group| !group.is_empty()).count();
+    let digits = text.bytes().any(|b| b.is_ascii_digit());
+    if text.parse::<std::net::Ipv6Addr>().is_ok() && (groups >= 3 || digits) && text != "::" {
+        found(out, start, end, Kind::Ip);
+    }
+    next
 }
 
 /// `scheme://user:password@host`: from the scheme to the end of the host and path.

@@ -1,14 +1,17 @@
 //! Candidates that have digits: runs of digits, alone or in groups with single characters between.
 
 use super::{
-    Finding, Kind, ids,
+    Finding, Kind,
+    bits::{self, Bits},
+    cards, ids,
     kind::Set,
     net, phone,
+    shapes::{self, Next},
     view::{View, found},
 };
 
 /// A run of digits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Seg {
     pub start: usize,
     pub len: usize,
@@ -28,8 +31,6 @@ pub struct Group<'g> {
     pub segs: &'g [Seg],
     /// A separator stands before the first of them, and digits before that.
     pub led: u8,
-    /// Digits of all of them.
-    pub digits: usize,
 }
 
 impl Group<'_> {
@@ -95,122 +96,226 @@ impl Digits {
     }
 }
 
-/// Bytes that are looked at at once.
-const BLOCK: usize = 32;
+/// Digits of a group below which nothing of it can be one of the number kinds, but those.
+const GROUP_DIGITS_MIN: u32 = 6;
+const FEW: Set = Set::NONE.with(Kind::Ip).with(Kind::Phone);
+/// The same of a telephone number, unless some in parentheses go on, and of a card.
+const PHONE_DIGITS_MIN: u32 = 8;
+const CARD_DIGITS_MIN: u32 = 13;
+/// Runs of a group that are looked at: no kind has more.
+const SEGS_MAX: usize = 24;
 
-/// The high bit of each of eight bytes that is a digit.
-#[inline]
-fn digits_in(word: [u8; 8]) -> u64 {
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let word = u64::from_le_bytes(word) ^ 0x3030_3030_3030_3030;
-    // A digit is 0 to 9 now; anything else has its high bit, or gets it by adding 118.
-    let other = ((word & !HIGH) + 0x7676_7676_7676_7676) | word;
-    !other & HIGH
+/// What begins with digits in a block, of which `pair` are the bits and those of the next one.
+/// What begins before `from` was found already. Where to go on.
+pub fn scan(
+    view: &View<'_>,
+    kinds: &Set,
+    base: usize,
+    [here, ahead]: [&Bits; 2],
+    from: usize,
+    out: &mut Vec<Finding>,
+) -> usize {
+    // Most blocks of most texts have none.
+    if here.digit == 0 {
+        return from;
+    }
+    Pair { base, here, ahead }.scan(view, kinds, from, out)
 }
 
-/// The next digit at or behind `from`. Blocks without one cost a few vector instructions.
-fn next_digit(bytes: &[u8], from: usize) -> Option<usize> {
-    let rest = bytes.get(from..)?;
-    let mut at = from;
-    // The next one is near, mostly.
-    if let Some(word) = rest.first_chunk::<8>() {
-        let digits = digits_in(*word);
-        if digits != 0 {
-            return Some(at + digits.trailing_zeros() as usize / 8);
+/// Two blocks, of which the first is looked at.
+struct Pair<'m> {
+    base: usize,
+    here: &'m Bits,
+    ahead: &'m Bits,
+}
+
+/// Where something may begin.
+struct Places {
+    /// A number by itself, with its separators of six bytes and more.
+    numbers: u64,
+    /// Two digits and more behind one, two or six letters.
+    lettered: u64,
+    /// Digits behind an opening parenthesis.
+    opened: u64,
+}
+
+impl Pair<'_> {
+    fn scan(&self, view: &View<'_>, kinds: &Set, from: usize, out: &mut Vec<Finding>) -> usize {
+        let mut from = from;
+        let chain = self.here.chain(false, self.ahead.digit & 1 != 0);
+        let places = self.places(view, chain);
+        let mut todo = places.numbers | places.lettered | places.opened;
+        if todo == 0 {
+            return from;
         }
-    }
-    let mut blocks = rest.chunks_exact(BLOCK);
-    for block in &mut blocks {
-        let any = block.iter().fold(0_u8, |any, b| any | u8::from(b.wrapping_sub(b'0') < 10));
-        if any != 0 {
-            for (i, word) in block.as_chunks::<8>().0.iter().enumerate() {
-                let digits = digits_in(*word);
-                if digits != 0 {
-                    return Some(at + 8 * i + digits.trailing_zeros() as usize / 8);
-                }
+        let chain_ahead = self.ahead.chain(self.here.digit >> 63 != 0, false);
+        while todo != 0 {
+            let bit = todo.trailing_zeros();
+            let this = todo & todo.wrapping_neg();
+            todo &= todo - 1;
+            let start = self.base + bit as usize;
+            if start < from {
+                continue;
+            }
+            let run = Run {
+                start,
+                digits: bits::window(self.here.digit, self.ahead.digit, bit),
+                chain: bits::window(chain, chain_ahead, bit),
+            };
+            // `(212) 555-0123`
+            if places.opened & this != 0
+                && kinds.has(Kind::Phone)
+                && view.at(run.seg().end()) == b')'
+                && let Some(end) = phone::in_parens(view, start, run.seg().end(), out)
+            {
+                from = end;
+                continue;
+            }
+            if places.lettered & this != 0 {
+                ids::lettered(view, kinds, &run.seg(), out);
+            }
+            if places.numbers & this != 0
+                && let Some(end) = run.judge(view, kinds, out)
+            {
+                from = end;
             }
         }
-        at += BLOCK;
+        from
     }
-    blocks.remainder().iter().position(u8::is_ascii_digit).map(|i| at + i)
+
+    #[inline]
+    fn places(&self, view: &View<'_>, chain: u64) -> Places {
+        let here = self.here;
+        let (before, second) = (view.before(self.base), view.before(self.base.saturating_sub(1)));
+        let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        let digit_before = bits::up(here.digit, before.is_ascii_digit());
+        let word_before = bits::up(here.word, is_word(before));
+        let starts = here.digit & !digit_before;
+        // What begins behind digits and a dash or a dot is part of something longer.
+        let joined = bits::up(
+            here.join & digit_before,
+            matches!(before, b'-' | b'.') && second.is_ascii_digit(),
+        );
+        // With separators, six digits or the four numbers of an address are seven bytes.
+        let long = bits::six(here.digit) | bits::seven(chain);
+        let numbers = starts & !word_before & !joined & long;
+
+        let words = here.word & !word_before;
+        let one = words << 1;
+        let two = (one & here.word) << 1;
+        let four = (((two & here.word) << 1) & here.word) << 1;
+        let six = (((four & here.word) << 1) & here.word) << 1;
+        // Of a word that began before the block it is seen later how long it is.
+        let cut = bits::up(here.word, is_word(before)) & 0x7f;
+        let more = bits::down(here.digit, self.ahead.digit & 1 != 0);
+        let lettered = starts & word_before & more & (one | two | six | cut);
+        let opened = starts & bits::up(here.open, before == b'(');
+        Places { numbers, lettered, opened }
+    }
+}
+
+/// A run of digits and what follows it: of 64 bytes from its start on, which are digits, and which
+/// belong to groups of digits with separators between.
+struct Run {
+    start: usize,
+    digits: u64,
+    chain: u64,
+}
+
+impl Run {
+    fn seg(&self) -> Seg {
+        Seg { start: self.start, len: self.digits.trailing_ones() as usize, sep: 0 }
+    }
+
+    /// Where what begins here ends.
+    fn judge(&self, view: &View<'_>, kinds: &Set, out: &mut Vec<Finding>) -> Option<usize> {
+        let before = view.before(self.start);
+        let led = match before {
+            b' ' | b'/' | b'+' if view.before(self.start - 1).is_ascii_digit() => before,
+            _ => 0,
+        };
+        if led == 0 && before == b' ' && self.count() == 6 {
+            ids::led_by_letters(view, kinds, &self.seg(), out);
+        }
+        let kinds = kinds.and(self.kinds(view));
+        if kinds.is_empty() {
+            return None;
+        }
+        let mut segs = [Seg::default(); SEGS_MAX];
+        let segs = self.segs(view, &mut segs);
+        let group = Group { segs, led };
+        one(view, &kinds, &group, segs.first()?, out)
+    }
+
+    /// What can begin so: by its first two runs, what stands between them, its first digit, and
+    /// how many digits there are in all.
+    fn kinds(&self, view: &View<'_>) -> Set {
+        let first = self.digits.trailing_ones();
+        let after = self.start + first as usize;
+        let second = self.digits.checked_shr(first + 1).unwrap_or(0).trailing_ones();
+        let next = Next::of(view.at(after), view.at(after + 1));
+        let lead = view.at(self.start);
+        let mut kinds = shapes::begin(first, next, second).and(shapes::lead(lead));
+        let len = self.chain.trailing_ones();
+        let end = self.start + len as usize;
+        let opens = |at| view.at(at) == b'(';
+        let goes_on = opens(end) || is_sep(view.at(end)) && opens(end + 1);
+        let called = goes_on || view.before(self.start) == b'+';
+        if kinds.is_empty() && !called {
+            return kinds;
+        }
+        let count = self.count();
+        if count < CARD_DIGITS_MIN {
+            kinds = kinds.without(Kind::Card);
+        }
+        // `52.520008` is no telephone number.
+        let decimal = next == Next::Dot && first <= 3 && lead != b'0' && len == first + 1 + second;
+        if called {
+            kinds = kinds.with(Kind::Phone);
+        } else if decimal || count < PHONE_DIGITS_MIN || self.is_date(view) {
+            kinds = kinds.without(Kind::Phone);
+        }
+        if count < GROUP_DIGITS_MIN { kinds.and(FEW) } else { kinds }
+    }
+
+    /// Digits of the group.
+    fn count(&self) -> u32 {
+        let len = self.chain.trailing_ones();
+        let within = if len >= 64 { u64::MAX } else { (1 << len) - 1 };
+        (self.digits & within).count_ones()
+    }
+
+    /// `2026-11-26`
+    fn is_date(&self, view: &View<'_>) -> bool {
+        const SHAPE: u64 = 0b11_0110_1111;
+        self.digits & 0x3ff == SHAPE
+            && self.chain & 0x3ff == 0x3ff
+            && phone::date_like(view, self.start)
+    }
+
+    fn segs<'s>(&self, view: &View<'_>, segs: &'s mut [Seg; SEGS_MAX]) -> &'s [Seg] {
+        let (mut digits, mut chain, mut at) = (self.digits, self.chain, self.start);
+        let mut count = 0;
+        for seg in segs.iter_mut() {
+            let len = digits.trailing_ones();
+            let goes_on = chain.checked_shr(len).is_some_and(|rest| rest & 1 != 0);
+            let end = at + len as usize;
+            *seg =
+                Seg { start: at, len: len as usize, sep: if goes_on { view.at(end) } else { 0 } };
+            count += 1;
+            if !goes_on {
+                break;
+            }
+            digits = digits.checked_shr(len + 1).unwrap_or(0);
+            chain = chain.checked_shr(len + 1).unwrap_or(0);
+            at = end + 1;
+        }
+        segs.get(..count).unwrap_or_default()
+    }
 }
 
 fn is_sep(byte: u8) -> bool {
     matches!(byte, b' ' | b'-' | b'.' | b'/' | b'+')
-}
-
-/// Digits of a group below which nothing of it can be one of the number kinds.
-const GROUP_DIGITS_MIN: usize = 6;
-
-pub fn scan(view: &View<'_>, kinds: &Set, out: &mut Vec<Finding>) {
-    let mut segs: Vec<Seg> = Vec::new();
-    let mut at = 0;
-    while let Some(start) = next_digit(view.bytes, at) {
-        let mut from = start;
-        let mut digits = 0;
-        let first = view.run(start, usize::MAX, |b| b.is_ascii_digit());
-        let next = view.at(start + first);
-        // A short number, standing alone, is nothing that is looked for.
-        if first < GROUP_DIGITS_MIN
-            && next != b')'
-            && !(is_sep(next) && view.at(start + first + 1).is_ascii_digit())
-            && !(first > 1 && view.before(start).is_ascii_alphabetic())
-        {
-            at = start + first;
-            continue;
-        }
-        segs.clear();
-        loop {
-            let len = view.run(from, usize::MAX, |b| b.is_ascii_digit());
-            let end = from + len;
-            digits += len;
-            let next = view.at(end);
-            let goes_on = is_sep(next) && view.at(end + 1).is_ascii_digit();
-            segs.push(Seg { start: from, len, sep: if goes_on { next } else { 0 } });
-            at = end;
-            if !goes_on {
-                break;
-            }
-            from = end + 1;
-        }
-        // `(212) 555-0123`
-        let parens = segs.len() == 1 && view.at(at) == b')';
-        if parens && let Some(end) = phone::in_parens(view, kinds, start, at, out) {
-            at = end;
-            continue;
-        }
-        group(view, kinds, &segs, digits, out);
-    }
-}
-
-fn group(view: &View<'_>, kinds: &Set, segs: &[Seg], digits: usize, out: &mut Vec<Finding>) {
-    let letter_before =
-        segs.first().is_some_and(|seg| view.before(seg.start).is_ascii_alphabetic());
-    if letter_before && let Some(first) = segs.first() {
-        ids::lettered(view, kinds, first, out);
-    } else if digits == 6
-        && let Some(first) = segs.first()
-    {
-        ids::led_by_letters(view, kinds, first, out);
-    }
-    if digits < GROUP_DIGITS_MIN && !(segs.len() >= 4 && digits >= 4) {
-        // `AB 12 34 56 C` has six.
-        return;
-    }
-    let (mut led, mut left) = (0, digits);
-    let mut skip_to = 0;
-    for (i, seg) in segs.iter().enumerate() {
-        let group = Group { segs: segs.get(i..).unwrap_or_default(), led, digits: left };
-        led = seg.sep;
-        left -= seg.len;
-        // What begins behind digits and a dash or a dot is part of something longer.
-        if seg.start < skip_to || matches!(group.led, b'-' | b'.') {
-            continue;
-        }
-        if let Some(end) = one(view, kinds, &group, seg, out) {
-            skip_to = end;
-        }
-    }
 }
 
 /// What begins at one run of digits: the most certain kind first. Where it ends.
@@ -221,18 +326,12 @@ fn one(
     seg: &Seg,
     out: &mut Vec<Finding>,
 ) -> Option<usize> {
-    let before = view.before(seg.start);
-    // Part of a word, or of a number that began earlier.
-    if group.led == 0 && (before.is_ascii_alphanumeric() || before == b'_') {
-        return None;
-    }
     let mut tell = |end: usize, kind: Kind| {
         found(out, seg.start, end, kind);
         Some(end)
     };
-    if group.digits >= CARD_DIGITS_MIN
-        && kinds.has(Kind::Card)
-        && let Some(end) = card(view, group, seg)
+    if kinds.has(Kind::Card)
+        && let Some(end) = cards::card(view, group, seg)
     {
         return tell(end, Kind::Card);
     }
@@ -281,163 +380,5 @@ pub fn luhn(digits: &[u8]) -> bool {
     sum.is_multiple_of(10)
 }
 
-/// Issuer ranges: the first six digits from and to, and the lengths.
-const ISSUERS: &[(u64, u64, &[usize])] = &[
-    (400_000, 499_999, &[13, 16, 19]),
-    (510_000, 559_999, &[16]),
-    (222_100, 272_099, &[16]),
-    (340_000, 349_999, &[15]),
-    (370_000, 379_999, &[15]),
-    (300_000, 305_999, &[14, 16]),
-    (309_500, 309_599, &[14, 16]),
-    (360_000, 369_999, &[14]),
-    (380_000, 399_999, &[14, 16]),
-    (352_800, 358_999, &[16, 17, 18, 19]),
-    (601_100, 601_199, &[16, 19]),
-    (622_126, 622_925, &[16, 17, 18, 19]),
-    (620_000, 629_999, &[16, 17, 18, 19]),
-    (644_000, 659_999, &[16, 19]),
-    (810_000, 817_199, &[16, 17, 18, 19]),
-    (500_000, 509_999, &[13, 14, 15, 16, 17, 18, 19]),
-    (560_000, 589_999, &[13, 14, 15, 16, 17, 18, 19]),
-    (630_400, 630_499, &[13, 14, 15, 16, 17, 18, 19]),
-    (670_000, 679_999, &[13, 14, 15, 16, 17, 18, 19]),
-    (220_000, 220_499, &[16, 17, 18, 19]),
-    (979_200, 979_299, &[16]),
-    (600_000, 609_999, &[16]),
-    (817_200, 829_999, &[16]),
-];
-
-/// Fewest digits of a card.
-const CARD_DIGITS_MIN: usize = 13;
-
-/// How cards are printed.
-const CARD_SHAPES: &[&[usize]] = &[
-    &[4, 4, 4, 4],
-    &[4, 4, 4, 4, 3],
-    &[4, 6, 5],
-    &[4, 6, 4],
-    &[4, 4, 4, 1],
-    &[4, 4, 4, 4, 2],
-    &[4, 4, 5],
-    &[6, 13],
-    &[8, 8],
-    &[6, 10],
-    &[4, 4, 4, 2],
-];
-
-const CARD_WORDS: &[&str] = &[
-    "card",
-    "credit",
-    "debit",
-    "visa",
-    "mastercard",
-    "amex",
-    "pan",
-    "karte",
-    "carte",
-    "tarjeta",
-    "maestro",
-    "discover",
-    "cc ",
-];
-/// Numbers as long as cards that are none.
-const NO_CARD_WORDS: &[&str] = &[
-    "imei",
-    "iccid",
-    "tracking",
-    "order",
-    "invoice",
-    "serial",
-    "batch",
-    "isbn",
-    "ean",
-    "gtin",
-    "account no",
-    "ticket",
-    "reference",
-    "txn",
-    "transaction id",
-    "trace",
-    "timestamp",
-    "snowflake",
-    "parcel",
-    "shipment",
-    "barcode",
-    "meter",
-    "build",
-    "uuid",
-    "id=",
-];
-
-fn card(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<usize> {
-    let (start, end, plain) = if (13..=19).contains(&seg.len) {
-        (seg.start, seg.end(), true)
-    } else {
-        let shape =
-            CARD_SHAPES.iter().filter_map(|lens| group.shape(lens, Seps::One(b" -."))).max();
-        match shape {
-            Some(end) => (seg.start, end, false),
-            None => return spaced_card(view, group, seg),
-        }
-    };
-    let before = view.before(start);
-    if plain && group.led != 0 && group.led != b' ' && group.led != b'/' {
-        return None;
-    }
-    let fits = if plain {
-        alone(view, start, end)
-    } else {
-        let after = view.at(end);
-        !(after.is_ascii_alphanumeric() || before == b'.' || before == b'-' && group.led == b'-')
-    };
-    if !fits || !is_card(view.slice(start, end)) {
-        return None;
-    }
-    // As long as a bar code, and cards of that length are gone.
-    if end - start == 13 && !view.near(start, end, CARD_WORDS) {
-        return None;
-    }
-    let no = view.said_before(start, 32, NO_CARD_WORDS) && !view.said_before(start, 32, CARD_WORDS);
-    (!no).then_some(end)
-}
-
-/// Split up in any other way, with a word that says that it is a card.
-fn spaced_card(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<usize> {
-    let sep = seg.sep;
-    if !matches!(sep, b' ' | b'-' | b'.') || group.led == sep {
-        return None;
-    }
-    let mut digits = 0;
-    let mut end = None;
-    for part in group.segs {
-        digits += part.len;
-        if digits > 19 {
-            break;
-        }
-        if digits >= 13 && is_card(view.slice(seg.start, part.end())) {
-            end = Some(part.end());
-        }
-        if part.sep != sep {
-            break;
-        }
-    }
-    let end = end?;
-    (!view.at(end).is_ascii_alphanumeric() && view.near(seg.start, end, CARD_WORDS)).then_some(end)
-}
-
-fn is_card(text: &[u8]) -> bool {
-    let Some(digits) = Digits::of(text) else { return false };
-    let all = digits.as_slice();
-    if !(13..=19).contains(&all.len()) || !luhn(all) {
-        return false;
-    }
-    // One digit over and over is a placeholder.
-    if all.windows(2).all(|pair| pair.first() == pair.get(1)) {
-        return false;
-    }
-    let head = digits.number(0, 6);
-    ISSUERS
-        .iter()
-        .any(|(from, to, lens)| (*from..=*to).contains(&head) && lens.contains(&all.len()))
-}
+#[cfg(test)]
+mod tests;

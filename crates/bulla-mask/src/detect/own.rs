@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::{FINDING_BYTES_MAX, Finding, What, view::View};
+use super::{
+    FINDING_BYTES_MAX, Finding, What,
+    view::{View, Words},
+};
 
 /// Memory that one compiled pattern may take.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
@@ -55,9 +58,10 @@ impl Own {
 
     pub(super) fn scan(&self, view: &View<'_>, out: &mut Vec<Finding>) {
         let words: Vec<&str> = self.near.iter().map(String::as_str).collect();
+        let near = Words::new(&words);
         for hit in self.pattern.find_iter(view.bytes) {
             let fits = hit.len() <= FINDING_BYTES_MAX
-                && (words.is_empty() || view.near(hit.start(), hit.end(), &words));
+                && (words.is_empty() || view.near(hit.start(), hit.end(), &near));
             if fits {
                 let what = What::Own(self.name.clone());
                 out.push(Finding { start: hit.start(), end: hit.end(), what });

@@ -3,12 +3,11 @@
 
 use super::{
     Finding, Kind,
-    kind::Set,
     numbers::{Group, Seg, Seps, alone},
-    view::{View, found},
+    view::{View, Words, found},
 };
 
-const WORDS: &[&str] = &[
+const WORDS: Words<'_> = Words::new(&[
     "phone",
     "tel",
     "mobile",
@@ -35,9 +34,9 @@ const WORDS: &[&str] = &[
     "gsm",
     "ph ",
     "ph:",
-];
+]);
 /// What numbers with dashes or spaces also are.
-const NO_WORDS: &[&str] = &[
+const NO_WORDS: Words<'_> = Words::new(&[
     "order",
     "invoice",
     "sku",
@@ -69,7 +68,7 @@ const NO_WORDS: &[&str] = &[
     "iban",
     "route",
     "zip",
-];
+]);
 
 /// Country codes of one and two digits; all others have three.
 fn country_digits(digits: &[u8]) -> Option<usize> {
@@ -204,29 +203,13 @@ pub fn number(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<(usize, u
     if group.led != 0 && group.led != b' ' {
         return None;
     }
-    // Too few digits, unless some in parentheses go on.
-    let tail = group.segs.last().map_or(start, Seg::end);
-    let opens = |at| view.at(at) == b'(';
-    let goes_on =
-        opens(tail) || matches!(view.at(tail), b' ' | b'-' | b'.' | b'/') && opens(tail + 1);
-    if group.digits < 8 && !goes_on || seg.len == 4 && date_like(view, start) {
+    if seg.len == 4 && date_like(view, start) {
         return None;
     }
-    let shaped = group
-        .shape(&[3, 3, 4], Seps::One(b"-."))
-        .or_else(|| group.shape(&[1, 3, 3, 4], Seps::One(b"-.")))
-        .or_else(|| group.shape(&[1, 3, 3, 4], Seps::Exactly(b" --")));
-    let no = || view.said_before(start, 24, NO_WORDS);
-    let yes = |end| view.said_before(start, 40, WORDS) || view.near(end, end, WORDS);
-    let spaced = group.shape(&[3, 3, 4], Seps::One(b" "));
-    if let Some(end) = shaped.or(spaced) {
-        let stop = extended(view, end);
-        if nanp(view, start, end, Plan::Loose) && alone(view, start, stop) {
-            let strict = shaped.is_some() && nanp(view, start, end, Plan::Strict);
-            if yes(stop) || strict && !no() {
-                return Some((start, stop));
-            }
-        }
+    if matches!(seg.len, 1 | 3)
+        && let Some(end) = american(view, group, seg)
+    {
+        return Some((start, end));
     }
     // `00` and a country, or a national number, where a word says that it is one.
     let end = stretch(view, start);
@@ -243,20 +226,36 @@ pub fn number(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<(usize, u
     };
     // Words are looked for last: that costs most.
     let fits = fits
-        && !date_like(view, start)
         && alone(view, start, end)
-        && view.said_before(start, 40, WORDS)
+        && view.said_before(start, 40, &WORDS)
         && !no_other(view, start);
     fits.then_some((start, end))
 }
 
+/// `212-555-0123`, `1.212.555.0123`. Where it ends.
+fn american(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<usize> {
+    let start = seg.start;
+    let shaped = group
+        .shape(&[3, 3, 4], Seps::One(b"-."))
+        .or_else(|| group.shape(&[1, 3, 3, 4], Seps::One(b"-.")))
+        .or_else(|| group.shape(&[1, 3, 3, 4], Seps::Exactly(b" --")));
+    let end = shaped.or_else(|| group.shape(&[3, 3, 4], Seps::One(b" ")))?;
+    let stop = extended(view, end);
+    if !nanp(view, start, end, Plan::Loose) || !alone(view, start, stop) {
+        return None;
+    }
+    let strict = shaped.is_some() && nanp(view, start, end, Plan::Strict);
+    let said = view.said_before(start, 40, &WORDS) || view.near(stop, stop, &WORDS);
+    (said || strict && !view.said_before(start, 24, &NO_WORDS)).then_some(stop)
+}
+
 /// A word that says that it is something else stands nearer than one that says it is a number.
 fn no_other(view: &View<'_>, start: usize) -> bool {
-    view.said_before(start, 12, NO_WORDS) && !view.said_before(start, 12, WORDS)
+    view.said_before(start, 12, &NO_WORDS) && !view.said_before(start, 12, &WORDS)
 }
 
 /// `2024-05-06`
-fn date_like(view: &View<'_>, start: usize) -> bool {
+pub fn date_like(view: &View<'_>, start: usize) -> bool {
     let text = view.slice(start, start + 10);
     let digit = |i: usize| text.get(i).is_some_and(u8::is_ascii_digit);
     let year = matches!(text.get(..2), Some(b"19" | b"20"));
@@ -271,12 +270,11 @@ fn date_like(view: &View<'_>, start: usize) -> bool {
 /// on.
 pub fn in_parens(
     view: &View<'_>,
-    kinds: &Set,
     start: usize,
     end: usize,
     out: &mut Vec<Finding>,
 ) -> Option<usize> {
-    if !kinds.has(Kind::Phone) || view.before(start) != b'(' || end - start > 6 {
+    if view.before(start) != b'(' || end - start > 6 {
         return None;
     }
     let open = start - 1;
@@ -300,7 +298,7 @@ pub fn in_parens(
         return None;
     }
     let (_, len) = digits_of(view.slice(begin, stop));
-    let said = view.said_before(begin, 40, WORDS);
+    let said = view.said_before(begin, 40, &WORDS);
     let fits = nanp(view, begin, stop, Plan::Loose) && end - start == 3
         || said && (9..=12).contains(&len) && view.at(start) == b'0';
     if !fits {

@@ -1,6 +1,9 @@
 //! A text, and what stands around a place in it.
 
-use super::{Finding, Kind, What};
+use super::{
+    Finding, Kind, What,
+    bits::{self, BLOCK},
+};
 
 /// Text before a candidate that may decide about it.
 pub const BEFORE_BYTES: usize = 64;
@@ -44,51 +47,84 @@ impl<'a> View<'a> {
         head.iter().rev().position(|b| !test(*b)).unwrap_or(head.len())
     }
 
-    /// Whether one of the words stands near `start..end`. Words are in lower case and are matched
-    /// where a word begins. Names such as `card_number` count as words with a space.
-    pub fn near(&self, start: usize, end: usize, words: &[&str]) -> bool {
+    /// Whether one of the words stands near `start..end`.
+    pub fn near(&self, start: usize, end: usize, words: &Words<'_>) -> bool {
         self.within(start.saturating_sub(BEFORE_BYTES), start, words)
             || self.within(end, end + self.run(end, AFTER_BYTES, |b| b != b'\n'), words)
     }
 
     /// Whether one of the words stands before `start`, within so many bytes.
-    pub fn said_before(&self, start: usize, bytes: usize, words: &[&str]) -> bool {
+    pub fn said_before(&self, start: usize, bytes: usize, words: &Words<'_>) -> bool {
         self.within(start.saturating_sub(bytes.min(BEFORE_BYTES)), start, words)
     }
 
-    fn within(&self, start: usize, end: usize, words: &[&str]) -> bool {
-        let (mut window, mut begins) = ([0_u8; BEFORE_BYTES], [0_u8; BEFORE_BYTES]);
-        let text = self.slice(start, end);
-        let (mut before, mut count, mut letters) = (self.before(start), 0, 0_u32);
-        for (at, (to, from)) in window.iter_mut().zip(text).enumerate() {
-            *to = match from {
-                b'_' | b'-' | b'.' | b'/' | b'\n' | b'\t' => b' ',
-                from if from.is_ascii() => from.to_ascii_lowercase(),
-                _ => b'#',
-            };
-            // `customerPhone` has two words.
-            let camel = from.is_ascii_uppercase() && before.is_ascii_lowercase();
-            if camel || !before.is_ascii_alphabetic() {
-                if let Some(begin) = begins.get_mut(count) {
-                    *begin = at as u8;
-                }
-                count += 1;
-                letters |= 1 << (*to & 31);
-            }
-            before = *from;
+    /// In a stretch of [`BLOCK`] bytes at most.
+    fn within(&self, start: usize, end: usize, words: &Words<'_>) -> bool {
+        let letters = bits::letters(&bits::block(self.bytes, start));
+        let before = self.before(start);
+        let any = bits::up(letters.lower | letters.upper, before.is_ascii_alphabetic());
+        // `customerPhone` has two words.
+        let camel = letters.upper & bits::up(letters.lower, before.is_ascii_lowercase());
+        let mut begins = !any | camel;
+        if words.lettered {
+            begins &= letters.lower | letters.upper;
         }
-        let window = window.get(..text.len().min(BEFORE_BYTES)).unwrap_or_default();
-        let begins = begins.get(..count).unwrap_or_default();
-        words.iter().any(|word| {
-            let word = word.as_bytes();
-            let Some(first) = word.first().filter(|f| letters & (1 << (**f & 31)) != 0) else {
-                return false;
-            };
-            begins.iter().any(|at| {
-                let here = window.get(usize::from(*at)..).unwrap_or_default();
-                here.first() == Some(first) && here.starts_with(word)
-            })
-        })
+        let len = end.saturating_sub(start);
+        if len < BLOCK {
+            begins &= (1 << len) - 1;
+        }
+        let text = self.slice(start, end);
+        while begins != 0 {
+            let here = text.get(begins.trailing_zeros() as usize..).unwrap_or_default();
+            begins &= begins - 1;
+            let first = here.first().copied().map_or(0, fold);
+            if words.firsts & (1 << (first & 31)) != 0
+                && words.list.iter().any(|word| begins_with(here, word.as_bytes()))
+            {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Words that are looked for nearby: in lower case, matched where a word begins. Names such as
+/// `card_number` count as words with a space.
+#[derive(Debug, Clone, Copy)]
+pub struct Words<'w> {
+    list: &'w [&'w str],
+    /// Of the first bytes, their low five bits.
+    firsts: u32,
+    /// All of them begin with a letter.
+    lettered: bool,
+}
+
+impl<'w> Words<'w> {
+    #[must_use]
+    pub const fn new(list: &'w [&'w str]) -> Self {
+        let (mut firsts, mut lettered, mut rest) = (0, true, list);
+        while let [word, tail @ ..] = rest {
+            if let [first, ..] = word.as_bytes() {
+                firsts |= 1 << (*first & 31);
+                lettered &= first.is_ascii_lowercase();
+            }
+            rest = tail;
+        }
+        Self { list, firsts, lettered }
+    }
+}
+
+#[inline]
+fn begins_with(text: &[u8], word: &[u8]) -> bool {
+    text.len() >= word.len() && text.iter().zip(word).all(|(byte, of)| fold(*byte) == *of)
+}
+
+#[inline]
+fn fold(byte: u8) -> u8 {
+    match byte {
+        b'_' | b'-' | b'.' | b'/' | b'\n' | b'\t' => b' ',
+        byte if byte.is_ascii() => byte.to_ascii_lowercase(),
+        _ => b'#',
     }
 }
 
