@@ -83,6 +83,19 @@ impl Host {
         capture(self.enter(&command), None, SOON)
     }
 
+    /// What it is to the others: the end of its namespace's name.
+    fn role(&self) -> &str {
+        self.namespace.rsplit('-').next().unwrap_or_default()
+    }
+
+    /// Changes the firewall of this host.
+    fn nft(&self, rules: &str) -> Result<()> {
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]);
+        let done = capture(self.enter(&command), Some(rules.as_bytes().to_vec()), SOON)?;
+        done.success().context("change a firewall").map(drop)
+    }
+
     /// Whether somebody takes a TCP connection at an address.
     ///
     /// # Errors
@@ -101,11 +114,15 @@ pub struct Net {
     pub gateway: Host,
     pub target: Host,
     pub audit: Host,
+    /// Between target and gateway, once [`Net::translate`] has put it there.
+    router: Host,
 }
 
 pub const APP: &str = "10.207.1.2";
 pub const TARGET: &str = "10.207.2.2";
 pub const AUDIT: &str = "10.207.3.2";
+/// The target's address behind a router that translates it.
+pub const TARGET_INSIDE: &str = "10.208.0.2";
 
 /// The gateway's address on the cable of the host with this address.
 pub fn gateway_at(host: &str) -> String {
@@ -132,13 +149,14 @@ impl Net {
             gateway: host("gateway"),
             target: host("target"),
             audit: host("audit"),
+            router: host("router"),
         };
-        for host in net.hosts() {
+        for host in [&net.app, &net.gateway, &net.target, &net.audit] {
             ip(&["netns", "add", &host.namespace])?;
             ip(&["-n", &host.namespace, "link", "set", "lo", "up"])?;
         }
         for (host, address) in [(&net.app, APP), (&net.target, TARGET), (&net.audit, AUDIT)] {
-            net.cable(host, address)?;
+            net.cable(host, host.role(), address)?;
         }
         let forward = net.gateway.run("sysctl", &["-q", "-w", "net.ipv4.ip_forward=1"])?;
         forward.success().context("let the gateway's host route")?;
@@ -161,25 +179,69 @@ impl Net {
         Ok(())
     }
 
-    fn hosts(&self) -> [&Host; 4] {
-        [&self.app, &self.gateway, &self.target, &self.audit]
+    /// Puts a router between target and gateway, which gives the target's connections its own
+    /// address and lets nobody in (NAT, RFC 3022).
+    ///
+    /// # Errors
+    /// The network cannot be changed.
+    pub fn translate(&self) -> Result<()> {
+        let Self { gateway, target, router, .. } = self;
+        ip(&["netns", "add", &router.namespace])?;
+        ip(&["-n", &router.namespace, "link", "set", "lo", "up"])?;
+        ip(&["-n", &gateway.namespace, "link", "delete", "to-target"])?;
+        self.cable(router, "target", TARGET)?;
+        let inside = gateway_at(TARGET_INSIDE);
+        join((&router.namespace, "inside", &inside), (&target.namespace, "cable", TARGET_INSIDE))?;
+        router.run("sysctl", &["-q", "-w", "net.ipv4.ip_forward=1"])?.success()?;
+        firewall(router, "")?;
+        router.nft(
+            "table ip nat {\n chain out {\n type nat hook postrouting priority 100;\n\
+             oifname \"cable\" masquerade\n }\n }\n",
+        )?;
+        self.mend()
     }
 
-    /// Joins a host to the gateway's.
-    fn cable(&self, host: &Host, address: &str) -> Result<()> {
-        let (near, far) = (&self.gateway.namespace, &host.namespace);
-        let role = far.rsplit('-').next().unwrap_or_default();
-        let (end, gateway) = (format!("to-{role}"), gateway_at(address));
-        let (near_ip, far_ip) = (format!("{gateway}/24"), format!("{address}/24"));
-        ip(&[
-            "-n", near, "link", "add", &end, "type", "veth", "peer", "name", "cable", "netns", far,
-        ])?;
-        ip(&["-n", near, "address", "add", &near_ip, "dev", &end])?;
-        ip(&["-n", near, "link", "set", &end, "up"])?;
-        ip(&["-n", far, "address", "add", &far_ip, "dev", "cable"])?;
-        ip(&["-n", far, "link", "set", "cable", "up"])?;
-        ip(&["-n", far, "route", "add", "default", "via", &gateway])
+    /// The router drops everything, and says nothing about it, until [`Net::mend`].
+    ///
+    /// # Errors
+    /// The firewall refuses.
+    pub fn cut(&self) -> Result<()> {
+        self.router.nft("flush chain inet filter forward\n")
     }
+
+    /// The router lets the target out again.
+    ///
+    /// # Errors
+    /// The firewall refuses.
+    pub fn mend(&self) -> Result<()> {
+        self.router.nft(
+            "add rule inet filter forward ct state established,related accept\n\
+             add rule inet filter forward iifname \"inside\" accept\n",
+        )
+    }
+
+    fn hosts(&self) -> [&Host; 5] {
+        [&self.app, &self.gateway, &self.target, &self.audit, &self.router]
+    }
+
+    /// Joins a host to the gateway's, which knows the cable by what it leads to.
+    fn cable(&self, host: &Host, to: &str, address: &str) -> Result<()> {
+        let (end, near) = (format!("to-{to}"), gateway_at(address));
+        join((&self.gateway.namespace, &end, &near), (&host.namespace, "cable", address))
+    }
+}
+
+/// A cable between two namespaces: the name and the address of each end. The near end is the far
+/// one's way to everything else.
+fn join(near: (&str, &str, &str), far: (&str, &str, &str)) -> Result<()> {
+    let ((near, end, gateway), (far, name, address)) = (near, far);
+    let (near_ip, far_ip) = (format!("{gateway}/24"), format!("{address}/24"));
+    ip(&["-n", near, "link", "add", end, "type", "veth", "peer", "name", name, "netns", far])?;
+    ip(&["-n", near, "address", "add", &near_ip, "dev", end])?;
+    ip(&["-n", near, "link", "set", end, "up"])?;
+    ip(&["-n", far, "address", "add", &far_ip, "dev", name])?;
+    ip(&["-n", far, "link", "set", name, "up"])?;
+    ip(&["-n", far, "route", "add", "default", "via", gateway])
 }
 
 impl Drop for Net {
@@ -207,8 +269,5 @@ fn firewall(host: &Host, input: &str) -> Result<()> {
          chain forward {{\n type filter hook forward priority 0; policy drop;\n }}\n\
          }}\n"
     );
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]);
-    let done = capture(host.enter(&command), Some(rules.into_bytes()), SOON)?;
-    done.success().context("set up a firewall").map(drop)
+    host.nft(&rules)
 }

@@ -13,7 +13,7 @@ use bulla_e2e::client::{Dial, program};
 use bulla_e2e::expect::has;
 use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec, TrustDomainSpec, cli_in};
 use bulla_e2e::issuer::Issuer;
-use bulla_e2e::netns::{APP, AUDIT, Net, TARGET, gateway_at};
+use bulla_e2e::netns::{APP, AUDIT, Host, Net, TARGET, TARGET_INSIDE, gateway_at};
 use bulla_e2e::place::TempDir;
 use bulla_e2e::postgres::{Options, Postgres};
 use bulla_e2e::proc::{Proc, Signal, capture};
@@ -440,43 +440,117 @@ fn a_hung_target_leaves_other_sessions_alone() {
     assert!(during < before * 3 + 20_000, "{before} before, {during} during");
 }
 
+/// The hosts of a network, with the gateway in the middle and an agent beside the server.
+struct Hosts {
+    net: Net,
+    server: Postgres,
+    gateway: Gateway,
+    beside: Host,
+    _agent: Agent,
+    token: String,
+    _files: TempDir,
+}
+
+impl Hosts {
+    fn start(translated: bool) -> Self {
+        let authority = Authority::new("hosts").unwrap();
+        let issuer = Issuer::start().unwrap();
+        let files = TempDir::new("keys").unwrap();
+        let keys = bulla_e2e::client::http_get(&format!("{}/jwks", issuer.url())).unwrap();
+        assert_eq!(keys.0, 200, "{}", keys.1);
+        let keys = files.write("keys.json", &keys.1).unwrap();
+        let net = Net::new().unwrap();
+        if translated {
+            net.translate().unwrap();
+        }
+        let options = Options { host: Some(net.target.clone()), ..Options::default() };
+        let address = if translated { TARGET_INSIDE } else { TARGET };
+        let options = options.set("listen_addresses", &format!("127.0.0.1,{address}"));
+        let server = Postgres::with(&authority, &options).unwrap();
+        let mut spec = Spec::new(&server, &issuer).policy("all.cedar", EVERYTHING);
+        spec.issuers[0].more = format!("jwks_file = {keys:?}\n");
+        let target = spec.resources[0].clone();
+        spec.resources[0].agents = vec!["eu-1".to_owned()];
+        spec.host = Some(net.gateway.clone());
+        let gateway = Gateway::start(&authority, spec).unwrap();
+        let agents = gateway.agents_port();
+        net.let_in(gateway.dial("").port, agents).unwrap();
+        let token = gateway.join_token("eu-1").unwrap();
+        let mut own = AgentSpec::new("eu-1", agents, &token, &target);
+        own.gateways[0].address = format!("{}:{agents}", gateway_at(TARGET));
+        let beside = net.target.clone().without(gateway.dir().path());
+        own.host = Some(beside.clone());
+        let agent = Agent::start(&own).unwrap();
+        gateway.wait_agents(1).unwrap();
+        let minted = issuer.mint().unwrap().subject("billing/api").claim("team", "x");
+        let token = minted.token().unwrap();
+        Self { net, server, gateway, beside, _agent: agent, token, _files: files }
+    }
+
+    /// A client on the application's host.
+    fn psql(&self, sql: &str) -> Command {
+        let dial = self.gateway.dial(&self.token).env("PGHOSTADDR", &gateway_at(APP));
+        let mut psql = dial.command(&program("psql").unwrap());
+        psql.args(["-X", "-q", "-A", "-t", "-c", sql]);
+        self.net.app.enter(&psql)
+    }
+
+    fn goes_through(&self) {
+        let done = capture(self.psql("SELECT 'through'"), None, SOON).unwrap();
+        assert_eq!(done.out().trim(), "through", "{}{}", done.err(), self.gateway.log());
+    }
+
+    fn verified(&self) {
+        assert!(self.gateway.terminate().unwrap().success(), "{}", self.gateway.log());
+        let verify = ["log", "verify", "data/archive", "--key", "data/log.vkey"];
+        let done = cli_in(self.gateway.dir().path(), &verify).unwrap();
+        assert_eq!(done.code(), 0, "{}{}", done.out(), done.err());
+    }
+}
+
+/// Behind a router that translates addresses, and back after that one has dropped everything for
+/// longer than anybody waits for an answer.
+#[test]
+fn behind_nat_and_back_after_a_cut() {
+    let hosts = Hosts::start(true);
+    let Hosts { net, gateway, .. } = &hosts;
+    hosts.goes_through();
+    // The gateway has met the router, and cannot reach what is behind it.
+    let met = gateway.cli(&["agents", "ls", "--json"]).unwrap().success().unwrap();
+    assert!(met.contains(TARGET) && !met.contains(TARGET_INSIDE), "{met}");
+    assert!(net.target.reaches(TARGET_INSIDE, hosts.server.port()).unwrap());
+    assert!(!net.gateway.reaches(TARGET_INSIDE, hosts.server.port()).unwrap());
+    let sleeping = Proc::spawn("psql", hosts.psql("SELECT pg_sleep(300)")).unwrap();
+    let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    wait_until(|| hosts.server.sql(asleep).unwrap() == "1");
+    net.cut().unwrap();
+    sleeping.wait(SOON).unwrap();
+    has(
+        &sleeping.log(),
+        &["FATAL:  lost `orders`: ", "whether the command took effect is not known"],
+    );
+    gateway.wait_agents(0).unwrap();
+    net.mend().unwrap();
+    gateway.wait_agents(1).unwrap();
+    hosts.goes_through();
+    let listed = gateway.cli(&["sessions", "ls", "--json", "--limit", "20"]).unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed.success().unwrap()).unwrap();
+    let shown = |session: &serde_json::Value| {
+        let id = session["session"].as_str().unwrap();
+        gateway.cli(&["sessions", "show", id]).unwrap().success().unwrap()
+    };
+    let lost = |told: &String| told.contains("pg_sleep(300)") && told.contains("target_lost");
+    assert!(listed.as_array().unwrap().iter().map(shown).any(|told| lost(&told)));
+    hosts.verified();
+}
+
 #[test]
 fn three_hosts_and_one_way() {
-    let authority = Authority::new("hosts").unwrap();
-    let issuer = Issuer::start().unwrap();
-    let files = TempDir::new("keys").unwrap();
-    let keys = bulla_e2e::client::http_get(&format!("{}/jwks", issuer.url())).unwrap();
-    assert_eq!(keys.0, 200, "{}", keys.1);
-    let keys = files.write("keys.json", &keys.1).unwrap();
-    let net = Net::new().unwrap();
-    let options = Options { host: Some(net.target.clone()), ..Options::default() };
-    let server =
-        Postgres::with(&authority, &options.set("listen_addresses", "127.0.0.1,10.207.2.2"))
-            .unwrap();
-    let mut spec = Spec::new(&server, &issuer).policy("all.cedar", EVERYTHING);
-    spec.issuers[0].more = format!("jwks_file = {keys:?}\n");
-    let target = spec.resources[0].clone();
-    spec.resources[0].agents = vec!["eu-1".to_owned()];
-    spec.host = Some(net.gateway.clone());
-    let gateway = Gateway::start(&authority, spec).unwrap();
+    let hosts = Hosts::start(false);
+    let Hosts { net, server, gateway, beside, .. } = &hosts;
     let (clients, agents) = (gateway.dial("").port, gateway.agents_port());
-    net.let_in(clients, agents).unwrap();
-    let token = gateway.join_token("eu-1").unwrap();
-    let mut own = AgentSpec::new("eu-1", agents, &token, &target);
-    own.gateways[0].address = format!("{}:{agents}", gateway_at(TARGET));
-    let beside = net.target.clone().without(gateway.dir().path());
-    own.host = Some(beside.clone());
-    let _agent = Agent::start(&own).unwrap();
-    gateway.wait_agents(1).unwrap();
-
     // The way: application → gateway ← agent → database.
-    let token = issuer.mint().unwrap().subject("billing/api").claim("team", "x").token();
-    let token = token.unwrap();
-    let dial = gateway.dial(&token).env("PGHOSTADDR", &gateway_at(APP));
-    let mut psql = dial.command(&program("psql").unwrap());
-    psql.args(["-X", "-q", "-A", "-t", "-c", "SELECT 'through'"]);
-    let done = capture(net.app.enter(&psql), None, SOON).unwrap();
-    assert_eq!(done.out().trim(), "through", "{}{}", done.err(), gateway.log());
+    hosts.goes_through();
 
     // No other way. Each "no" has a "yes" beside it, so that it is the wall that is tested.
     let port = server.port();
@@ -504,8 +578,5 @@ fn three_hosts_and_one_way() {
     assert_eq!(net.gateway.run("ls", &[&archive]).unwrap().code(), 0);
     assert_ne!(beside.run("ls", &[&archive]).unwrap().code(), 0, "the log is on the target's disk");
 
-    assert!(gateway.terminate().unwrap().success(), "{}", gateway.log());
-    let verify = ["log", "verify", "data/archive", "--key", "data/log.vkey"];
-    let done = cli_in(gateway.dir().path(), &verify).unwrap();
-    assert_eq!(done.code(), 0, "{}{}", done.out(), done.err());
+    hosts.verified();
 }
