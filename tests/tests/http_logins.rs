@@ -31,9 +31,10 @@ fn holds(folder: &Path, needles: &[String]) -> Option<String> {
             }
             continue;
         }
+        // The files are large, and this search is the library's, not built for debugging.
         let bytes = fs::read(&path).unwrap_or_default();
-        let found = |needle: &&String| bytes.windows(needle.len()).any(|w| w == needle.as_bytes());
-        if let Some(needle) = needles.iter().find(found) {
+        let text = String::from_utf8_lossy(&bytes);
+        if let Some(needle) = needles.iter().find(|needle| text.contains(needle.as_str())) {
             return Some(format!("{needle} in {}", path.display()));
         }
     }
