@@ -2,7 +2,8 @@
 //!
 //! Detectors look at text in which escapes are resolved (JSON and source `\u0041`, URL `%41`, HTML
 //! `&#65;`, twice where they are nested), compatibility forms are folded (NFKC, digits of other
-//! scripts), dashes and spaces of every kind are `-` and space, and what has no width is gone.
+//! scripts), dashes and spaces of every kind are `-` and space, and what has no width is gone, colours
+//! of a terminal too.
 //! Each byte of the normal form knows which bytes of the original it stands for.
 
 use std::borrow::Cow;
@@ -70,7 +71,19 @@ pub fn normalise(text: &[u8]) -> Option<Normal> {
 
 /// Nothing in it could be another spelling of something.
 fn is_plain(text: &[u8]) -> bool {
-    text.is_ascii() && memchr::memchr3(b'\\', b'%', b'&', text).is_none()
+    text.is_ascii()
+        && memchr::memchr3(b'\\', b'%', b'&', text).is_none()
+        && memchr::memchr(ESC, text).is_none()
+}
+
+const ESC: u8 = 0x1b;
+
+/// A control sequence of a terminal (ECMA-48, 5.4): it shows nothing. How long it is.
+fn control(rest: &[u8]) -> Option<usize> {
+    let tail = rest.get(2..).filter(|_| rest.starts_with(b"\x1b["))?;
+    let parameters = tail.iter().take(32).take_while(|b| (0x20..0x40).contains(*b)).count();
+    let last = tail.get(parameters)?;
+    (0x40..0x7f).contains(last).then_some(parameters + 3)
 }
 
 /// One pass; `None` when it changes nothing.
@@ -96,6 +109,7 @@ fn unit(rest: &[u8]) -> (usize, Cow<'_, [u8]>) {
         b'\\' => backslash(rest),
         b'%' => percent(rest),
         b'&' => entity(rest),
+        &ESC => control(rest).map(|len| (len, None)),
         0..=0x7f => None,
         _ => {
             return match first_char(rest) {
@@ -343,6 +357,8 @@ mod tests {
         check("%2534", "4");
         check("&amp;#52;", "4");
         check(r"\ud83d\ude00", "😀");
+        check("\u{1b}[1;32m41\u{1b}[0m \u{1b}[K.", "41 .");
+        check("\u{1b}[", "\u{1b}[");
     }
 
     #[test]

@@ -116,8 +116,9 @@ pub fn card(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<usize> {
     if !fits || !is_card(view.slice(start, end)) {
         return None;
     }
-    // As long as a bar code, and cards of that length are gone.
-    if end - start == 13 && !view.near(start, end, &CARD_WORDS) {
+    // As long as a bar code, and cards of that length are gone; or the end of something longer.
+    let rest = !plain && group.led != 0 && end - start < 18;
+    if (rest || end - start == 13) && !view.near(start, end, &CARD_WORDS) {
         return None;
     }
     let no =
@@ -155,8 +156,7 @@ fn is_card(text: &[u8]) -> bool {
     if !(13..=19).contains(&all.len()) || !luhn(all) {
         return false;
     }
-    // One digit over and over is a placeholder.
-    if all.windows(2).all(|pair| pair.first() == pair.get(1)) {
+    if digits.is_one_digit() {
         return false;
     }
     let head = digits.number(0, 6);

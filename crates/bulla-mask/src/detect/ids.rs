@@ -7,13 +7,13 @@ use super::{
     view::{View, Words, found},
 };
 
-/// Kinds that begin at a run of digits. Where it ends, and what it is.
+/// Kinds that begin at a run of digits, or right before it. Where it begins and ends, and what it is.
 pub fn numeric(
     view: &View<'_>,
     kinds: &Set,
     group: &Group<'_>,
     seg: &Seg,
-) -> Option<(usize, Kind)> {
+) -> Option<(usize, usize, Kind)> {
     let start = seg.start;
     // A shape, standing alone.
     let shaped = |lens: &[usize], seps| {
@@ -31,6 +31,8 @@ pub fn numeric(
         let end = seg.end();
         (seg.len == len && alone(view, start, end)).then_some(end)
     };
+    // Eleven digits are many things, and one in some dozens passes a check.
+    let eleven = || plain(11).filter(|_| !view.said_before(start, 24, &NO_ELEVEN_WORDS));
     let digits = |end: usize| Digits::of(view.slice(start, end));
     let ok = |end: Option<usize>, test: &dyn Fn(&Digits) -> bool| {
         end.filter(|end| digits(*end).is_some_and(|d| test(&d)))
@@ -42,54 +44,54 @@ pub fn numeric(
         if let Some(end) = ssn(shaped(&[3, 2, 4], Seps::One(b"-"))) {
             let said = view.said_before(start, 40, &SSN_WORDS);
             if said || !view.said_before(start, 32, &NO_SSN_WORDS) {
-                return Some((end, Kind::UsSsn));
+                return Some((start, end, Kind::UsSsn));
             }
         }
         let loose = ssn(shaped(&[3, 2, 4], Seps::One(b" .")));
         let loose = loose.or_else(|| ssn(plain(9)));
         if let Some(end) = loose.filter(|end| near(*end, &SSN_WORDS)) {
-            return Some((end, Kind::UsSsn));
+            return Some((start, end, Kind::UsSsn));
         }
     }
     if kinds.has(Kind::BrCpf) {
         let end = ok(shaped(&[3, 3, 3, 2], Seps::Exactly(b"..-")), &is_cpf)
             .or_else(|| ok(plain(11), &is_cpf).filter(|end| near(*end, &CPF_WORDS)));
         if let Some(end) = end {
-            return Some((end, Kind::BrCpf));
+            return Some((start, end, Kind::BrCpf));
         }
     }
     if kinds.has(Kind::ChAhv) {
         let end = shaped(&[3, 4, 4, 2], Seps::One(b". ")).or_else(|| plain(13));
         if let Some(end) = ok(end, &|d| d.number(0, 3) == 756 && ean13(d)) {
-            return Some((end, Kind::ChAhv));
+            return Some((start, end, Kind::ChAhv));
         }
     }
     if kinds.has(Kind::FrNir) {
         let end = shaped(&[1, 2, 2, 2, 3, 3, 2], Seps::One(b" .-"))
             .or_else(|| shaped(&[13, 2], Seps::One(b" -")))
             .or_else(|| plain(15));
-        if let Some(end) = ok(end, &is_nir) {
-            return Some((end, Kind::FrNir));
+        if let Some(end) = ok(end, &is_nir).or_else(|| corsican_nir(view, seg)) {
+            return Some((start, end, Kind::FrNir));
         }
     }
     if kinds.has(Kind::BeNrn) {
         let end = shaped(&[2, 2, 2, 3, 2], Seps::Exactly(b"..-."))
             .or_else(|| shaped(&[2, 2, 2, 3, 2], Seps::One(b".- ")))
             .or_else(|| shaped(&[6, 3, 2], Seps::Exactly(b"-.")))
-            .or_else(|| plain(11));
+            .or_else(eleven);
         if let Some(end) = ok(end, &is_nrn) {
-            return Some((end, Kind::BeNrn));
+            return Some((start, end, Kind::BeNrn));
         }
     }
     if kinds.has(Kind::PlPesel)
-        && let Some(end) = ok(plain(11), &is_pesel)
+        && let Some(end) = ok(eleven(), &is_pesel)
     {
-        return Some((end, Kind::PlPesel));
+        return Some((start, end, Kind::PlPesel));
     }
     if kinds.has(Kind::DeTaxId) {
-        let end = shaped(&[2, 3, 3, 3], Seps::One(b" /")).or_else(|| plain(11));
+        let end = shaped(&[2, 3, 3, 3], Seps::One(b" /")).or_else(eleven);
         if let Some(end) = ok(end, &is_de_tax) {
-            return Some((end, Kind::DeTaxId));
+            return Some((start, end, Kind::DeTaxId));
         }
     }
     if kinds.has(Kind::SePn) {
@@ -98,37 +100,46 @@ pub fn numeric(
             ok(plain(12).or_else(|| plain(10)), &is_se_pn).filter(|end| near(*end, &SE_WORDS))
         });
         if let Some(end) = end {
-            return Some((end, Kind::SePn));
+            return Some((start, end, Kind::SePn));
         }
     }
     if kinds.has(Kind::InAadhaar) {
         // One of ten numbers passes: a word may say that it is something else.
+        let loose = || !view.said_before(start, 32, &NO_SSN_WORDS) && !in_more(view, group);
         let end = ok(shaped(&[4, 4, 4], Seps::One(b" -")), &is_aadhaar)
-            .filter(|end| near(*end, &AADHAAR_WORDS) || !view.said_before(start, 32, &NO_SSN_WORDS))
+            .filter(|end| near(*end, &AADHAAR_WORDS) || loose())
             .or_else(|| ok(plain(12), &is_aadhaar).filter(|end| near(*end, &AADHAAR_WORDS)));
         if let Some(end) = end {
-            return Some((end, Kind::InAadhaar));
+            return Some((start, end, Kind::InAadhaar));
         }
     }
     if kinds.has(Kind::CnId)
         && let Some(end) = cn_id(view, seg)
     {
-        return Some((end, Kind::CnId));
+        return Some((start, end, Kind::CnId));
     }
     if kinds.has(Kind::FiHetu)
         && let Some(end) = fi_hetu(view, seg)
     {
-        return Some((end, Kind::FiHetu));
+        return Some((start, end, Kind::FiHetu));
     }
     if kinds.has(Kind::EsDni)
-        && let Some(end) = es_dni(view, seg)
+        && let Some((begin, end)) = es_dni(view, group, seg)
     {
-        return Some((end, Kind::EsDni));
+        return Some((begin, end, Kind::EsDni));
     }
     if kinds.any(&[Kind::NlBsn, Kind::CaSin, Kind::AuTfn]) {
-        return nine(view, kinds, group, seg);
+        return nine(view, kinds, group, seg).map(|(end, kind)| (start, end, kind));
     }
     None
+}
+
+/// Three groups of four digits are part of a longer number, such as of a card.
+fn in_more(view: &View<'_>, group: &Group<'_>) -> bool {
+    let start = group.segs.first().map_or(0, |seg| seg.start);
+    let before = view.run_back(start.saturating_sub(1), 5, |b| b.is_ascii_alphanumeric());
+    let after = group.segs.get(3).map_or(0, |seg| seg.len);
+    group.led != 0 && before == 4 || after >= 3
 }
 
 const SSN_WORDS: Words<'_> = Words::new(&[
@@ -144,13 +155,27 @@ const SSN_WORDS: Words<'_> = Words::new(&[
 ]);
 const NO_SSN_WORDS: Words<'_> = Words::new(&[
     "order", "part", "sku", "serial", "invoice", "ref", "ticket", "tracking", "model", "item",
-    "catalog", "version", "case", "phone", "tel", "isbn", "lot",
+    "catalog", "version", "case", "phone", "tel", "isbn", "lot", "range",
 ]);
 const AADHAAR_WORDS: Words<'_> = Words::new(&["aadhaar", "aadhar", "uidai", "uid "]);
 const BSN_WORDS: Words<'_> = Words::new(&["bsn", "burgerservice", "sofi", "citizen service"]);
-const SIN_WORDS: Words<'_> =
-    Words::new(&["sin ", "sin:", "social insurance", "canad", "assurance sociale"]);
+const SIN_WORDS: Words<'_> = Words::new(&[
+    "sin ",
+    "sin:",
+    "sin=",
+    "sin\"",
+    "nas ",
+    "nas:",
+    "nas=",
+    "social insurance",
+    "canad",
+    "assurance sociale",
+]);
 const TFN_WORDS: Words<'_> = Words::new(&["tfn", "tax file"]);
+const NO_ELEVEN_WORDS: Words<'_> = Words::new(&[
+    "cpf", "order", "part", "sku", "serial", "invoice", "ticket", "tracking", "phone", "tel",
+    "mobile", "call", "ext", "fax",
+]);
 const CPF_WORDS: Words<'_> = Words::new(&["cpf"]);
 const SE_WORDS: Words<'_> =
     Words::new(&["personnummer", "personal number", "pnr", "swedish", "samordningsnummer"]);
@@ -158,7 +183,7 @@ const SE_WORDS: Words<'_> =
 /// Area, group and serial rules of the SSA; ITINs (IRS) begin with 9.
 fn is_ssn(d: &Digits) -> bool {
     let (area, group, serial) = (d.number(0, 3), d.number(3, 5), d.number(5, 9));
-    if group == 0 || serial == 0 || area == 0 || area == 666 {
+    if group == 0 || serial == 0 || area == 0 || area == 666 || d.is_one_digit() {
         return false;
     }
     area < 900 || matches!(group, 50..=65 | 70..=88 | 90..=92 | 94..=99)
@@ -193,6 +218,7 @@ fn nine(view: &View<'_>, kinds: &Set, group: &Group<'_>, seg: &Seg) -> Option<(u
     }
     if kinds.has(Kind::AuTfn)
         && weighted(&[1, 4, 3, 7, 5, 8, 6, 9, 10]) % 11 == 0
+        && d.number(0, 9) != 0
         && near(&TFN_WORDS)
     {
         return Some((end, Kind::AuTfn));
@@ -237,6 +263,30 @@ fn is_nir(d: &Digits) -> bool {
         && matches!(d.number(0, 1), 1..=4 | 7 | 8)
         && (matches!(month, 1..=12 | 20 | 30..=42 | 50..=99))
         && 97 - d.number(0, 13) % 97 == d.number(13, 15)
+}
+
+/// Born in Corsica: the department is `2A` or `2B`, for which 19 and 18 are counted.
+fn corsican_nir(view: &View<'_>, seg: &Seg) -> Option<usize> {
+    if !matches!(seg.len, 1 | 6) {
+        return None;
+    }
+    let (mut digits, mut count, mut at) = (0_u64, 0, seg.start);
+    while count < 15 {
+        let byte = view.at(at);
+        at += 1;
+        digits = match (count, byte) {
+            (6, b'A' | b'a') => digits / 10 * 100 + 19,
+            (6, b'B' | b'b') => digits / 10 * 100 + 18,
+            (6, _) => return None,
+            (_, b'0'..=b'9') => digits * 10 + u64::from(byte - b'0'),
+            (1 | 3 | 5 | 7 | 10 | 13, b' ' | b'.' | b'-') => continue,
+            _ => return None,
+        };
+        count += 1;
+    }
+    let (body, key) = (digits / 100, digits % 100);
+    let fits = matches!(digits / 10_u64.pow(14), 1..=2) && 97 - body % 97 == key;
+    (fits && alone(view, seg.start, at)).then_some(at)
 }
 
 fn is_nrn(d: &Digits) -> bool {
@@ -380,18 +430,35 @@ fn fi_hetu(view: &View<'_>, seg: &Seg) -> Option<usize> {
 
 const DNI: &[u8; 23] = b"TRWAGMYFPDXBNJZSQVHLCKE";
 
-fn es_dni(view: &View<'_>, seg: &Seg) -> Option<usize> {
-    if seg.len != 8 {
-        return None;
-    }
-    let mut end = seg.end();
-    if view.at(end) == b'-' {
-        end += 1;
-    }
-    let letter = view.at(end).to_ascii_uppercase();
-    let d = Digits::of(view.slice(seg.start, seg.end()))?;
-    let check = DNI.get((d.number(0, 8) % 23) as usize)?;
-    (letter == *check && alone(view, seg.start, end + 1)).then_some(end + 1)
+/// `12345678Z`, `12345678-Z`, `12.345.678-Z`, `X-1234567-L`.
+fn es_dni(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<(usize, usize)> {
+    let mut start = seg.start;
+    let digits = match seg.len {
+        8 => seg.end(),
+        2 => group.shape(&[2, 3, 3], Seps::One(b"."))?,
+        7 if view.before(start) == b'-' => {
+            start -= 2;
+            seg.end()
+        }
+        _ => return None,
+    };
+    let d = Digits::of(view.slice(seg.start, digits))?;
+    let lead = match view.at(start).to_ascii_uppercase() {
+        b'0'..=b'9' | b'X' => 0,
+        b'Y' => 10_000_000,
+        b'Z' => 20_000_000,
+        _ => return None,
+    };
+    dni_letter(view, digits, lead + d.number(0, d.as_slice().len()))
+        .filter(|end| alone(view, start, *end))
+        .map(|end| (start, end))
+}
+
+/// The letter of a number that ends at `at`. Where it ends itself.
+fn dni_letter(view: &View<'_>, at: usize, number: u64) -> Option<usize> {
+    let at = at + usize::from(view.at(at) == b'-');
+    let check = DNI.get((number % 23) as usize)?;
+    (view.at(at).to_ascii_uppercase() == *check).then_some(at + 1)
 }
 
 /// Kinds that begin with letters right before a run of digits.
@@ -564,18 +631,15 @@ fn iban(view: &View<'_>, start: usize) -> Option<usize> {
     (rest == 1 && !after.is_ascii_alphanumeric() && after != b'_').then_some(at)
 }
 
+const NINO_WORDS: Words<'_> = Words::new(&["nino", "ni n", "nin ", "national insurance"]);
+
 /// Prefix rules of HMRC; pairs of digits may have spaces between.
 fn nino(view: &View<'_>, start: usize, digits: usize) -> Option<usize> {
-    let prefix = [view.at(start), view.at(start + 1)];
+    let prefix = [view.at(start), view.at(start + 1)].map(|b| b.to_ascii_uppercase());
     let barred = [*b"BG", *b"GB", *b"KN", *b"NK", *b"NT", *b"TN", *b"ZZ"];
     let bad = |b: u8| matches!(b, b'D' | b'F' | b'I' | b'Q' | b'U' | b'V');
     let [first, second] = prefix;
-    if !prefix.iter().all(u8::is_ascii_uppercase)
-        || bad(first)
-        || bad(second)
-        || second == b'O'
-        || barred.contains(&prefix)
-    {
+    if bad(first) || bad(second) || second == b'O' || barred.contains(&prefix) {
         return None;
     }
     let (mut at, mut have) = (digits, 0);
@@ -590,8 +654,14 @@ fn nino(view: &View<'_>, start: usize, digits: usize) -> Option<usize> {
     if matches!(view.at(at), b' ' | b'-') {
         at += 1;
     }
-    let suffix = matches!(view.at(at), b'A'..=b'D');
-    (suffix && alone(view, start, at + 1)).then_some(at + 1)
+    let suffix = view.at(at);
+    if !matches!(suffix.to_ascii_uppercase(), b'A'..=b'D') || !alone(view, start, at + 1) {
+        return None;
+    }
+    // In small letters it is as likely a part of something.
+    let capital = |b: u8| b.is_ascii_uppercase();
+    let plain = capital(view.at(start)) && capital(view.at(start + 1)) && capital(suffix);
+    (plain || view.near(start, at + 1, &NINO_WORDS)).then_some(at + 1)
 }
 
 fn codice(view: &View<'_>, start: usize) -> Option<usize> {
@@ -634,12 +704,7 @@ fn nie(view: &View<'_>, start: usize, seg: &Seg) -> Option<usize> {
     if seg.len != 7 {
         return None;
     }
-    let mut end = seg.end();
-    if view.at(end) == b'-' {
-        end += 1;
-    }
     let d = Digits::of(view.slice(seg.start, seg.end()))?;
-    let number: u64 = lead * 10_000_000 + d.number(0, 7);
-    let check = DNI.get((number % 23) as usize)?;
-    (view.at(end).to_ascii_uppercase() == *check && alone(view, start, end + 1)).then_some(end + 1)
+    dni_letter(view, seg.end(), lead * 10_000_000 + d.number(0, 7))
+        .filter(|end| alone(view, start, *end))
 }

@@ -24,6 +24,9 @@ pub fn scan(view: &View<'_>, kinds: &Set, out: &mut Vec<Finding>) {
 fn address(view: &View<'_>, at: usize) -> Option<(usize, usize)> {
     let local =
         |b: u8| b.is_ascii_alphanumeric() || b >= 0x80 || b"!#$%&*+-/=?^_`{|}~.'".contains(&b);
+    if view.before(at) == b'"' {
+        return Some((quoted(view, at)?, domain(view, at)?));
+    }
     let mut start = at - view.run_back(at, LOCAL_MAX + 1, local);
     // What stands around an address is not part of it: `mailto:`, `<`, `'`, a path, a query.
     let trim = |b: u8| b"!#$%&*/=?^`{|}~.'".contains(&b);
@@ -50,6 +53,21 @@ fn address(view: &View<'_>, at: usize) -> Option<(usize, usize)> {
     if view.before(start) == b':' && has(view.slice(start.saturating_sub(80), start), b"://") {
         return None;
     }
+    Some((start, domain(view, at)?))
+}
+
+/// Where a local part in quotes begins, if it has an opening one.
+fn quoted(view: &View<'_>, at: usize) -> Option<usize> {
+    let close = at.checked_sub(1)?;
+    let text = view.run_back(close, LOCAL_MAX, |b| b >= 0x20 && b != b'"' && b != 0x7f);
+    let open = close.checked_sub(text + 1)?;
+    let outer = view.before(open);
+    let fits = text > 0 && view.at(open) == b'"' && !outer.is_ascii_alphanumeric();
+    (fits && !matches!(outer, b'=' | b':')).then_some(open)
+}
+
+/// Where the domain behind an `@` ends.
+fn domain(view: &View<'_>, at: usize) -> Option<usize> {
     let domain = |b: u8| b.is_ascii_alphanumeric() || b >= 0x80 || b == b'-' || b == b'.';
     let mut end = at + 1 + view.run(at + 1, DOMAIN_MAX + 1, domain);
     while matches!(view.before(end), b'.' | b'-') && end > at + 1 {
@@ -66,10 +84,13 @@ fn address(view: &View<'_>, at: usize) -> Option<(usize, usize)> {
     let top_fits = top.len() >= 2
         && top.len() <= 24
         && (top.iter().all(u8::is_ascii_alphabetic) || top.starts_with(b"xn--") || !top.is_ascii());
-    // `image@2x.png` is a file.
-    let file =
-        matches!(top, b"png" | b"jpg" | b"jpeg" | b"gif" | b"svg" | b"webp" | b"css" | b"js");
-    (top_fits && !file && fits(second) && labels.all(fits)).then_some((start, end))
+    // `image@2x.png` is a file, `getty@tty1.service` a unit.
+    const FILES: &[&[u8]] = &[
+        b"png", b"jpg", b"jpeg", b"gif", b"svg", b"webp", b"css", b"js", b"service", b"socket",
+        b"timer", b"mount", b"target", b"slice", b"scope",
+    ];
+    let file = FILES.contains(&top);
+    (top_fits && !file && fits(second) && labels.all(fits)).then_some(end)
 }
 
 fn is_name(byte: &u8) -> bool {

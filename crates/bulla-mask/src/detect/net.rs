@@ -32,10 +32,30 @@ const VERSION_WORDS: Words<'_> = Words::new(&[
     "kernel",
     "asn.1",
     "oid",
-    "§",
+    "gem",
 ]);
-const ADDRESS_WORDS: Words<'_> =
-    Words::new(&["ip", "address", "addr", "host", "server", "client", "peer", "from"]);
+const ADDRESS_WORDS: Words<'_> = Words::new(&[
+    "ip",
+    "address",
+    "addr",
+    "host",
+    "server",
+    "client",
+    "peer",
+    "from",
+    "src",
+    "dst",
+    "source",
+    "destination",
+    "inet",
+    "netmask",
+    "gateway",
+    "listen",
+    "bind",
+    "connect",
+    "ping",
+    "route",
+]);
 
 const NPM: Words<'_> = Words::new(&["npm"]);
 const RELEASE: Words<'_> = Words::new(&["version", "release"]);
@@ -73,7 +93,10 @@ pub fn ipv4(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<usize> {
     if suffix || ((product || pinned) && !said) || (at_sign && view.said_before(start, 24, &NPM)) {
         return None;
     }
-    let version = view.said_before(start, 24, &VERSION_WORDS)
+    let paragraph = view.slice(start.saturating_sub(3), start).starts_with("§".as_bytes())
+        || view.slice(start.saturating_sub(2), start) == "§".as_bytes();
+    let version = paragraph
+        || view.said_before(start, 24, &VERSION_WORDS)
         || matches!(before, b'v' | b'V')
         || view.near(end, end, &RELEASE);
     (!version || view.said_before(start, 12, &ADDRESS_WORDS)).then_some(end)
@@ -152,9 +175,12 @@ fn ipv6_at(view: &View<'_>, at: usize, out: &mut Vec<Finding>) -> usize {
 /// `scheme://user:password@host`: from the scheme to the end of the host and path.
 fn with_password(view: &View<'_>, at: usize) -> Option<(usize, usize)> {
     let scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
-    let start = at - view.run_back(at, 32, scheme);
+    let mut start = at - view.run_back(at, 32, scheme);
     if start == at {
         return None;
+    }
+    if view.slice(start.saturating_sub(5), start) == b"jdbc:" {
+        start -= 5;
     }
     let body = at + 3;
     let user = |b: u8| !b.is_ascii_whitespace() && b > 0x20 && !b"\"'<>`/?#".contains(&b);
@@ -174,7 +200,11 @@ fn with_password(view: &View<'_>, at: usize) -> Option<(usize, usize)> {
         return None;
     }
     let tail = |b: u8| b > 0x20 && b < 0x7f && !b"\"'<>`\\,;)]}".contains(&b);
-    let mut end = host + view.run(host, 512, tail);
+    // `[2001:db8::1]`
+    let literal = view.run(host + 1, IPV6_MAX, |b| b.is_ascii_hexdigit() || b":.%".contains(&b));
+    let closed = view.at(host) == b'[' && view.at(host + 1 + literal) == b']';
+    let host_end = if closed { host + literal + 2 } else { host };
+    let mut end = host_end + view.run(host_end, 512, tail);
     while matches!(view.before(end), b'.' | b'!') {
         end -= 1;
     }

@@ -86,6 +86,10 @@ impl Digits {
         }
         Some(out)
     }
+    /// One digit over and over is a placeholder.
+    pub fn is_one_digit(&self) -> bool {
+        self.as_slice().windows(2).all(|pair| pair.first() == pair.get(1))
+    }
     pub fn as_slice(&self) -> &[u8] {
         self.digits.get(..self.len).unwrap_or_default()
     }
@@ -335,8 +339,9 @@ fn one(
     {
         return tell(end, Kind::Card);
     }
-    if let Some((end, kind)) = ids::numeric(view, kinds, group, seg) {
-        return tell(end, kind);
+    if let Some((start, end, kind)) = ids::numeric(view, kinds, group, seg) {
+        found(out, start, end, kind);
+        return Some(end);
     }
     if kinds.has(Kind::Ip)
         && let Some(end) = net::ipv4(view, group, seg)

@@ -10,6 +10,7 @@ use super::{
 const WORDS: Words<'_> = Words::new(&[
     "phone",
     "tel",
+    "t##l",
     "mobile",
     "mob",
     "cell",
@@ -226,6 +227,7 @@ pub fn number(view: &View<'_>, group: &Group<'_>, seg: &Seg) -> Option<(usize, u
     };
     // Words are looked for last: that costs most.
     let fits = fits
+        && digits.iter().take(len).any(|d| Some(d) != digits.first())
         && alone(view, start, end)
         && view.said_before(start, 40, &WORDS)
         && !no_other(view, start);
@@ -292,15 +294,18 @@ pub fn in_parens(
         at += 1;
     }
     let stop = if view.at(at).is_ascii_digit() { stretch(view, at) } else { return None };
-    let begin = if code == 1 && view.at(head) == b'1' { head } else { open };
+    // The long-distance digit of America, and of Russia.
+    let trunk = code == 1 && matches!(view.at(head), b'1' | b'8');
+    let begin = if trunk { head } else { open };
     let outer = view.before(begin);
     if outer.is_ascii_alphanumeric() || view.at(extended(view, stop)).is_ascii_alphanumeric() {
         return None;
     }
     let (_, len) = digits_of(view.slice(begin, stop));
     let said = view.said_before(begin, 40, &WORDS);
-    let fits = nanp(view, begin, stop, Plan::Loose) && end - start == 3
-        || said && (9..=12).contains(&len) && view.at(start) == b'0';
+    let fits = nanp(view, open, stop, Plan::Loose) && end - start == 3
+        || said && (9..=12).contains(&len) && view.at(start) == b'0'
+        || said && trunk && len == 11;
     if !fits {
         return None;
     }

@@ -18,6 +18,12 @@ enum Tail {
     /// Upper case letters and digits.
     Upper(usize, usize),
     Hex(usize, usize),
+    /// Letters and digits, of which one at least is a digit or upper case.
+    Alnum(usize, usize),
+    /// A word, and `=` with a checksum behind it.
+    Summed(usize, usize),
+    /// What stands in the midst of an older key of OpenAI.
+    OpenAi,
     /// A JSON web token.
     Jwt,
     /// A private key in PEM.
@@ -49,7 +55,7 @@ const KNOWN: &[(&str, Tail, Kind)] = &[
     ("sk-ant-", Tail::Word(20, 200), Kind::CloudKey),
     ("sk-proj-", Tail::Word(20, 200), Kind::CloudKey),
     ("SG.", Tail::Word(16, 80), Kind::CloudKey),
-    ("hf_", Tail::Word(30, 40), Kind::CloudKey),
+    ("hf_", Tail::Alnum(30, 40), Kind::CloudKey),
     ("hvs.", Tail::Word(24, 200), Kind::CloudKey),
     ("dop_v1_", Tail::Hex(64, 64), Kind::CloudKey),
     ("doo_v1_", Tail::Hex(64, 64), Kind::CloudKey),
@@ -59,6 +65,29 @@ const KNOWN: &[(&str, Tail, Kind)] = &[
     ("xox", Tail::Slack, Kind::CloudKey),
     ("xapp-", Tail::Word(20, 250), Kind::CloudKey),
     ("hooks.slack.com/services/", Tail::Path(20), Kind::CloudKey),
+    ("ABIA", Tail::Upper(16, 16), Kind::CloudKey),
+    ("hvb.", Tail::Word(24, 250), Kind::CloudKey),
+    ("sk-svcacct-", Tail::Word(20, 250), Kind::CloudKey),
+    ("sk-admin-", Tail::Word(20, 250), Kind::CloudKey),
+    ("T3BlbkFJ", Tail::OpenAi, Kind::CloudKey),
+    ("key-", Tail::Hex(32, 32), Kind::CloudKey),
+    ("sq0atp-", Tail::Word(22, 22), Kind::CloudKey),
+    ("sq0csp-", Tail::Word(43, 43), Kind::CloudKey),
+    ("EAACEdEose0cBA", Tail::Alnum(20, 300), Kind::CloudKey),
+    ("NRAK-", Tail::Upper(27, 27), Kind::CloudKey),
+    ("PMAK-", Tail::Word(59, 59), Kind::CloudKey),
+    ("lin_api_", Tail::Alnum(40, 40), Kind::CloudKey),
+    ("dp.pt.", Tail::Alnum(40, 44), Kind::CloudKey),
+    ("glsa_", Tail::Word(41, 41), Kind::CloudKey),
+    ("sntrys_", Tail::Word(40, 400), Kind::CloudKey),
+    ("gsk_", Tail::Alnum(40, 60), Kind::CloudKey),
+    ("r8_", Tail::Alnum(37, 37), Kind::CloudKey),
+    ("pplx-", Tail::Alnum(40, 64), Kind::CloudKey),
+    ("xai-", Tail::Alnum(60, 100), Kind::CloudKey),
+    ("tfp_", Tail::Alnum(40, 64), Kind::CloudKey),
+    ("ntn_", Tail::Alnum(40, 50), Kind::CloudKey),
+    ("secret_", Tail::Alnum(43, 43), Kind::CloudKey),
+    ("fo1_", Tail::Word(43, 43), Kind::CloudKey),
     ("AGE-SECRET-KEY-1", Tail::Upper(58, 58), Kind::PrivateKey),
     ("AccountKey=", Tail::Base64(40), Kind::ConnectionString),
     ("SharedAccessKey=", Tail::Base64(40), Kind::ConnectionString),
@@ -71,14 +100,24 @@ const KNOWN: &[(&str, Tail, Kind)] = &[
     ("glpat-", Tail::Word(20, 64), Kind::VcsToken),
     ("gldt-", Tail::Word(20, 64), Kind::VcsToken),
     ("glrt-", Tail::Word(20, 64), Kind::VcsToken),
-    ("npm_", Tail::Word(36, 36), Kind::VcsToken),
-    ("pypi-AgEI", Tail::Word(50, 400), Kind::VcsToken),
+    ("glptt-", Tail::Hex(40, 40), Kind::VcsToken),
+    ("glcbt-", Tail::Word(20, 64), Kind::VcsToken),
+    ("glsoat-", Tail::Word(20, 64), Kind::VcsToken),
+    ("glimt-", Tail::Word(20, 64), Kind::VcsToken),
+    ("glft-", Tail::Word(20, 64), Kind::VcsToken),
+    ("gloas-", Tail::Hex(64, 64), Kind::VcsToken),
+    ("npm_", Tail::Alnum(36, 36), Kind::VcsToken),
+    ("pypi-AgE", Tail::Word(50, 400), Kind::VcsToken),
+    ("rubygems_", Tail::Hex(48, 48), Kind::VcsToken),
+    ("dckr_pat_", Tail::Word(27, 27), Kind::VcsToken),
+    ("cio", Tail::Alnum(32, 32), Kind::VcsToken),
     ("ATBB", Tail::Word(28, 40), Kind::VcsToken),
-    ("ATATT3x", Tail::Word(60, 400), Kind::VcsToken),
+    ("ATATT3x", Tail::Summed(60, 400), Kind::VcsToken),
+    ("ATCTT3x", Tail::Summed(60, 400), Kind::VcsToken),
     ("eyJ", Tail::Jwt, Kind::Jwt),
     ("-----BEGIN ", Tail::Pem, Kind::PrivateKey),
     ("ecret_access_key", Tail::AwsSecret, Kind::CloudKey),
-    ("ECRET_ACCESS_KEY", Tail::AwsSecret, Kind::CloudKey),
+    ("SECRET_ACCESS_KEY", Tail::AwsSecret, Kind::CloudKey),
     ("ecretAccessKey", Tail::AwsSecret, Kind::CloudKey),
 ];
 
@@ -96,8 +135,21 @@ const NAMES: &[&str] = &[
     "PASSWORD",
     "_KEY",
     "AccessKey",
+    "apiKey",
+    "ApiKey",
+    "API-Key",
+    "Api-Key",
+    "API_KEY",
     "access_token",
     "auth_token",
+    "refresh_token",
+    "token=",
+    "token\"",
+    "assphrase",
+    "SECRET=",
+    "_PWD",
+    "dentified by",
+    "DENTIFIED BY",
     "Pwd=",
     "pwd=",
     "Bearer ",
@@ -162,6 +214,26 @@ fn verify(view: &View<'_>, start: usize, from: usize, tail: Tail) -> Option<(usi
         Tail::Upper(min, max) => {
             counted(&|b| b.is_ascii_uppercase() || b.is_ascii_digit(), min, max)
                 .filter(|(_, end)| !word(view.at(*end)))
+        }
+        Tail::Alnum(min, max) => {
+            let telling = |b: &u8| b.is_ascii_digit() || b.is_ascii_uppercase();
+            counted(&|b| b.is_ascii_alphanumeric(), min, max).filter(|(_, end)| {
+                let tail = view.slice(from, *end);
+                !word(view.at(*end)) && tail.iter().any(telling) && is_mixed(tail)
+            })
+        }
+        Tail::Summed(min, max) => {
+            let (start, end) = counted(&word, min, max)?;
+            let sum = view.run(end + 1, 9, |b| b.is_ascii_hexdigit());
+            let end = if view.at(end) == b'=' && sum == 8 { end + 9 } else { end };
+            is_mixed(view.slice(from, end)).then_some((start, end))
+        }
+        Tail::OpenAi => {
+            let start =
+                start - view.run_back(start, 24, |b| b.is_ascii_alphanumeric() || b == b'-');
+            let end = from + view.run(from, 64, |b| b.is_ascii_alphanumeric());
+            let fits = view.slice(start, start + 3) == b"sk-" && end - from >= 20;
+            (fits && !word(view.before(start))).then_some((start, end))
         }
         Tail::Hex(min, max) => counted(&|b| b.is_ascii_hexdigit() || b == b'-', min, max)
             .filter(|(_, end)| !word(view.at(*end))),
@@ -232,8 +304,8 @@ fn jwt(view: &View<'_>, start: usize) -> Option<(usize, usize)> {
         end -= 1;
     }
     let header = view.slice(start, start + head);
-    // `{"` and a letter of a name of the header: alg, typ, kid, enc, cty, x5t, jku, …
-    let named = header.get(3).is_some_and(|b| b"h0rlj4pb6z12uv".contains(b));
+    // `{"` and a small letter, with which all names of the header begin: alg, typ, kid, jku, …
+    let named = header.get(3).is_some_and(|b| matches!(b, b'h'..=b'z' | b'0'..=b'6'));
     // One that is cut off by the end of the text is one all the same, if it is long.
     let cut = end == view.bytes.len() && end - start >= CUT_BYTES_MIN;
     (head >= 12 && named && (parts >= 3 || cut)).then_some((start, end))
@@ -264,22 +336,31 @@ fn pem(view: &View<'_>, start: usize, from: usize) -> Option<(usize, usize)> {
     Some((start, end))
 }
 
-/// `password = "…"`, `"secret": "…"`, `API_TOKEN=…`, `Bearer …`
+/// `password = "…"`, `"secret": "…"`, `API_TOKEN=…`, `Bearer …`, `<password>…<`, `PASSWORD '…'`
 fn named(view: &View<'_>, start: usize, from: usize) -> Option<(usize, usize, bool)> {
     let name = view.slice(start, from);
     let bearer = name == b"Bearer ";
-    let mut at = from;
+    let (mut at, mut told) = (from, false);
     if !bearer && !name.ends_with(b"=") {
-        at += view.run(at, 24, word);
-        at += view.run(at, 1, |b| matches!(b, b'"' | b'\'' | b'`'));
-        at += view.run(at, 4, |b| b == b' ');
-        let sign = view.run(at, 2, |b| matches!(b, b'=' | b':'));
-        // `==` compares, `::` qualifies.
-        let spaced = view.slice(at, at + 3) == b"is ";
-        if sign != 1 && view.slice(at, at + 2) != b":=" && !spaced {
+        let tail = view.run(at, 24, word);
+        if !names_value(view, start, name, view.slice(at, at + tail)) {
             return None;
         }
-        at += if spaced { 3 } else { sign };
+        at += tail;
+        let element = view.at(at) == b'>';
+        at += view.run(at, 1, |b| matches!(b, b'"' | b'\'' | b'`'));
+        let blank = view.run(at, 4, |b| b == b' ');
+        at += blank;
+        let sign = view.run(at, 2, |b| matches!(b, b'=' | b':'));
+        // `==` compares, `::` qualifies.
+        told = view.slice(at, at + 3) == b"is ";
+        // SQL: `PASSWORD 'x'`, `IDENTIFIED BY 'x'`.
+        let sql = blank > 0 && tail == 0 && name.last().is_some_and(|b| b"DYdy".contains(b));
+        let sql = sql && view.at(at) == b'\'';
+        if sign != 1 && view.slice(at, at + 2) != b":=" && !told && !element && !sql {
+            return None;
+        }
+        at += if told { 3 } else { sign };
         at += view.run(at, 1, |b| b == b'>');
         at += view.run(at, 4, |b| b == b' ');
     }
@@ -295,10 +376,41 @@ fn named(view: &View<'_>, start: usize, from: usize) -> Option<(usize, usize, bo
     };
     let n = view.run(at, 256, inside);
     let mut end = at + n;
-    while !quoted && matches!(view.before(end), b'.' | b':' | b'!') && end > at {
+    // What ends a sentence is none of it; behind `=` there is no sentence.
+    let ends = |b: u8| matches!(b, b'.' | b':') || told && b == b'!';
+    while !quoted && ends(view.before(end)) && end > at {
         end -= 1;
     }
     Some((at, end, quoted))
+}
+
+/// The whole name is one of a secret, and not of what belongs to one: `secretName`, `CACHE_KEY`.
+fn names_value(view: &View<'_>, start: usize, name: &[u8], tail: &[u8]) -> bool {
+    const TAILS: &[&[u8]] = &[
+        b"name", b"ref", b"id", b"arn", b"path", b"file", b"url", b"uri", b"ttl", b"at", b"type",
+        b"length", b"field", b"policy", b"hint", b"prefix", b"version", b"count", b"header",
+    ];
+    const HEADS: &[&[u8]] = &[
+        b"CACHE",
+        b"SORT",
+        b"PARTITION",
+        b"PRIMARY",
+        b"FOREIGN",
+        b"PUBLIC",
+        b"ROUTING",
+        b"OBJECT",
+        b"IDEMPOTENCY",
+        b"LOOKUP",
+        b"INDEX",
+        b"RANGE",
+        b"GROUP",
+        b"HASH",
+    ];
+    let tail = tail.to_ascii_lowercase();
+    let last = tail.rsplit(|b| matches!(b, b'_' | b'-')).next().unwrap_or_default();
+    let head = view.slice(start.saturating_sub(16), start);
+    let of_other = name == b"_KEY" && HEADS.iter().any(|other| head.ends_with(other));
+    !of_other && (tail.is_empty() || !TAILS.contains(&last))
 }
 
 /// Something that a person would not write by accident.
@@ -313,6 +425,12 @@ fn is_secret(value: &[u8], quoted: bool) -> bool {
     ) || memchr::memmem::find(value, b"://").is_some()
         || value.contains(&b'(')
         || value.windows(3).any(|w| w == b"***" || w == b"xxx" || w == b"XXX" || w == b"...")
+    {
+        return false;
+    }
+    // A date or a time.
+    if let Some([a, b, c, d, b'-', e, f, b'-', ..]) = value.first_chunk::<9>()
+        && [a, b, c, d, e, f].iter().all(|b| b.is_ascii_digit())
     {
         return false;
     }
