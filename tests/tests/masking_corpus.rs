@@ -70,6 +70,39 @@ CREATE TABLE parted_1_1 PARTITION OF parted_1 FOR VALUES FROM (0) TO (10);
 INSERT INTO parted SELECT id, ssn FROM vault;
 CREATE TYPE pair AS (a text, b text);
 CREATE SEQUENCE counter;
+-- What a write sets off: rows that follow, and code that reads elsewhere.
+CREATE TABLE afar (id int PRIMARY KEY, note text);
+INSERT INTO afar SELECT i, 'a' FROM generate_series(1, 4) i;
+CREATE TABLE near (id int PRIMARY KEY, afar int REFERENCES afar ON DELETE CASCADE ON UPDATE CASCADE, ssn text);
+INSERT INTO near SELECT id, id, ssn FROM vault;
+CREATE FUNCTION cry() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE NOTICE 'row is %', OLD;
+  RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END $$;
+CREATE TRIGGER cry BEFORE UPDATE OR DELETE ON near FOR EACH ROW EXECUTE FUNCTION cry();
+CREATE TABLE plainly (id int PRIMARY KEY, note text);
+INSERT INTO plainly VALUES (1, 'p'), (2, 'q');
+CREATE FUNCTION gossip() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE s text;
+BEGIN
+  SELECT max(ssn) INTO s FROM vault;
+  RAISE NOTICE 'by the way %', s;
+  PERFORM pg_notify('told', s);
+  IF NEW.note = 'boom' THEN RAISE EXCEPTION '%', s; END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER gossip BEFORE INSERT OR UPDATE ON plainly FOR EACH ROW EXECUTE FUNCTION gossip();
+CREATE FUNCTION known() RETURNS text LANGUAGE sql STABLE AS 'SELECT max(ssn) FROM vault';
+CREATE TABLE preset (id int, n int DEFAULT known()::int);
+-- As many rows in either part in both databases, and not the same ones.
+CREATE TABLE split (id int, ssn text) PARTITION BY LIST (ssn);
+CREATE TABLE split_a PARTITION OF split FOR VALUES IN ('531-90-4399', '532-90-4399', '782-90-4399', '783-90-4399');
+CREATE TABLE split_b PARTITION OF split FOR VALUES IN ('533-90-4399', '534-90-4399', '788-90-4399', '789-90-4399');
+INSERT INTO split SELECT id, ssn FROM vault;
+CREATE TABLE later (id int);
+INSERT INTO later VALUES (1), (2);
+ALTER TABLE later ADD COLUMN ssn text DEFAULT '531-90-4399';
 ANALYZE;
 "#;
 
@@ -106,6 +139,9 @@ fn vault_columns(resource: &str) -> String {
         ("tells.ssn", "v.ssn"),
         ("parent.ssn", "v.ssn"),
         ("parted.ssn", "v.ssn"),
+        ("near.ssn", "v.ssn"),
+        ("split.ssn", "v.ssn"),
+        ("later.ssn", "v.ssn"),
     ] {
         let _ = writeln!(out, "\"public.{column}\" = \"{class}\"");
     }
@@ -122,6 +158,11 @@ UPDATE vault SET ssn = translate(left(ssn, 3), '0123456789', '5938271640') || su
 UPDATE tells SET ssn = (SELECT v.ssn FROM vault v WHERE v.id = tells.id);
 UPDATE parent SET ssn = (SELECT v.ssn FROM vault v WHERE v.id = parent.id);
 UPDATE parted SET ssn = (SELECT v.ssn FROM vault v WHERE v.id = parted.id);
+ALTER TABLE near DISABLE TRIGGER cry;
+UPDATE near SET ssn = (SELECT v.ssn FROM vault v WHERE v.id = near.id);
+ALTER TABLE near ENABLE TRIGGER cry;
+TRUNCATE split; INSERT INTO split SELECT id, ssn FROM vault ORDER BY id;
+UPDATE later SET ssn = '088-90-4399';
 REFRESH MATERIALIZED VIEW kept;
 ALTER TABLE tells ENABLE TRIGGER speak;
 ANALYZE;
@@ -129,7 +170,10 @@ ANALYZE;
 const SAME: &str = "
 ALTER TABLE tells DISABLE TRIGGER speak;
 UPDATE vault SET ssn = ssn; UPDATE tells SET ssn = ssn; UPDATE parent SET ssn = ssn;
-UPDATE parted SET ssn = ssn; REFRESH MATERIALIZED VIEW kept;
+UPDATE parted SET ssn = ssn;
+ALTER TABLE near DISABLE TRIGGER cry; UPDATE near SET ssn = ssn; ALTER TABLE near ENABLE TRIGGER cry;
+TRUNCATE split; INSERT INTO split SELECT id, ssn FROM vault ORDER BY id; UPDATE later SET ssn = ssn;
+REFRESH MATERIALIZED VIEW kept;
 ALTER TABLE tells ENABLE TRIGGER speak; ANALYZE;
 ";
 
@@ -480,6 +524,38 @@ const ATTACKS: &[(&str, &str)] = &[
     ("CLUSTER vault USING vault_lower", ""),
     ("REINDEX TABLE vault", ""),
     ("TRUNCATE vault RESTART IDENTITY CASCADE", ""),
+    // What a write sets off, far from what it names.
+    ("BEGIN; DELETE FROM afar WHERE id = 1; ROLLBACK", "DELETE 1"),
+    ("BEGIN; UPDATE afar SET id = 100 WHERE id = 1; ROLLBACK", "UPDATE 1"),
+    ("BEGIN; UPDATE afar SET note = 'b' WHERE id = 1; ROLLBACK", "UPDATE 1"),
+    ("BEGIN; INSERT INTO plainly VALUES (9, 'x') RETURNING note; ROLLBACK", "x"),
+    ("BEGIN; UPDATE plainly SET note = 'boom' WHERE id = 1; ROLLBACK", "P0001"),
+    ("BEGIN; INSERT INTO preset (id) VALUES (1); ROLLBACK", "22P02"),
+    (
+        "LISTEN told; UPDATE plainly SET note = 'p' WHERE id = 1; SELECT 'then'; UNLISTEN told",
+        "then",
+    ),
+    // In which partition a row is tells of what divides them.
+    ("SELECT id FROM split_a", "!"),
+    ("SELECT count(*) FROM split_b", "!"),
+    ("DELETE FROM split_a RETURNING id", "!"),
+    ("DELETE FROM split WHERE tableoid = 'split_a'::regclass", "!"),
+    ("SELECT tableoid::regclass, id FROM split", "!"),
+    ("EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT count(*) FROM split", "!"),
+    ("SELECT id, ssn FROM split ORDER BY id LIMIT 1", "1|***4399"),
+    ("SELECT attmissingval FROM pg_attribute WHERE attrelid = 'later'::regclass", "!"),
+    ("SELECT to_jsonb(a) FROM pg_attribute a WHERE attrelid = 'later'::regclass", "!"),
+    // Names that come to mean another relation, or another function.
+    (
+        "CREATE TABLE archive.vault (id int, ssn text); SET search_path = archive, public; SELECT upper(ssn) FROM vault; RESET search_path; DROP TABLE archive.vault",
+        "!",
+    ),
+    ("ALTER VIEW v1 RENAME TO v0", "!"),
+    ("ALTER MATERIALIZED VIEW kept SET SCHEMA archive", "!"),
+    ("ALTER FUNCTION definer(int) RENAME TO cents", "!"),
+    ("ALTER ROUTINE known() SET SCHEMA archive", "!"),
+    ("CREATE AGGREGATE glue2(text) (SFUNC = textcat, STYPE = text)", "!"),
+    ("CREATE FOREIGN TABLE f (id int) SERVER y", "!"),
     ("IMPORT FOREIGN SCHEMA x FROM SERVER y INTO public", "!"),
     ("CREATE EXTENSION dblink", "!"),
     ("LOAD 'auto_explain'", ""),
@@ -585,6 +661,15 @@ const BENIGN: &[&str] = &[
     "SELECT pg_cancel_backend(0)",
     "SELECT current_setting('jit'), set_config('jit', 'off', false)",
     "CREATE TEMP TABLE scratch (id int); INSERT INTO scratch SELECT id FROM vault; SELECT count(*) FROM scratch; DROP TABLE scratch",
+    "BEGIN; CREATE TEMP TABLE taken ON COMMIT DROP AS SELECT id, open FROM vault; SELECT count(*) FROM taken; ROLLBACK",
+    "BEGIN; CREATE TABLE refers (id int PRIMARY KEY, v int REFERENCES vault (id)); ROLLBACK",
+    "BEGIN; UPDATE vault SET open = 'w' WHERE id = (SELECT id FROM vault WHERE open = 'o' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING *; ROLLBACK",
+    "BEGIN; WITH j AS (SELECT id FROM vault ORDER BY id LIMIT 1 FOR UPDATE) UPDATE vault v SET open = 'w' FROM j WHERE v.id = j.id RETURNING v.id, v.ssn; ROLLBACK",
+    "BEGIN; MERGE INTO vault v USING (VALUES (1, 'm')) AS s(id, w) ON v.id = s.id WHEN MATCHED THEN UPDATE SET open = s.w WHEN NOT MATCHED THEN INSERT (id, ssn) VALUES (s.id, s.w); ROLLBACK",
+    "BEGIN; DELETE FROM afar WHERE id = 99; ROLLBACK",
+    "SELECT count(*) > 0 FROM pg_stat_activity",
+    "SELECT pid > 0, state FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+    "SELECT count(pid) > 0 FROM pg_locks WHERE granted",
     "CREATE TABLE fresh (id int); ALTER TABLE fresh ADD COLUMN t text; CREATE INDEX ON fresh (t); DROP TABLE fresh",
 ];
 

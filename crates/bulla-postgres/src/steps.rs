@@ -269,7 +269,14 @@ impl Moved {
         if !alters_one {
             self.names.extend(changed);
         }
-        let schema = statement.tag.ends_with(" SCHEMA") || statement.tag == "ALTER … RENAME";
+        // Of functions, operators and their kin which one it was is not followed.
+        let code = ["FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE", "OPERATOR", "CONVERSION"];
+        let schema = statement.tag.ends_with(" SCHEMA")
+            || statement.tag == "ALTER … RENAME"
+            || statement
+                .tag
+                .strip_prefix("ALTER ")
+                .is_some_and(|of| code.iter().any(|word| of.starts_with(word)));
         if (schema && statement.relations.is_empty())
             || statement.creates.iter().any(|made| made.what == CreatedKind::Schema)
         {

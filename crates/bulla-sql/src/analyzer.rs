@@ -161,7 +161,7 @@ impl Analyzer {
         hidden: &Arc<Hidden>,
         block: &dyn Fn(&mut dyn FnMut()),
     ) -> Result<Arc<Plan>, Fault> {
-        if hidden.is_empty() || !rewrite::survey(facts, catalog, hidden)? {
+        if hidden.is_empty() || !rewrite::survey(facts, catalog, path, hidden)? {
             return Ok(Arc::default());
         }
         let key = (Arc::<str>::from(text), hidden.id(), path.clone());

@@ -13,10 +13,12 @@ use std::sync::{Arc, OnceLock};
 use crate::facts::RelationKind;
 use crate::view::Body;
 
+mod acts;
 mod depends;
 mod path;
 mod queries;
 
+pub use acts::Acts;
 pub(crate) use depends::{Fate, Object};
 pub use path::{Found, SearchPath, Temporary};
 pub use queries::{FINGERPRINT, QUERIES, SESSION, SETUP};
@@ -87,6 +89,9 @@ pub struct Relation {
     pub row_security: bool,
     /// A temporary relation of some session.
     pub temporary: bool,
+    /// What a partitioned table is divided by; 0 is an expression.
+    pub divided_by: Vec<i16>,
+    pub acts: Acts,
     /// OIDs, direct ones only.
     pub parents: Vec<u32>,
     pub children: Vec<u32>,
@@ -129,6 +134,8 @@ pub struct Column {
     pub dropped: bool,
     /// It is computed of these columns of its relation.
     pub made_of: Vec<i16>,
+    /// The server keeps a value of it beside the rows, for those that are older than the column.
+    pub kept_aside: bool,
 }
 
 /// A function that is not one of the server's own in `pg_catalog`.
@@ -442,6 +449,13 @@ impl Catalog {
                 policies: Vec::new(),
                 row_security: row.flag(7)?,
                 temporary: row.text(5)? == "t",
+                divided_by: row.numbers(9)?,
+                acts: Acts {
+                    runs: row.mark(10)?,
+                    deletes: row.numbers(11)?,
+                    updates: row.numbers(12)?,
+                    keys: row.numbers(13)?,
+                },
                 parents: Vec::new(),
                 children: Vec::new(),
                 body: OnceLock::new(),
@@ -479,6 +493,7 @@ impl Catalog {
                 type_oid: row.number(3)?,
                 dropped: row.flag(4)?,
                 made_of: row.numbers(5)?,
+                kept_aside: row.mark(6)?,
             };
             if let Some(relation) = self.relation_mut(row.number(0)?) {
                 relation.columns.push(column);
@@ -681,6 +696,14 @@ impl<'a> Line<'a> {
 
     fn number<T: std::str::FromStr>(&self, column: usize) -> Result<T, CatalogError> {
         self.text(column)?.parse().map_err(|_| self.bad(column))
+    }
+
+    /// A flag that a snapshot of an older gateway has not.
+    fn mark(&self, column: usize) -> Result<bool, CatalogError> {
+        match self.cells.get(column) {
+            Some(Some(_)) => self.flag(column),
+            _ => Ok(false),
+        }
     }
 
     fn flag(&self, column: usize) -> Result<bool, CatalogError> {

@@ -17,6 +17,7 @@ pub(crate) mod marks;
 mod names;
 mod query;
 mod scope;
+mod tags;
 mod utility;
 mod write;
 
@@ -257,9 +258,10 @@ impl<'a> Reader<'a> {
     }
 
     fn mark_read(&mut self, at: usize, column: Option<&Arc<str>>) {
-        let (spot, region) = (&self.spot, self.region);
+        let (spot, region, level) = (&self.spot, self.region, self.level);
         if let Some(marks) = &mut self.marks {
-            marks.reads.push(Read { at, column: column.cloned(), spot: spot.clone(), region });
+            let (column, spot) = (column.cloned(), spot.clone());
+            marks.reads.push(Read { at, column, spot, region, level });
         }
     }
 

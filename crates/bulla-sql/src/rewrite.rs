@@ -16,22 +16,21 @@ use pg_query::protobuf::Node;
 
 use crate::analyzer::{Limits, ReadError};
 use crate::catalog::{Catalog, SearchPath};
-use crate::facts::{
-    Access, Columns, Effects, Facts, FunctionClass, FunctionUse, Kind, Known, RelationKind,
-    RelationUse, Resolved, Statement, Via,
-};
+use crate::facts::{Facts, RelationKind, RelationUse, Resolved, Statement, Via};
 use crate::parse;
 use crate::reading::marks::{Marks, Region};
 use crate::reading::{self, Context};
 use outputs::Stray;
 pub use shape::{CopyForm, Shape};
 use splice::Splice;
+pub(crate) use survey::survey;
 
 mod outputs;
 mod returned;
 mod shape;
 mod splice;
 mod stars;
+mod survey;
 mod text;
 
 /// Bytes of a rewritten text.
@@ -82,6 +81,11 @@ pub struct Hidden {
     relations: HashMap<u32, BTreeMap<Arc<str>, Cover>>,
     settled: HashSet<u32>,
     trusted: HashSet<(Arc<str>, Arc<str>)>,
+    /// Partitioned tables that are divided by a hidden column, and all their partitions: in which
+    /// of them a row is tells of its value.
+    divided: HashSet<u32>,
+    /// The server keeps a value of some hidden column in `pg_attribute`.
+    kept_aside: bool,
 }
 
 static IDS: AtomicU64 = AtomicU64::new(1);
@@ -125,7 +129,14 @@ impl Hidden {
         for (oid, columns) in &mut relations {
             cover_computed(catalog, *oid, columns);
         }
-        Self { id: IDS.fetch_add(1, Ordering::Relaxed), relations, settled, trusted }
+        let divided = divided(catalog, &relations);
+        let kept_aside = relations.iter().any(|(oid, covers)| {
+            let columns = catalog.relation(*oid).map(|relation| &relation.columns);
+            let mut kept = columns.into_iter().flatten().filter(|c| c.kept_aside);
+            kept.any(|column| covers.contains_key(&column.name))
+        });
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        Self { id, relations, settled, trusted, divided, kept_aside }
     }
 
     /// A number that nothing else hidden in this process has.
@@ -147,6 +158,28 @@ impl Hidden {
             relation.columns.iter().any(|c| c.attnum == attnum && columns.contains_key(&c.name))
         })
     }
+}
+
+fn divided(catalog: &Catalog, relations: &HashMap<u32, BTreeMap<Arc<str>, Cover>>) -> HashSet<u32> {
+    let by_hidden = |oid: &u32| {
+        let (Some(relation), Some(covers)) = (catalog.relation(*oid), relations.get(oid)) else {
+            return false;
+        };
+        let hides = |number: &i16| {
+            let of = relation.columns.iter().find(|column| column.attnum == *number);
+            // An expression: of which columns is not told.
+            of.is_none_or(|column| covers.contains_key(&column.name))
+        };
+        relation.divided_by.iter().any(hides)
+    };
+    let mut next: Vec<u32> = relations.keys().copied().filter(by_hidden).collect();
+    let mut found = HashSet::new();
+    while let Some(oid) = next.pop() {
+        if found.insert(oid) {
+            next.extend(catalog.relation(oid).into_iter().flat_map(|r| &r.children));
+        }
+    }
+    found
 }
 
 /// A generated column shows what it is made of: it is hidden with it, whole.
@@ -273,248 +306,6 @@ impl Edit {
     fn new(span: Range<usize>, text: impl Into<String>) -> Self {
         Self { span, text: text.into(), puts: Vec::new() }
     }
-}
-
-/// Built-in functions with an effect, or that nobody reviewed, which read no rows.
-const BLIND: [&str; 39] = [
-    "nextval",
-    "setval",
-    "currval",
-    "lastval",
-    "pg_notify",
-    "set_config",
-    "pg_advisory_lock",
-    "pg_advisory_lock_shared",
-    "pg_advisory_unlock",
-    "pg_advisory_unlock_all",
-    "pg_advisory_unlock_shared",
-    "pg_advisory_xact_lock",
-    "pg_advisory_xact_lock_shared",
-    "pg_try_advisory_lock",
-    "pg_try_advisory_lock_shared",
-    "pg_try_advisory_xact_lock",
-    "pg_try_advisory_xact_lock_shared",
-    "pg_sleep",
-    "pg_sleep_for",
-    "pg_sleep_until",
-    "txid_current",
-    "txid_current_if_assigned",
-    "txid_current_snapshot",
-    "pg_current_xact_id",
-    "pg_current_xact_id_if_assigned",
-    "pg_current_snapshot",
-    "pg_export_snapshot",
-    "setseed",
-    "random",
-    "random_normal",
-    "gen_random_uuid",
-    "uuidv4",
-    "uuidv7",
-    "clock_timestamp",
-    "timeofday",
-    "pg_is_in_recovery",
-    "pg_postmaster_start_time",
-    "pg_relation_size",
-    "pg_total_relation_size",
-];
-
-/// Built-in functions that policy has to judge, and that tell nothing of any row.
-const DEAF: [&str; 3] = ["set_config", "pg_cancel_backend", "pg_terminate_backend"];
-
-/// Relations of the server that hold values of others, or what other sessions run.
-const CLOSED: [&str; 19] = [
-    "pg_statistic",
-    "pg_statistic_ext_data",
-    "pg_stats",
-    "pg_stats_ext",
-    "pg_stats_ext_exprs",
-    "pg_stat_activity",
-    "pg_stat_statements",
-    "pg_largeobject",
-    "pg_locks",
-    "pg_stat_replication",
-    "pg_stat_progress_copy",
-    "pg_stat_ssl",
-    "pg_stat_gssapi",
-    "pg_authid",
-    "pg_shadow",
-    "pg_file_settings",
-    "pg_hba_file_rules",
-    "pg_replication_slots",
-    "pg_stat_subscription",
-];
-
-/// Columns of the server's own relations that hold its secrets; the rest of them tells of none.
-const CLOSED_COLUMNS: [(&str, &str); 3] = [
-    ("pg_subscription", "subconninfo"),
-    ("pg_user_mapping", "umoptions"),
-    ("pg_user_mappings", "umoptions"),
-];
-
-/// Parts of the names of statements that make or change code.
-const CODE: [&str; 10] = [
-    "FUNCTION",
-    "PROCEDURE",
-    "ROUTINE",
-    "TRIGGER",
-    "RULE",
-    "OPERATOR",
-    "CAST",
-    "AGGREGATE",
-    "EXTENSION",
-    "LANGUAGE",
-];
-
-/// Parts of the names of statements that send rows elsewhere, or fetch what comes from there.
-const AWAY: [&str; 5] =
-    ["PUBLICATION", "SUBSCRIPTION", "FOREIGN DATA WRAPPER", "SERVER", "USER MAPPING"];
-
-/// What the facts alone say. True: something of it has to be rewritten.
-pub(crate) fn survey(facts: &Facts, catalog: &Catalog, hidden: &Hidden) -> Result<bool, Fault> {
-    let mut needed = false;
-    for statement in &facts.statements {
-        needed |= survey_one(statement, catalog, hidden)?;
-    }
-    Ok(needed)
-}
-
-/// Whether what is read of it may hold values of any column, or the server's own secrets.
-fn is_closed(relation: &RelationUse, known: &Known) -> bool {
-    if &*known.schema == "pg_toast" || &*known.name == "pg_stat_statements" {
-        return true;
-    }
-    if &*known.schema != "pg_catalog" {
-        return false;
-    }
-    if CLOSED.contains(&&*known.name) {
-        return true;
-    }
-    // What a view of the server's own gives of it is judged at the view.
-    let through = matches!(&relation.via, Some(Via::View(view)) if view.starts_with("pg_catalog."));
-    !through
-        && CLOSED_COLUMNS.iter().any(|(name, column)| {
-            *name == &*known.name
-                && match &relation.columns {
-                    Columns::Known(set) => set.contains(*column),
-                    Columns::All | Columns::Unknown => true,
-                }
-        })
-}
-
-fn survey_one(statement: &Statement, catalog: &Catalog, hidden: &Hidden) -> Result<bool, Fault> {
-    // What is dropped shows nothing.
-    let only_drops = matches!(statement.unknown.as_slice(), [why] if why == reading::CASCADE);
-    if statement.effects.contains(Effects::UNKNOWN) && !only_drops {
-        let why = statement.unknown.first().map_or("it cannot be read with certainty", |w| w);
-        return refused(
-            format!("could reach masked columns: {why}"),
-            "name relations with their schema, and columns as they are",
-        );
-    }
-    if statement.kind == Kind::Do {
-        return refused(
-            "runs code whose body cannot be followed to masked columns",
-            "send the statements themselves",
-        );
-    }
-    let makes = CODE.iter().any(|word| statement.tag.contains(word));
-    if makes && matches!(statement.kind, Kind::Ddl | Kind::Server) {
-        return refused(
-            format!("`{}` could make code that reads masked columns", statement.tag),
-            "have it done by a principal who may see them",
-        );
-    }
-    if AWAY.iter().any(|word| statement.tag.contains(word)) {
-        return refused(
-            format!("`{}` could send masked columns elsewhere as they are", statement.tag),
-            "have it done by a principal who may see them",
-        );
-    }
-    for function in &statement.functions {
-        survey_function(function, hidden)?;
-    }
-    let untold = statement.effects.contains(Effects::OPAQUE)
-        && !statement
-            .functions
-            .iter()
-            .any(|f| matches!(f.class, FunctionClass::User | FunctionClass::Volatile));
-    if untold {
-        return refused(
-            "runs code that cannot be followed to masked columns",
-            "read or write the tables themselves",
-        );
-    }
-    let mut touches = false;
-    for relation in &statement.relations {
-        let Resolved::Known(known) = &relation.resolved else { continue };
-        if relation.access.reads() && is_closed(relation, known) {
-            return refused(
-                format!("`{}` holds values of columns that are masked for you", known.name),
-                "leave it out",
-            );
-        }
-        let is_hidden = hidden.relations.contains_key(&known.oid);
-        touches |= is_hidden;
-        let rules = catalog.relation(known.oid).is_some_and(|r| r.has_rules);
-        if rules
-            && !relation.access.reads()
-            && relation.access != Access::Lock
-            && !hidden.is_empty()
-        {
-            return refused(
-                format!("`{}` has rules or triggers instead of writes", known.name),
-                "write to the table behind it",
-            );
-        }
-        if is_hidden
-            && matches!(
-                relation.access,
-                Access::Alter | Access::Drop | Access::Create | Access::Grant | Access::Merge
-            )
-        {
-            return refused(
-                format!("changes `{}`, which has columns that are masked for you", known.name),
-                "have it done by a principal who may see them",
-            );
-        }
-    }
-    if touches && statement.kind == Kind::Ddl {
-        return refused(
-            "would keep what it reads from masked columns under another name",
-            "have it done by a principal who may see them",
-        );
-    }
-    Ok(touches)
-}
-
-fn survey_function(function: &FunctionUse, hidden: &Hidden) -> Result<(), Fault> {
-    let name = &function.name;
-    let trusted = |schema: &Option<Arc<str>>| {
-        schema.as_ref().is_some_and(|s| hidden.trusted.contains(&(s.clone(), name.clone())))
-    };
-    let fits = match function.class {
-        FunctionClass::Reviewed | FunctionClass::Harmless => {
-            !(name.starts_with("pg_stat_get_") || name.starts_with("pg_stat_statements"))
-        }
-        FunctionClass::Volatile => {
-            function.schema.as_deref() == Some("pg_catalog") && BLIND.contains(&&**name)
-                || trusted(&function.schema)
-        }
-        FunctionClass::User => trusted(&function.schema),
-        // A setting can be given a mask, as any other value (one whose name is not known is in
-        // doubt already), and who ends another session learns nothing from it.
-        FunctionClass::Dangerous(_) if DEAF.contains(&&**name) => {
-            function.schema.as_deref() == Some("pg_catalog")
-        }
-        FunctionClass::Dangerous(_) | FunctionClass::Unresolved => false,
-    };
-    if fits {
-        return Ok(());
-    }
-    refused(
-        format!("calls `{name}`, which could read columns that are masked for you"),
-        "leave the function out, or have its owner listed among the trusted functions",
-    )
 }
 
 /// What a text is read under.
@@ -657,7 +448,7 @@ fn check(
         return torn();
     }
     let facts = reading::read(sent, &tree, catalog, path, limits)?;
-    survey(&facts, catalog, hidden)?;
+    survey(&facts, catalog, path, hidden)?;
     let (spans, put) = places(edits);
     let inside = |at: usize| spans.iter().any(|span| span.contains(&at));
     let context = Context { tokens: &tree.tokens, catalog, path, limits };

@@ -261,6 +261,36 @@ impl Catalog {
         Ok(named)
     }
 
+    /// Whether a relation is one that `is` names, or a view that stands on one, or on code that
+    /// somebody made and that belongs to no extension.
+    pub(crate) fn stands_on(&self, oid: u32, is: &dyn Fn(u32) -> bool) -> bool {
+        let depends = &self.depends;
+        let (mut queue, mut seen) = (vec![oid], BTreeSet::new());
+        while let Some(oid) = queue.pop() {
+            if is(oid) {
+                return true;
+            }
+            let Some(relation) = self.relation(oid) else { return true };
+            let is_view = matches!(relation.kind, RelationKind::View | RelationKind::MatView);
+            if !is_view || !seen.insert(oid) {
+                continue;
+            }
+            let own = depends.object("pg_class", oid, 0).into_iter().flat_map(|o| depends.above(o));
+            let rules = own.filter(|edge| {
+                edge.bond == Bond::Internal && depends.class(edge.object).1 == "pg_rewrite"
+            });
+            for edge in rules.flat_map(|rule| depends.below(rule.object)) {
+                let member = || depends.below(edge.object).any(|e| e.bond == Bond::Extension);
+                match depends.class(edge.object).1 {
+                    "pg_class" => queue.push(edge.object.oid),
+                    "pg_proc" | "pg_operator" if !member() => return true,
+                    _ => {}
+                }
+            }
+        }
+        false
+    }
+
     /// The constraints of a relation: which of them a name means is not in the snapshot.
     pub(crate) fn constraints(&self, oid: u32) -> Vec<Object> {
         let depends = &self.depends;

@@ -47,7 +47,7 @@ SELECT pg_catalog.concat_ws('/',
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_cast),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_policy),
  (SELECT pg_catalog.concat(count(*), ':', sum(xmin::text::bigint)) FROM pg_catalog.pg_trigger
-   WHERE tgtype & 64 <> 0),
+   WHERE NOT tgisinternal),
  (SELECT pg_catalog.concat(count(*), ':', sum(k.xmin::text::bigint), ':', sum(k.oid::bigint))
     FROM pg_catalog.pg_constraint k LEFT JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
    WHERE c.relpersistence IS DISTINCT FROM 't'),
@@ -73,7 +73,40 @@ SELECT c.oid, c.relnamespace, c.relname, c.relkind, c.relispartition, c.relpersi
        OR EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgtype & 64 <> 0),
        c.relrowsecurity,
        CASE WHEN c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-            THEN pg_catalog.pg_get_viewdef(c.oid) END
+            THEN pg_catalog.pg_get_viewdef(c.oid) END,
+       CASE WHEN c.relkind = 'p' THEN (
+         SELECT pg_catalog.array_to_string(p.partattrs::pg_catalog.int2[], ',')
+           FROM pg_catalog.pg_partitioned_table p WHERE p.partrelid = c.oid) END,
+       c.oid IN (
+         SELECT g.tgrelid FROM pg_catalog.pg_trigger g
+          WHERE NOT g.tgisinternal AND g.tgfoid >= 16384 AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_depend e
+             WHERE e.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+               AND e.objid = g.tgfoid AND e.deptype = 'e'))
+       OR c.oid IN (
+         SELECT COALESCE(f.adrelid, a.attrelid, k.conrelid, i.indrelid, 0)
+           FROM pg_catalog.pg_depend d
+           LEFT JOIN pg_catalog.pg_attrdef f ON f.oid = d.objid
+                AND d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+           LEFT JOIN pg_catalog.pg_constraint k ON k.oid = d.objid
+                AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+           LEFT JOIN pg_catalog.pg_attribute a ON k.contypid <> 0 AND a.atttypid = k.contypid
+           LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = d.objid
+                AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+          WHERE d.refobjid >= 16384
+            AND d.refclassid IN ('pg_catalog.pg_proc'::pg_catalog.regclass,
+                                 'pg_catalog.pg_operator'::pg_catalog.regclass)
+            AND NOT EXISTS (
+              SELECT FROM pg_catalog.pg_depend e
+               WHERE e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e')),
+       (SELECT pg_catalog.string_agg(k.conrelid::text, ',') FROM pg_catalog.pg_constraint k
+         WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')),
+       (SELECT pg_catalog.string_agg(k.conrelid::text, ',') FROM pg_catalog.pg_constraint k
+         WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.confupdtype IN ('c', 'n', 'd')),
+       (SELECT pg_catalog.string_agg(
+                 pg_catalog.array_to_string(k.confkey::pg_catalog.int2[], ','), ',')
+          FROM pg_catalog.pg_constraint k
+         WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.confupdtype IN ('c', 'n', 'd'))
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname !~ '^pg_(toast_)?temp_'";
 
@@ -88,7 +121,8 @@ SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.attisdropped,
                  AND d.objid = a.attrelid AND d.objsubid = a.attnum
                  OR d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
                  AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f
-                                  WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum))) END
+                                  WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum))) END,
+       a.atthasmissing
   FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
  WHERE a.attnum > 0 AND c.relkind NOT IN ('i', 'I', 't') AND c.relpersistence <> 't'";
 

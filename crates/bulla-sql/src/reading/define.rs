@@ -11,7 +11,8 @@ use pg_query::protobuf::{
 
 use super::names::known;
 use super::scope::{Item, Scope, Source};
-use super::utility::{Named, alter_tag, def_text, is_relation};
+use super::tags::alter_tag;
+use super::utility::{Named, def_text, is_relation};
 use super::{FoundRelation, R, RELATIONS_MAX, Reader, inner, string, strings};
 use crate::catalog::{Fate, Object, Relation, is_system_schema};
 use crate::facts::{Access, Created, CreatedKind, Effects, Kind, RelationKind, Resolved};
@@ -416,6 +417,10 @@ impl<'a> Reader<'a> {
             let at = self.use_of(&found, Access::Select, false);
             for name in constraint.pk_attrs.iter().filter_map(string) {
                 self.touch(at, name.into());
+            }
+            // Its primary key, whatever that is.
+            if constraint.pk_attrs.is_empty() {
+                self.touch_all(at);
             }
         }
         Ok(())

@@ -99,11 +99,12 @@ fn value_at(node: &Node) -> Option<usize> {
 #[derive(Debug)]
 pub(crate) struct Target {
     pub oid: u32,
-    pub access: Access,
     /// Its alias, or its name.
     pub alias: Arc<str>,
     /// Other relations stand beside it, so that `*` is more than it.
     pub beside: bool,
+    /// The query that it is written in.
+    pub level: usize,
 }
 
 /// `COPY table`
@@ -124,6 +125,8 @@ pub(crate) struct Read {
     /// `None`: no column reference says so (`USING`, whole rows of joins).
     pub spot: Option<Spot>,
     pub region: Region,
+    /// The query that it stands in.
+    pub level: usize,
 }
 
 /// A column reference as it is written.
@@ -284,16 +287,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn mark_target(
-        &mut self,
-        var: &RangeVar,
-        found: &FoundRelation<'a>,
-        access: Access,
-        beside: bool,
-    ) {
+    pub(super) fn mark_target(&mut self, var: &RangeVar, found: &FoundRelation<'a>, beside: bool) {
+        let level = self.level;
         if let (Some(marks), Some(oid)) = (&mut self.marks, oid(&found.resolved)) {
             let alias = var.alias.as_ref().map_or(&var.relname, |a| &a.aliasname);
-            marks.targets.push(Target { oid, access, alias: alias.as_str().into(), beside });
+            let alias = alias.as_str().into();
+            marks.targets.push(Target { oid, alias, beside, level });
         }
     }
 

@@ -10,6 +10,7 @@ use pg_query::protobuf::{
 use super::expr::{Literal, boolean, literal};
 use super::names::Arity;
 use super::query::Place;
+use super::tags::{change_tag, define_tag, drop_tag};
 use super::{R, Reader, inner, string, strings};
 use crate::facts::{
     Access, CopyDirection, CopyFormat, CopyTarget, CopyUse, CreatedKind, Effects, Kind, NameUse, Tx,
@@ -523,7 +524,7 @@ impl<'a> Reader<'a> {
                     self.created(None, &rename.newname, CreatedKind::Schema, false);
                 }
                 self.altered(rename.object.as_deref(), None);
-                "ALTER … RENAME"
+                change_tag(rename.rename_type, "ALTER … RENAME")
             }
             NodeEnum::AlterObjectSchemaStmt(alter) => {
                 if let Some(var) = &alter.relation {
@@ -532,7 +533,7 @@ impl<'a> Reader<'a> {
                     self.created(schema, &var.relname, CreatedKind::Other, false);
                 }
                 self.altered(alter.object.as_deref(), Some(&alter.newschema));
-                "ALTER … SET SCHEMA"
+                change_tag(alter.object_type, "ALTER … SET SCHEMA")
             }
             NodeEnum::AlterObjectDependsStmt(alter) => {
                 if let Some(var) = &alter.relation {
@@ -546,7 +547,7 @@ impl<'a> Reader<'a> {
                 }
                 self.role(alter.newowner.as_ref());
                 self.altered(alter.object.as_deref(), None);
-                "ALTER … OWNER"
+                change_tag(alter.object_type, "ALTER … OWNER")
             }
             NodeEnum::CommentStmt(comment) => {
                 self.commented(comment.objtype, comment.object.as_deref());
@@ -604,7 +605,7 @@ impl<'a> Reader<'a> {
                     _ => CreatedKind::Other,
                 };
                 self.created_list(&define.defnames, kind);
-                "CREATE … (definition)"
+                define_tag(define.kind)
             }
             NodeEnum::AlterFunctionStmt(alter) => {
                 if let Some(function) = &alter.func {
@@ -1097,37 +1098,4 @@ pub(super) fn is_relation(kind: i32) -> bool {
             | ObjectType::ObjectSequence
             | ObjectType::ObjectIndex)
     )
-}
-
-fn drop_tag(kind: i32) -> &'static str {
-    match ObjectType::try_from(kind) {
-        Ok(ObjectType::ObjectTable) => "DROP TABLE",
-        Ok(ObjectType::ObjectView) => "DROP VIEW",
-        Ok(ObjectType::ObjectMatview) => "DROP MATERIALIZED VIEW",
-        Ok(ObjectType::ObjectForeignTable) => "DROP FOREIGN TABLE",
-        Ok(ObjectType::ObjectSequence) => "DROP SEQUENCE",
-        Ok(ObjectType::ObjectIndex) => "DROP INDEX",
-        Ok(ObjectType::ObjectFunction) => "DROP FUNCTION",
-        Ok(ObjectType::ObjectProcedure) => "DROP PROCEDURE",
-        Ok(ObjectType::ObjectSchema) => "DROP SCHEMA",
-        Ok(ObjectType::ObjectType | ObjectType::ObjectDomain) => "DROP TYPE",
-        Ok(ObjectType::ObjectTrigger) => "DROP TRIGGER",
-        Ok(ObjectType::ObjectPolicy) => "DROP POLICY",
-        Ok(ObjectType::ObjectExtension) => "DROP EXTENSION",
-        Ok(ObjectType::ObjectForeignServer) => "DROP SERVER",
-        Ok(ObjectType::ObjectPublication) => "DROP PUBLICATION",
-        _ => "DROP",
-    }
-}
-
-pub(super) fn alter_tag(kind: i32) -> &'static str {
-    match ObjectType::try_from(kind) {
-        Ok(ObjectType::ObjectView) => "ALTER VIEW",
-        Ok(ObjectType::ObjectMatview) => "ALTER MATERIALIZED VIEW",
-        Ok(ObjectType::ObjectIndex) => "ALTER INDEX",
-        Ok(ObjectType::ObjectSequence) => "ALTER SEQUENCE",
-        Ok(ObjectType::ObjectForeignTable) => "ALTER FOREIGN TABLE",
-        Ok(ObjectType::ObjectType) => "ALTER TYPE",
-        _ => "ALTER TABLE",
-    }
 }

@@ -30,7 +30,7 @@ impl<'a> Reader<'a> {
                 return Ok(Shape::open());
             };
             let found = r.relation(var);
-            r.mark_target(var, &found, Access::Insert, false);
+            r.mark_target(var, &found, false);
             let at = r.use_of(&found, Access::Insert, false);
             if insert.cols.is_empty() {
                 r.touch_all(at);
@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
                 return Ok(Shape::open());
             };
             let found = r.relation(var);
-            r.mark_target(var, &found, Access::Update, !update.from_clause.is_empty());
+            r.mark_target(var, &found, !update.from_clause.is_empty());
             let at = r.use_of(&found, Access::Update, false);
             let mut scope = r.list_from(&update.from_clause)?;
             let item = r.target_item(&found, var.alias.as_ref());
@@ -154,7 +154,7 @@ impl<'a> Reader<'a> {
                 return Ok(Shape::open());
             };
             let found = r.relation(var);
-            r.mark_target(var, &found, Access::Delete, !delete.using_clause.is_empty());
+            r.mark_target(var, &found, !delete.using_clause.is_empty());
             let at = r.use_of(&found, Access::Delete, false);
             r.touch_all(at);
             let mut scope = r.list_from(&delete.using_clause)?;
@@ -176,7 +176,7 @@ impl<'a> Reader<'a> {
                 return Ok(Shape::open());
             };
             let found = r.relation(var);
-            r.mark_target(var, &found, Access::Merge, true);
+            r.mark_target(var, &found, true);
             r.use_of(&found, Access::Merge, false);
             let mut scope = match merge.source_relation.as_deref() {
                 Some(source) => r.list_from(std::slice::from_ref(source))?,

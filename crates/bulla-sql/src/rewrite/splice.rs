@@ -15,7 +15,7 @@ use super::{
 };
 use crate::analyzer::{Limits, ReadError};
 use crate::catalog::{Catalog, Relation, SearchPath};
-use crate::facts::{Access, Columns, Effects, Kind, RelationKind};
+use crate::facts::{Columns, Effects, Kind, RelationKind};
 use crate::parse;
 use crate::reading::marks::{Copy, Marks, Read, Region, Scan, Target};
 use crate::reading::{self, Context};
@@ -408,7 +408,7 @@ impl Splice<'_> {
                 "write to the table itself",
             );
         };
-        if relation.kind == RelationKind::View || target.access == Access::Merge {
+        if relation.kind == RelationKind::View {
             return refused(
                 format!("writes to `{}` in a way that could read masked columns", relation.name),
                 "use INSERT, UPDATE or DELETE on the table itself",
@@ -416,6 +416,17 @@ impl Splice<'_> {
         }
         for read in marks.reads.iter().filter(|r| marks.relation(r) == Some(target.oid)) {
             let named = read.column.as_ref();
+            if named.is_some_and(|name| &**name == "tableoid")
+                && self.hidden.divided.contains(&target.oid)
+            {
+                return refused(
+                    format!(
+                        "reads `tableoid` of `{}`, which a masked column divides",
+                        relation.name
+                    ),
+                    "leave `tableoid` out",
+                );
+            }
             if named.is_some_and(|name| !covers.contains_key(name)) {
                 continue;
             }
@@ -552,7 +563,15 @@ fn wanted(scan: &Scan, marks: &Marks) -> Columns {
         return Columns::All;
     }
     let mut names = BTreeSet::new();
-    for read in marks.reads.iter().filter(|r| marks.relation(r) == Some(scan.oid)) {
+    // What a write returns is of the relations at its own level.
+    let elsewhere = |read: &Read| {
+        let writes = |target: &Target| target.oid == scan.oid && target.level == read.level;
+        read.region == Region::Returning
+            && read.level != scan.level
+            && marks.targets.iter().any(writes)
+    };
+    let of = marks.reads.iter().filter(|r| marks.relation(r) == Some(scan.oid));
+    for read in of.filter(|read| !elsewhere(read)) {
         match &read.column {
             Some(name) => {
                 names.insert(name.clone());

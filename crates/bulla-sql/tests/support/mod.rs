@@ -45,12 +45,14 @@ fn cell(text: &str) -> Option<String> {
     Some(out)
 }
 
+/// The fixture.
+pub fn results() -> Vec<Vec<Row>> {
+    rows(include_str!("../fixtures/catalogue.txt"))
+}
+
 pub fn catalog() -> Arc<Catalog> {
     static CATALOG: OnceLock<Arc<Catalog>> = OnceLock::new();
-    Arc::clone(CATALOG.get_or_init(|| {
-        let text = include_str!("../fixtures/catalogue.txt");
-        Arc::new(Catalog::from_rows(&rows(text)).unwrap())
-    }))
+    Arc::clone(CATALOG.get_or_init(|| Arc::new(Catalog::from_rows(&results()).unwrap())))
 }
 
 pub fn analyzer() -> &'static Analyzer {
