@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::frames::{
-    DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, fields, frame, status,
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PUSH_PROMISE, RST_STREAM, SETTINGS,
+    field, fields, frame, status,
 };
 use bulla_e2e::http::{ApiSpec, Raw, Recorder, World};
 
@@ -338,5 +342,166 @@ fn an_early_answer_holds_nobody_up() {
     raw.send(ask("GET", 9, END_STREAM)).unwrap();
     assert_eq!(answered(&mut raw, 9), Some(200));
     has_not(&target.got(), &["the beginningGET", "and the endGET"]);
+    world.verified().unwrap();
+}
+
+/// A target of HTTP/2 without TLS that answers the first request of each connection with the frames
+/// of the next row, on stream 1.
+fn streams(rows: Vec<Vec<u8>>) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for (answer, stream) in rows.into_iter().zip(listener.incoming().flatten()) {
+            thread::spawn(move || answer_with(&answer, stream));
+        }
+    });
+    port
+}
+
+/// Its end, whichever, is no matter of the test's.
+fn answer_with(answer: &[u8], mut stream: TcpStream) -> Option<()> {
+    stream.read_exact(&mut [0; 24]).ok()?;
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).ok()?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).ok()?;
+        let [a, b, c, kind, flags, ..] = head;
+        let mut payload = vec![0; usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)];
+        stream.read_exact(&mut payload).ok()?;
+        match kind {
+            SETTINGS if flags == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).ok()?,
+            HEADERS => stream.write_all(answer).ok()?,
+            PING if flags == 0 => stream.write_all(&frame(PING, 1, 0, &payload)).ok()?,
+            GOAWAY => return None,
+            _ => {}
+        }
+    }
+}
+
+const SECRET: &str = "the-secret-of-the-target";
+
+/// Answers in HTTP/2, by their frames on stream 1.
+fn answers_in_frames() -> Vec<(&'static str, Vec<Vec<u8>>, Gets)> {
+    let head = |end: u8, all: &[(&str, &str)]| frame(HEADERS, END_HEADERS | end, 1, &fields(all));
+    let ok = |more: &[(&str, &str)]| head(0, &[&[(":status", "200")], more].concat());
+    let data = |text: &str| frame(DATA, 0, 1, text.as_bytes());
+    let last = |text: &str| frame(DATA, END_STREAM, 1, text.as_bytes());
+    let trailers = |all: &[(&str, &str)]| head(END_STREAM, all);
+    let good = || Whole("200", "good");
+    vec![
+        ("plain", vec![ok(&[]), last("good")], good()),
+        ("a length", vec![ok(&[("content-length", "4")]), last("good")], good()),
+        ("trailers", vec![ok(&[]), data("good"), trailers(&[("x-sum", "1")])], good()),
+        (
+            "trailers behind a length",
+            vec![ok(&[("content-length", "4")]), data("good"), trailers(&[("x-evil", "1")])],
+            good(),
+        ),
+        (
+            "trailers that are of a head",
+            vec![
+                ok(&[]),
+                data("good"),
+                trailers(&[
+                    ("set-cookie", "evil"),
+                    ("content-type", "x/evil"),
+                    ("location", "/evil"),
+                ]),
+            ],
+            good(),
+        ),
+        (
+            "a secret in trailers",
+            vec![ok(&[]), data("good"), trailers(&[("grpc-message", SECRET)])],
+            Broken,
+        ),
+        ("a secret in a head", vec![ok(&[("x-a", SECRET)]), last("evil")], Nothing),
+        (
+            "a secret in a body",
+            vec![ok(&[]), data("evil the-secret-of"), last("-the-target")],
+            Nothing,
+        ),
+        ("shorter than said", vec![ok(&[("content-length", "9")]), last("good")], Broken),
+        ("longer than said", vec![ok(&[("content-length", "2")]), last("good")], Broken),
+        (
+            "two lengths",
+            vec![ok(&[("content-length", "4"), ("content-length", "5")]), last("evil")],
+            Nothing,
+        ),
+        ("an odd length", vec![ok(&[("content-length", "+4")]), last("evil")], Nothing),
+        ("a change of protocol", vec![head(0, &[(":status", "101")]), last("evil")], Nothing),
+        (
+            "answers before the answer",
+            vec![head(0, &[(":status", "103"), ("link", "evil")]), ok(&[]), last("good")],
+            good(),
+        ),
+        ("only one before", vec![head(END_STREAM, &[(":status", "103")])], Nothing),
+        ("no status", vec![head(0, &[("x-a", "b")]), last("evil")], Nothing),
+        ("an odd status", vec![head(0, &[(":status", "99")]), last("evil")], Nothing),
+        (
+            "two statuses",
+            vec![head(0, &[(":status", "200"), (":status", "201")]), last("evil")],
+            Nothing,
+        ),
+        // The library takes it away.
+        ("a path", vec![head(0, &[(":status", "200"), (":path", "/evil")]), last("good")], good()),
+        ("capitals", vec![ok(&[("X-A", "evil")]), last("evil")], Nothing),
+        ("CR LF", vec![ok(&[("x", "a\r\nset-cookie: evil")]), last("evil")], Nothing),
+        ("chunks", vec![ok(&[("transfer-encoding", "chunked")]), last("evil")], Nothing),
+        ("a connection", vec![ok(&[("connection", "close")]), last("evil")], Nothing),
+        ("a body of 204", vec![head(0, &[(":status", "204")]), last("evil")], Nothing),
+        ("no body of 204", vec![head(END_STREAM, &[(":status", "204")])], Whole("204", "")),
+        (
+            "a push",
+            vec![
+                frame(
+                    PUSH_PROMISE,
+                    END_HEADERS,
+                    1,
+                    &[&[0, 0, 0, 2][..], &field(":method", "GET")].concat(),
+                ),
+                ok(&[]),
+                last("evil"),
+            ],
+            Nothing,
+        ),
+        ("a reset", vec![ok(&[]), data("good"), frame(RST_STREAM, 0, 1, &[0, 0, 0, 2])], Broken),
+        ("a reset at once", vec![frame(RST_STREAM, 0, 1, &[0, 0, 0, 2])], Nothing),
+        ("a frame that is none", vec![frame(DATA, 0, 0, b"evil")], Nothing),
+    ]
+}
+
+#[test]
+fn h15_no_stream_has_two_meanings() {
+    let all = answers_in_frames();
+    let clients = ["--http1.1", "--http2"];
+    let each = all.iter().flat_map(|row| clients.iter().map(|_| row.1.concat()));
+    let api = ApiSpec::new("api", streams(each.collect())).secret(SECRET);
+    let api = api.http("login = \"bearer\"\nversion = \"2\"");
+    let world = World::start(EVERYTHING, &[api]).unwrap();
+    let mut wrong = Vec::new();
+    for (name, _, gets) in &all {
+        for client in clients {
+            let got = world.curl("/a", &[client, "-X", "POST", "-d", "x"]).unwrap();
+            let (out, code) = (got.out(), got.code());
+            let (head, body) = out.split_once("\r\n\r\n").unwrap_or((&out, ""));
+            let status = head.split(' ').nth(1).unwrap_or_default();
+            let fits = match gets {
+                Nothing => status == "502" && code == 0,
+                Whole(wants, whole) => status == *wants && body.starts_with(whole) && code == 0,
+                Broken => status == "502" || code != 0,
+            };
+            if !fits || out.contains("evil") || out.contains(SECRET) {
+                wrong.push(format!("{name}, {client}: {code} {out}"));
+            }
+            if *name == "trailers" && client == "--http2" {
+                has(&out, &["x-sum: 1"]);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), all.len(), wrong.join("\n"));
+    let replay = world.replayed().unwrap();
+    has(&replay, &["good", "x-sum: 1"]);
+    has_not(&replay, &["evil", SECRET]);
     world.verified().unwrap();
 }

@@ -172,11 +172,15 @@ impl Routes {
     }
 }
 
+/// What to do with a document in YAML.
+const CONVERT: &str = "convert YAML: `yq -o=json . api.yaml > api.json`, or `python3 -c 'import json, \
+                       sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)' < api.yaml`";
+
 /// The operations of an OpenAPI document (3.x, or Swagger 2), in JSON. `prefix` comes before every
 /// path of the document.
 pub fn openapi(document: &str, prefix: &str) -> Result<Vec<Route>, String> {
     let document: Value = serde_json::from_str(document)
-        .map_err(|error| format!("it is not JSON ({error}); convert YAML first"))?;
+        .map_err(|error| format!("it is not JSON ({error}); {CONVERT}"))?;
     let version = document.get("openapi").or_else(|| document.get("swagger"));
     if version.and_then(Value::as_str).is_none() {
         return Err("it has neither `openapi` nor `swagger`".into());
