@@ -47,8 +47,8 @@ fn named(headers: &HeaderMap) -> Vec<String> {
     names.map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()).collect()
 }
 
-/// Trailers as they may go on: what only a head may say is dropped (RFC 9110 6.5.1), and so is what
-/// `headers` of one connection would say.
+/// Trailers as they may go on: what only a head may say is dropped (RFC 9110 6.5.1), and so is what is
+/// of one connection.
 pub fn trailers(mut trailers: HeaderMap) -> Result<HeaderMap, Broken> {
     for (_, value) in &trailers {
         header_value(value.as_bytes()).map_err(|_| Broken("a trailer of the answer is odd"))?;
@@ -57,7 +57,7 @@ pub fn trailers(mut trailers: HeaderMap) -> Result<HeaderMap, Broken> {
         .keys()
         .filter(|name| {
             let name = name.as_str();
-            DROPPED.contains(&name) || OF_HEADS.iter().any(|own| name.starts_with(own))
+            DROPPED.contains(&name) || OF_HEADS.contains(&name)
         })
         .cloned()
         .collect();
@@ -67,9 +67,13 @@ pub fn trailers(mut trailers: HeaderMap) -> Result<HeaderMap, Broken> {
     Ok(trailers)
 }
 
-/// Fields that frame, route or change what a head said, by how they begin.
+/// Fields that frame, route or change what a head said.
 const OF_HEADS: &[&str] = &[
-    "content-",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "content-location",
     "set-cookie",
     "cache-control",
     "host",
