@@ -1,7 +1,7 @@
 //! Finding values by what they look like, in text that has no columns.
 //!
-//! A [`Scanner`] looks for candidates with vector instructions (an `@`, a `://`, a known prefix, a
-//! run of digits) and only then verifies: checksums where there are some, ranges, lengths and
+//! A [`Scanner`] looks for candidates with vector instructions (an `@`, a `://`, a name, a run of
+//! digits, a long word) and only then verifies: checksums where there are some, ranges, lengths and
 //! neighbours where there are none, and words nearby where even those are not enough. Text is
 //! looked at in its normal form (see [`crate::normal`]); findings are places in the original.
 //!
@@ -103,17 +103,14 @@ impl Scanner {
         self.scan_mapped(&view, out);
         mail::scan(&view, &self.kinds, out);
         net::scan(&view, &self.kinds, out);
-        self.prefixes.scan(&view, &self.kinds, out);
+        self.prefixes.scan(&view, out);
         for own in &*self.own {
             own.scan(&view, out);
         }
     }
 
-    /// What is found by where digits and colons are.
+    /// What is found by where digits, colons and long words are.
     fn scan_mapped(&self, view: &View<'_>, out: &mut Vec<Finding>) {
-        if !self.kinds.any(NUMBERS) {
-            return;
-        }
         let kinds = &self.kinds;
         let mut map = bits::Map::new();
         let (mut base, mut number, mut address) = (0, 0, 0);
@@ -125,37 +122,13 @@ impl Scanner {
                 if colons != 0 && kinds.has(Kind::Ip) {
                     address = net::ipv6(view, base, colons, address, out);
                 }
+                self.prefixes.scan_block(view, base, pair, out);
                 base += bits::BLOCK;
             }
             base = next;
         }
     }
 }
-
-/// Kinds that begin with digits, or right before some.
-const NUMBERS: &[Kind] = &[
-    Kind::Card,
-    Kind::Iban,
-    Kind::UsSsn,
-    Kind::UkNino,
-    Kind::FrNir,
-    Kind::EsDni,
-    Kind::ItCf,
-    Kind::DeTaxId,
-    Kind::NlBsn,
-    Kind::BeNrn,
-    Kind::PlPesel,
-    Kind::ChAhv,
-    Kind::SePn,
-    Kind::FiHetu,
-    Kind::CaSin,
-    Kind::BrCpf,
-    Kind::InAadhaar,
-    Kind::CnId,
-    Kind::AuTfn,
-    Kind::Phone,
-    Kind::Ip,
-];
 
 /// Moves a finding from the normal form to the original.
 fn place(finding: &mut Finding, normal: &Normal) -> bool {

@@ -33,6 +33,10 @@ pub struct Bits {
     /// Colons that may be of an address: a hexadecimal digit on either side, or another one behind
     /// it. What is outside the block may be anything.
     pub colon: u64,
+    /// ASCII letters and digits.
+    pub alnum: u64,
+    /// What long names and tokens are made of: letters, digits, `_`, `-`, `.`.
+    pub token: u64,
     /// Single characters that groups of digits have between them: space, `-`, `.`, `/`, `+`.
     pub sep: u64,
     /// `-` and `.`.
@@ -52,8 +56,8 @@ impl Bits {
     }
 }
 
-/// The bits of a stretch of text. Of blocks without digits, and without any right before them, only
-/// colons are known.
+/// The bits of a stretch of text. What only numbers are judged by is not known of blocks without
+/// digits, unless there are some in the one before.
 pub struct Map {
     bits: [Bits; BLOCKS + 1],
 }
@@ -132,6 +136,16 @@ pub fn seven(mask: u64) -> u64 {
     six(mask) & (mask >> 6 | 63 << 58)
 }
 
+/// Where at least twenty set bits follow one another, in two blocks.
+#[inline]
+pub fn twenty(here: u64, ahead: u64) -> u64 {
+    let all = u128::from(here) | u128::from(ahead) << 64;
+    let two = all & all >> 1;
+    let four = two & two >> 2;
+    let eight = four & four >> 4;
+    (eight & eight >> 8 & four >> 16) as u64
+}
+
 /// 64 bits from a place in the first of two blocks on.
 #[inline]
 pub fn window(here: u64, ahead: u64, from: u32) -> u64 {
@@ -207,18 +221,25 @@ mod avx2 {
             let block = block(text, i * BLOCK);
             let lanes = load(&block);
             let digits = between(lanes, b'0', b'9');
-            *out = Bits { digit: bits(digits), colon: bits(is(lanes, b':')), ..Bits::default() };
             let folded = or(lanes, [all(0x20); 2]);
+            let alnum = or(between(folded, b'a', b'z'), digits);
+            let joins = between(lanes, b'-', b'.');
+            let word = or(alnum, is(lanes, b'_'));
+            *out = Bits {
+                digit: bits(digits),
+                colon: bits(is(lanes, b':')),
+                alnum: bits(alnum),
+                token: bits(or(word, joins)),
+                ..Bits::default()
+            };
             if out.colon != 0 {
                 out.colon = joint(out.colon, bits(or(digits, between(folded, b'a', b'f'))));
             }
             if out.digit | before != 0 {
-                let joins = between(lanes, b'-', b'.');
                 let others = or(is(lanes, b' '), or(is(lanes, b'+'), is(lanes, b'/')));
-                let letters = between(folded, b'a', b'z');
                 out.sep = bits(or(joins, others));
                 out.join = bits(joins);
-                out.word = bits(or(or(letters, digits), is(lanes, b'_')));
+                out.word = bits(word);
                 out.open = bits(is(lanes, b'('));
             }
             before = out.digit;
@@ -272,17 +293,21 @@ mod plain {
             let hex = mask(block, |b| between(b, b'0', b'9') | between(b | 0x20, b'a', b'f'));
             colon = joint(colon, hex);
         }
+        let alnum = mask(block, |b| between(b | 0x20, b'a', b'z') | between(b, b'0', b'9'));
+        let join = mask(block, |b| between(b, b'-', b'.'));
+        let word = alnum | mask(block, |b| b == b'_');
+        let token = word | join;
         if digit | before == 0 {
-            return Bits { colon, ..Bits::default() };
+            return Bits { colon, alnum, token, ..Bits::default() };
         }
         Bits {
             digit,
             colon,
+            alnum,
+            token,
             sep: mask(block, |b| between(b, b'-', b'/') | (b == b' ') | (b == b'+')),
-            join: mask(block, |b| between(b, b'-', b'.')),
-            word: mask(block, |b| {
-                between(b | 0x20, b'a', b'z') | between(b, b'0', b'9') | (b == b'_')
-            }),
+            join,
+            word,
             open: mask(block, |b| b == b'('),
         }
     }
@@ -304,6 +329,8 @@ mod tests {
                 let bits = plain::of(&block, 1);
                 check(bits.digit, byte.is_ascii_digit());
                 check(bits.colon, byte == b':' && at == 63);
+                check(bits.alnum, byte.is_ascii_alphanumeric());
+                check(bits.token, byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
                 check(bits.sep, b" -./+".contains(&byte));
                 check(bits.join, b"-.".contains(&byte));
                 check(bits.word, byte.is_ascii_alphanumeric() || byte == b'_');
@@ -347,6 +374,9 @@ mod tests {
         assert_eq!(seven(0b0111_1110), 0);
         assert_eq!(seven(0b0111_1111), 1);
         assert_eq!(seven(1 << 63), 1 << 63);
+        assert_eq!(twenty(u64::MAX >> 44 << 3, 0), 1 << 3);
+        assert_eq!(twenty(u64::MAX >> 45 << 3, 0), 0);
+        assert_eq!(twenty(1 << 63, (1 << 19) - 1), 1 << 63);
         assert_eq!(window(1 << 63, 0b101, 63), 0b1011);
         assert_eq!(window(5, u64::MAX, 0), 5);
         let colons = |text: &[u8]| plain::of(&block(text, 0), 0).colon;

@@ -1,11 +1,12 @@
 //! Secrets that show themselves by a prefix, and those behind their name.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aho_corasick::packed;
 
 use super::{
     FINDING_BYTES_MAX, Finding, Kind,
+    bits::{self, Bits},
     kind::Set,
     view::{View, found},
 };
@@ -22,7 +23,7 @@ enum Tail {
     Alnum(usize, usize),
     /// A word, and `=` with a checksum behind it.
     Summed(usize, usize),
-    /// What stands in the midst of an older key of OpenAI.
+    /// An older key of OpenAI: it has the same letters in its midst.
     OpenAi,
     /// A JSON web token.
     Jwt,
@@ -40,8 +41,11 @@ enum Tail {
     Slack,
 }
 
-/// Prefixes, what follows, and what it is.
-const KNOWN: &[(&str, Tail, Kind)] = &[
+type Entry = (&'static str, Tail, Kind);
+
+/// Prefixes, what follows, and what it is. Each begins where a word begins, and is followed by
+/// letters, digits, `_`, `-` and `.`: together twenty at least.
+const KNOWN: &[Entry] = &[
     ("AKIA", Tail::Upper(16, 16), Kind::CloudKey),
     ("ASIA", Tail::Upper(16, 16), Kind::CloudKey),
     ("AIza", Tail::Word(35, 35), Kind::CloudKey),
@@ -54,7 +58,7 @@ const KNOWN: &[(&str, Tail, Kind)] = &[
     ("whsec_", Tail::Word(24, 64), Kind::CloudKey),
     ("sk-ant-", Tail::Word(20, 200), Kind::CloudKey),
     ("sk-proj-", Tail::Word(20, 200), Kind::CloudKey),
-    ("SG.", Tail::Word(16, 80), Kind::CloudKey),
+    ("SG.", Tail::Word(20, 80), Kind::CloudKey),
     ("hf_", Tail::Alnum(30, 40), Kind::CloudKey),
     ("hvs.", Tail::Word(24, 200), Kind::CloudKey),
     ("dop_v1_", Tail::Hex(64, 64), Kind::CloudKey),
@@ -64,12 +68,10 @@ const KNOWN: &[(&str, Tail, Kind)] = &[
     ("shpss_", Tail::Hex(32, 32), Kind::CloudKey),
     ("xox", Tail::Slack, Kind::CloudKey),
     ("xapp-", Tail::Word(20, 250), Kind::CloudKey),
-    ("hooks.slack.com/services/", Tail::Path(20), Kind::CloudKey),
     ("ABIA", Tail::Upper(16, 16), Kind::CloudKey),
     ("hvb.", Tail::Word(24, 250), Kind::CloudKey),
     ("sk-svcacct-", Tail::Word(20, 250), Kind::CloudKey),
     ("sk-admin-", Tail::Word(20, 250), Kind::CloudKey),
-    ("T3BlbkFJ", Tail::OpenAi, Kind::CloudKey),
     ("key-", Tail::Hex(32, 32), Kind::CloudKey),
     ("sq0atp-", Tail::Word(22, 22), Kind::CloudKey),
     ("sq0csp-", Tail::Word(43, 43), Kind::CloudKey),
@@ -89,8 +91,6 @@ const KNOWN: &[(&str, Tail, Kind)] = &[
     ("secret_", Tail::Alnum(43, 43), Kind::CloudKey),
     ("fo1_", Tail::Word(43, 43), Kind::CloudKey),
     ("AGE-SECRET-KEY-1", Tail::Upper(58, 58), Kind::PrivateKey),
-    ("AccountKey=", Tail::Base64(40), Kind::ConnectionString),
-    ("SharedAccessKey=", Tail::Base64(40), Kind::ConnectionString),
     ("ghp_", Tail::Word(36, 255), Kind::VcsToken),
     ("gho_", Tail::Word(36, 255), Kind::VcsToken),
     ("ghu_", Tail::Word(36, 255), Kind::VcsToken),
@@ -115,10 +115,19 @@ const KNOWN: &[(&str, Tail, Kind)] = &[
     ("ATATT3x", Tail::Summed(60, 400), Kind::VcsToken),
     ("ATCTT3x", Tail::Summed(60, 400), Kind::VcsToken),
     ("eyJ", Tail::Jwt, Kind::Jwt),
+    ("sk-", Tail::OpenAi, Kind::CloudKey),
+];
+
+/// What stands before other secrets, anywhere.
+const MARKS: &[Entry] = &[
+    ("hooks.slack.com/services/", Tail::Path(20), Kind::CloudKey),
+    ("AccountKey=", Tail::Base64(40), Kind::ConnectionString),
+    ("SharedAccessKey=", Tail::Base64(40), Kind::ConnectionString),
     ("-----BEGIN ", Tail::Pem, Kind::PrivateKey),
     ("ecret_access_key", Tail::AwsSecret, Kind::CloudKey),
-    ("SECRET_ACCESS_KEY", Tail::AwsSecret, Kind::CloudKey),
     ("ecretAccessKey", Tail::AwsSecret, Kind::CloudKey),
+    ("SECRET_ACCESS_KEY", Tail::AwsSecret, Kind::CloudKey),
+    ("_SECRET_ACCESS_KEY", Tail::AwsSecret, Kind::CloudKey),
 ];
 
 /// Names that secrets stand behind, as they end.
@@ -139,7 +148,6 @@ const NAMES: &[&str] = &[
     "ApiKey",
     "API-Key",
     "Api-Key",
-    "API_KEY",
     "access_token",
     "auth_token",
     "refresh_token",
@@ -156,39 +164,128 @@ const NAMES: &[&str] = &[
     "PGPASS",
 ];
 
+/// What secrets are found by.
 #[derive(Debug, Clone)]
 pub struct Prefixes {
-    /// In several, where there are more than a vectorised search takes at once.
-    searchers: Arc<[(packed::Searcher, Vec<Entry>)]>,
+    known: Arc<Known>,
+    /// The marks and names by their first bytes, the longest first.
+    marks: Arc<BTreeMap<&'static [u8], Vec<Entry>>>,
+    /// What finds those bytes, in the order of the map. There is none where the processor lacks
+    /// vector instructions.
+    searcher: Option<Arc<packed::Searcher>>,
 }
 
-type Entry = (&'static str, Tail, Kind);
+/// Prefixes at the beginnings of long words.
+#[derive(Debug)]
+struct Known {
+    /// Of their first two bytes, by a hash.
+    pairs: [u64; 16],
+    /// By their first byte.
+    entries: BTreeMap<u8, Vec<Entry>>,
+}
+
+/// First bytes that marks and names are found by.
+const MARK_BYTES: usize = 4;
 
 impl Prefixes {
     pub fn new(kinds: &Set) -> Self {
+        let wanted = |(_, _, kind): &Entry| kinds.has(*kind);
         let named = NAMES.iter().map(|name| (*name, Tail::Named, Kind::Password));
-        let all: Vec<Entry> =
-            KNOWN.iter().copied().chain(named).filter(|(_, _, kind)| kinds.has(*kind)).collect();
-        let mut searchers = Vec::new();
-        for part in all.chunks(64) {
-            let mut builder =
-                packed::Config::new().match_kind(packed::MatchKind::LeftmostLongest).builder();
-            builder.extend(part.iter().map(|(prefix, ..)| prefix.as_bytes()));
-            if let Some(searcher) = builder.build() {
-                searchers.push((searcher, part.to_vec()));
-            }
+        let mut marks: BTreeMap<&[u8], Vec<Entry>> = BTreeMap::new();
+        for entry in MARKS.iter().copied().chain(named).filter(wanted) {
+            let head = entry.0.as_bytes().get(..MARK_BYTES).unwrap_or_default();
+            marks.entry(head).or_default().push(entry);
         }
-        Self { searchers: searchers.into() }
+        for family in marks.values_mut() {
+            family.sort_by_key(|(prefix, ..)| std::cmp::Reverse(prefix.len()));
+        }
+        let mut builder = packed::Config::new().builder();
+        builder.extend(marks.keys());
+        let mut known = Known { pairs: [0; 16], entries: BTreeMap::new() };
+        KNOWN.iter().copied().filter(wanted).for_each(|entry| known.add(entry));
+        Self { known: known.into(), marks: marks.into(), searcher: builder.build().map(Arc::new) }
     }
 
-    pub fn scan(&self, view: &View<'_>, _: &Set, out: &mut Vec<Finding>) {
-        for (searcher, entries) in &*self.searchers {
-            for hit in searcher.find_iter(view.bytes) {
-                let Some((_, tail, kind)) = entries.get(hit.pattern().as_usize()) else { continue };
-                if let Some((start, end)) = verify(view, hit.start(), hit.end(), *tail) {
-                    found(out, start, end, *kind);
+    /// Secrets behind marks and names.
+    pub fn scan(&self, view: &View<'_>, out: &mut Vec<Finding>) {
+        if self.marks.is_empty() {
+            return;
+        }
+        match &self.searcher {
+            Some(searcher) => {
+                for hit in searcher.find_iter(view.bytes) {
+                    self.marked(view, hit.start(), out);
                 }
             }
+            None => (0..view.bytes.len()).for_each(|at| self.marked(view, at, out)),
+        }
+    }
+
+    /// The secret behind a mark or a name that stands at a place.
+    fn marked(&self, view: &View<'_>, at: usize, out: &mut Vec<Finding>) {
+        let mut family = self.marks.get(view.slice(at, at + MARK_BYTES)).into_iter().flatten();
+        if let Some((start, end, kind)) = family.find_map(|e| entry(view, at, e)) {
+            found(out, start, end, kind);
+        }
+    }
+
+    /// Secrets that begin in a block with a prefix, where words are long enough.
+    pub fn scan_block(
+        &self,
+        view: &View<'_>,
+        base: usize,
+        pair: [&Bits; 2],
+        out: &mut Vec<Finding>,
+    ) {
+        let [here, ahead] = pair;
+        let long = bits::twenty(here.token, ahead.token);
+        if long == 0 {
+            return;
+        }
+        let mut starts = long & !bits::up(here.alnum, view.before(base).is_ascii_alphanumeric());
+        while starts != 0 {
+            let start = base + starts.trailing_zeros() as usize;
+            starts &= starts - 1;
+            let secret = self.known.entries(view, start).iter().find_map(|e| entry(view, start, e));
+            if let Some((start, end, kind)) = secret {
+                found(out, start, end, kind);
+            }
+        }
+    }
+}
+
+/// The secret that a prefix announces, if it stands at a place.
+fn entry(view: &View<'_>, at: usize, entry: &Entry) -> Option<(usize, usize, Kind)> {
+    let (prefix, tail, kind) = entry;
+    let from = at + prefix.len();
+    if view.slice(at, from) != prefix.as_bytes() {
+        return None;
+    }
+    verify(view, at, from, *tail).map(|(start, end)| (start, end, *kind))
+}
+
+impl Known {
+    fn add(&mut self, entry: Entry) {
+        let [first, second, ..] = entry.0.as_bytes() else { return };
+        let (slot, bit) = Self::place(*first, *second);
+        if let Some(slot) = self.pairs.get_mut(slot) {
+            *slot |= bit;
+        }
+        self.entries.entry(*first).or_default().push(entry);
+    }
+
+    /// Where the bit of a pair is.
+    fn place(first: u8, second: u8) -> (usize, u64) {
+        let hash = (usize::from(first) * 37 + usize::from(second)) % 1024;
+        (hash / 64, 1 << (hash % 64))
+    }
+
+    fn entries(&self, view: &View<'_>, start: usize) -> &[Entry] {
+        let first = view.at(start);
+        let (slot, bit) = Self::place(first, view.at(start + 1));
+        match self.pairs.get(slot) {
+            Some(pairs) if pairs & bit != 0 => self.entries.get(&first).map_or(&[], Vec::as_slice),
+            _ => &[],
         }
     }
 }
@@ -229,11 +326,9 @@ fn verify(view: &View<'_>, start: usize, from: usize, tail: Tail) -> Option<(usi
             is_mixed(view.slice(from, end)).then_some((start, end))
         }
         Tail::OpenAi => {
-            let start =
-                start - view.run_back(start, 24, |b| b.is_ascii_alphanumeric() || b == b'-');
-            let end = from + view.run(from, 64, |b| b.is_ascii_alphanumeric());
-            let fits = view.slice(start, start + 3) == b"sk-" && end - from >= 20;
-            (fits && !word(view.before(start))).then_some((start, end))
+            let body = view.run(from, 64, |b| b.is_ascii_alphanumeric());
+            let mark = view.slice(from + 20, from + 28) == b"T3BlbkFJ";
+            (!before.is_ascii_alphanumeric() && mark && body >= 48).then_some((start, from + body))
         }
         Tail::Hex(min, max) => counted(&|b| b.is_ascii_hexdigit() || b == b'-', min, max)
             .filter(|(_, end)| !word(view.at(*end))),
@@ -464,4 +559,47 @@ fn is_secret(value: &[u8], quoted: bool) -> bool {
     let other = value.len() - digits - letters;
     // Two kinds of characters at least, and not many of one.
     letters >= 2 && (digits >= 2 || (digits >= 1 && (both || other >= 1))) && is_mixed(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::ALL;
+
+    #[test]
+    fn what_is_known_is_long_enough_to_be_looked_at() {
+        for (prefix, tail, _) in KNOWN {
+            let least = match tail {
+                Tail::Word(min, _)
+                | Tail::Upper(min, _)
+                | Tail::Hex(min, _)
+                | Tail::Alnum(min, _)
+                | Tail::Summed(min, _) => *min,
+                // A kind and a dash; a header, two dots; twenty on either side of the mark.
+                Tail::Slack => 22,
+                Tail::Jwt => 17,
+                Tail::OpenAi => 48,
+                Tail::Pem | Tail::Base64(_) | Tail::Path(_) | Tail::Named | Tail::AwsSecret => 0,
+            };
+            assert!(prefix.len() + least >= 20, "{prefix}");
+        }
+        assert!(MARKS.iter().all(|(mark, ..)| mark.len() >= MARK_BYTES));
+        assert!(NAMES.iter().all(|name| name.len() >= MARK_BYTES));
+    }
+
+    #[test]
+    fn without_vector_instructions_the_same_is_found() {
+        let kinds = Set::of(ALL);
+        let quick = Prefixes::new(&kinds);
+        let slow = Prefixes { searcher: None, ..quick.clone() };
+        assert!(quick.searcher.is_some());
+        for text in include_str!("../../tests/stranger.txt").lines() {
+            let (mut one, mut other) = (Vec::new(), Vec::new());
+            quick.scan(&View::new(text.as_bytes()), &mut one);
+            slow.scan(&View::new(text.as_bytes()), &mut other);
+            crate::detect::settle(&mut one);
+            crate::detect::settle(&mut other);
+            assert_eq!(one, other, "{text}");
+        }
+    }
 }
