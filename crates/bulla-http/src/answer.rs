@@ -151,22 +151,22 @@ impl Answer {
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(fault("the answer is none yet"));
         }
-        let mut headers = HeaderMap::with_capacity(parts.headers.len());
+        let mut headers = parts.headers;
         let mut lengths = 0;
-        for (name, value) in &parts.headers {
+        for (name, value) in &headers {
             header_value(value.as_bytes()).map_err(|_| fault("a header of the answer is odd"))?;
             if name == header::CONTENT_LENGTH {
                 lengths += 1;
             }
-            if !DROPPED.contains(&name.as_str()) {
-                headers.append(name.clone(), value.clone());
-            }
         }
-        for name in named(&parts.headers) {
+        for name in named(&headers) {
             if END_TO_END.iter().any(|own| name.starts_with(own)) {
                 return Err(fault("the answer takes away what it may not"));
             }
             headers.remove(&name);
+        }
+        for name in DROPPED {
+            headers.remove(*name);
         }
         if lengths > 1 {
             return Err(fault("the answer has two lengths"));

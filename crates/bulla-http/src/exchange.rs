@@ -19,10 +19,11 @@ use crate::{
     flow::{self, Collected, Flow, Framing, Needles, Passing, Terms, collect, drain, ended},
     head::Head,
     hold::{self, Found, Hold, Judging},
+    line::{OutBody, Source},
     multipart,
     reading::{self, Need},
     serve::{Conn, Seat},
-    target::{OutBody, TargetError, Used, build},
+    target::TargetError,
     veil::{self, Lens, Plan as Hiding, VeilError},
     websocket,
     wire::{Asked, BODY_OF_GET, Fault},
@@ -216,21 +217,21 @@ impl Exchange {
         request: Option<hyper::upgrade::OnUpgrade>,
     ) -> Response<Outgoing> {
         let principal = self.live().session().principal().id.clone();
-        let key = hold::key(
-            &principal,
-            &self.api().resource,
-            &[
-                outbound.head.method.as_str().as_bytes(),
-                outbound.head.target().as_bytes(),
-                body.as_deref().unwrap_or_default(),
-            ],
-        );
+        let (method, target) = (outbound.head.method.clone(), outbound.head.target());
+        let (asker, resource, whole) =
+            (principal.clone(), self.api().resource.clone(), body.clone());
+        // Asked for where something waits, or is about to.
+        let key = move || {
+            let whole = whole.as_deref().unwrap_or_default();
+            let parts = [method.as_str().as_bytes(), target.as_bytes(), whole];
+            hold::key(&asker, &resource, &parts)
+        };
         let streams = outbound.plan == Plan::Stream || outbound.head.upgrade;
         // Who waits for leave to send a body has sent none.
         let unwanted = !outbound.head.expects_continue;
         let respond_async = outbound.head.respond_async;
-        if !streams {
-            match self.conn.http.holds.find(&key, self.live().bundle()) {
+        if !streams && !self.conn.http.holds.is_empty() {
+            match self.conn.http.holds.find(&key(), self.live().bundle()) {
                 Found::Nothing => {}
                 Found::Waiting(hold) => return self.held(&hold, respond_async).await,
                 Found::Verdict(verdict) => {
@@ -300,7 +301,7 @@ impl Exchange {
                 let live = self.live().clone();
                 let holds = &self.conn.http.holds;
                 let bundle = move || live.bundle();
-                let parked = holds.park(key, principal, holding, judging, self.live(), bundle);
+                let parked = holds.park(key(), principal, holding, judging, self.live(), bundle);
                 match parked {
                     Some(hold) => self.held(&hold, respond_async).await,
                     None => self.unseen(number, &canonical).await,
@@ -391,7 +392,7 @@ impl Exchange {
         let own = whole.then_some(&own[..]);
         let answered = self.send(&head, body, own, asked, finished, &passing).await;
         match answered {
-            Ok((response, used, never)) => {
+            Ok((response, never)) => {
                 let upgraded = response.status() == 101;
                 if let (true, Some((opened, client))) = (upgraded, upgrade) {
                     left.keep();
@@ -399,7 +400,7 @@ impl Exchange {
                     return websocket::open(self, opened, passing, response, client).await;
                 }
                 let hiding = hiding.as_ref();
-                let answer = self.answer(response, used, never, &head, hiding, &passing).await;
+                let answer = self.answer(response, never, &head, hiding, &passing).await;
                 left.keep();
                 match answer {
                     Ok(response) => response,
@@ -421,11 +422,10 @@ impl Exchange {
         asked: Asked,
         finished: tokio::sync::oneshot::Receiver<()>,
         passing: &Arc<Passing>,
-    ) -> Result<(Response<Incoming>, Option<Used>, Needles), Failed> {
+    ) -> Result<(Response<Source>, Needles), Failed> {
         let credential = self.seat.pool.credential(head, whole, self.live().clock().now()).await?;
         let never = credential.as_ref().map(|own| own.never.clone()).unwrap_or_default();
-        let request = build(head, body, credential)?;
-        let sending = self.seat.pool.send(request, asked, self.grpc);
+        let sending = self.seat.pool.send(head, credential.as_ref(), body, asked, self.grpc);
         let limit = self.api().first_byte;
         // The target's time begins when it has the whole request.
         let late = async {
@@ -435,8 +435,7 @@ impl Exchange {
         tokio::select! {
             biased;
             sent = sending => {
-                let (response, used) = sent?;
-                Ok((response, used, never))
+                Ok((sent?, never))
             }
             () = late => Err(Failed::Late),
             why = ended(passing.live()) => Err(Failed::Ended(why)),
@@ -445,8 +444,7 @@ impl Exchange {
 
     async fn answer(
         &self,
-        response: Response<Incoming>,
-        used: Option<Used>,
+        response: Response<Source>,
         never: Needles,
         head: &Head,
         hiding: Option<&Hiding>,
@@ -488,9 +486,6 @@ impl Exchange {
         };
         let busy = self.conn.watch.busy();
         let mut flow = Flow::new(source, passing.clone(), terms).keep(Box::new(busy));
-        if let Some(used) = used {
-            flow = flow.when_complete(Box::new(move || used.complete()));
-        }
         let first = flow.begin().await.map_err(|broken| {
             VeilError::named(broken.0).map_or(Failed::Broken(broken.0), Failed::Withheld)
         })?;

@@ -25,7 +25,9 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    answer, multipart,
+    answer,
+    line::{LineError, Source},
+    multipart,
     veil::{Lens, VeilError},
 };
 
@@ -265,7 +267,7 @@ impl Needles {
 
 /// A body in one direction.
 pub struct Flow<D: Direction> {
-    source: Option<Incoming>,
+    source: Option<Source>,
     passing: Arc<Passing>,
     terms: Terms,
     /// The head, and what came of the body.
@@ -294,13 +296,12 @@ pub struct Flow<D: Direction> {
     done: Option<tokio::sync::oneshot::Sender<()>>,
     /// Kept until the flow is over.
     _keep: Option<Box<dyn Send>>,
-    on_complete: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl<D: Direction> Flow<D> {
-    pub fn new(source: Incoming, passing: Arc<Passing>, terms: Terms) -> Self {
+    pub fn new(source: impl Into<Source>, passing: Arc<Passing>, terms: Terms) -> Self {
         Self {
-            source: Some(source),
+            source: Some(source.into()),
             passing,
             terms,
             gathered: BytesMut::new(),
@@ -320,7 +321,6 @@ impl<D: Direction> Flow<D> {
             stop: None,
             done: None,
             _keep: None,
-            on_complete: None,
         }
     }
     /// Is told when the source has ended.
@@ -332,12 +332,6 @@ impl<D: Direction> Flow<D> {
     #[must_use]
     pub fn keep(mut self, what: Box<dyn Send>) -> Self {
         self._keep = Some(what);
-        self
-    }
-    /// Is called once the whole body went by well.
-    #[must_use]
-    pub fn when_complete(mut self, call: Box<dyn FnOnce() + Send>) -> Self {
-        self.on_complete = Some(call);
         self
     }
 
@@ -460,11 +454,17 @@ impl<D: Direction> Flow<D> {
         if let Some(done) = self.done.take() {
             let _ = done.send(());
         }
-        if self.complete
-            && let Some(call) = self.on_complete.take()
-        {
-            call();
+    }
+
+    /// Whether so much more may pass.
+    fn count(&mut self, bytes: usize) -> bool {
+        self.fresh = true;
+        self.total += bytes as u64;
+        let much = self.terms.bytes_max.is_some_and(|max| self.total > max);
+        if much {
+            self.fail("the body exceeds its limit", Status::Cut("bytes_max".into()));
         }
+        !much
     }
 
     /// Trailers go on where they are recorded, and hold no secret either.
@@ -488,20 +488,20 @@ impl<D: Direction> Flow<D> {
     }
 
     fn take(&mut self, data: &Bytes) {
-        self.total += data.len() as u64;
-        if self.terms.bytes_max.is_some_and(|max| self.total > max) {
-            return self.fail("the body exceeds its limit", Status::Cut("bytes_max".into()));
+        if !self.count(data.len()) {
+            return;
         }
         if let Some(form) = &mut self.terms.form
             && let Err(fault) = form.push(data)
         {
             return self.fail(fault.why, Status::Cut("violation".into()));
         }
-        self.fresh = true;
         if let Framing::Length(length) = self.terms.framing
             && self.gathered.is_empty()
         {
-            self.lead(data.len(), length);
+            let left = length.saturating_sub(self.total.saturating_sub(data.len() as u64));
+            // Whose first bytes are few may send no more for long.
+            self.lead(if data.len() < 1 << 10 { data.len() as u64 } else { left });
         }
         if let Err(error) = self.terms.lens.push(data, &mut self.gathered) {
             return self.withhold(error);
@@ -512,13 +512,10 @@ impl<D: Direction> Flow<D> {
     }
 
     /// Begins a piece of a body with a length: the head, and room for what comes.
-    fn lead(&mut self, first: usize, length: u64) {
+    fn lead(&mut self, left: u64) {
         let head = std::mem::take(&mut self.terms.head);
-        let left = length.saturating_sub(self.total.saturating_sub(first as u64));
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        // Whose first bytes are few may send no more for long.
-        let room = if first < 1 << 10 { first } else { left.min(PIECE_BYTES + (16 << 10)) };
-        self.gathered.reserve(head.len() + room);
+        self.gathered.reserve(head.len() + left.min(PIECE_BYTES + (16 << 10)));
         self.gathered.extend_from_slice(&head);
         self.lead = head.len();
     }
@@ -529,45 +526,89 @@ impl<D: Direction> Flow<D> {
         self.fail(error.words(), Status::Cut(word.into()));
     }
 
-    /// Reads what the source has. True if anything moved.
+    /// Reads what the source has.
     fn fill(&mut self, cx: &mut Context<'_>) {
         self.patient = false;
-        while self.waiting_bytes < WINDOW_BYTES {
-            let Some(source) = &mut self.source else { return };
-            match Pin::new(&mut *source).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let rest = source.is_end_stream();
-                    self.moved = Instant::now();
-                    match frame.into_data() {
-                        Ok(data) => self.take(&data),
-                        Err(frame) => {
-                            if let Ok(trailers) = frame.into_trailers() {
-                                self.take_trailers(trailers);
-                            }
+        while self.waiting_bytes < WINDOW_BYTES && self.source.is_some() {
+            match self.poll_source(cx) {
+                Poll::Ready(()) => self.moved = Instant::now(),
+                Poll::Pending => return self.rest(cx),
+            }
+        }
+    }
+
+    /// Takes one piece of what the source has, or its end.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(source) = &mut self.source else { return Poll::Ready(()) };
+        let whole = matches!(self.terms.framing, Framing::Length(_)) && self.terms.form.is_none();
+        if let Source::Line(body) = source
+            && whole
+            && matches!(self.terms.lens, Lens::Nothing)
+        {
+            // It comes to where it is recorded from.
+            let left = body.left();
+            if self.gathered.is_empty() {
+                self.lead(left);
+            }
+            return self.poll_straight(cx);
+        }
+        let came = ready!(Pin::new(&mut *source).poll_frame(cx));
+        match came {
+            Some(Ok(frame)) => {
+                let rest = source.is_end_stream();
+                match frame.into_data() {
+                    Ok(data) => self.take(&data),
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            self.take_trailers(trailers);
                         }
                     }
-                    if rest && self.source.is_some() {
-                        return self.end();
-                    }
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(%error, "a body broke off");
-                    return self.fail("the body was cut short", D::LOST);
+                if rest && self.source.is_some() {
+                    self.end();
                 }
-                Poll::Ready(None) => return self.end(),
-                Poll::Pending => {
-                    let some = !(self.gathered.is_empty() && self.terms.head.is_empty());
-                    if some && self.waiting.is_empty() {
-                        let (fresh, awaited) = (std::mem::take(&mut self.fresh), self.is_awaited());
-                        self.patient = fresh || awaited;
-                        if fresh && !awaited {
-                            cx.waker().wake_by_ref();
-                        } else if !self.patient && !self.gathered.is_empty() {
-                            self.record(false);
-                        }
-                    }
-                    return;
+            }
+            Some(Err(error)) => self.broke(&error),
+            None => self.end(),
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_straight(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(Source::Line(body)) = &mut self.source else { return Poll::Ready(()) };
+        let read = ready!(body.poll_into(cx, &mut self.gathered, PIECE_BYTES));
+        let over = body.is_over();
+        match read {
+            Ok(n) => {
+                if !self.count(n) {
+                    return Poll::Ready(());
                 }
+                if over {
+                    self.end();
+                } else if self.gathered.len() >= PIECE_BYTES {
+                    self.record(false);
+                }
+            }
+            Err(error) => self.broke(&error),
+        }
+        Poll::Ready(())
+    }
+
+    fn broke(&mut self, error: &LineError) {
+        tracing::debug!(%error, "a body broke off");
+        self.fail("the body was cut short", D::LOST);
+    }
+
+    /// The source has nothing for now: records what came, once it may be all.
+    fn rest(&mut self, cx: &mut Context<'_>) {
+        let some = !(self.gathered.is_empty() && self.terms.head.is_empty());
+        if some && self.waiting.is_empty() {
+            let (fresh, awaited) = (std::mem::take(&mut self.fresh), self.is_awaited());
+            self.patient = fresh || awaited;
+            if fresh && !awaited {
+                cx.waker().wake_by_ref();
+            } else if !self.patient && !self.gathered.is_empty() {
+                self.record(false);
             }
         }
     }

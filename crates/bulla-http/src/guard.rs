@@ -135,6 +135,8 @@ pub struct Guard {
     moved: bool,
     deadlines: Option<Deadlines>,
     phase: Phase,
+    /// When the client's patience is at its end; the timer may go off before, and is set anew then.
+    due: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -150,6 +152,7 @@ impl Guard {
             moved: false,
             deadlines,
             phase: Phase::Idle,
+            due: Instant::now() + first,
             timer: Box::pin(tokio::time::sleep(first)),
         }
     }
@@ -195,16 +198,21 @@ impl Guard {
         if phase != self.phase || (self.moved && phase != Phase::Head) {
             self.moved = false;
             self.phase = phase;
-            let time = self.time(phase);
-            self.timer.as_mut().reset(Instant::now() + time);
+            self.due = Instant::now() + self.time(phase);
+            if self.timer.deadline() > self.due {
+                self.timer.as_mut().reset(self.due);
+            }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
-            // A client that waits for its answer is not idle.
-            if phase != Phase::Free && !(idle && self.watch.active() > 0) {
-                return Poll::Ready(());
+            let now = Instant::now();
+            if now >= self.due {
+                // A client that waits for its answer is not idle.
+                if phase != Phase::Free && !(idle && self.watch.active() > 0) {
+                    return Poll::Ready(());
+                }
+                self.due = now + self.time(phase);
             }
-            let time = self.time(phase);
-            self.timer.as_mut().reset(Instant::now() + time);
+            self.timer.as_mut().reset(self.due);
         }
         Poll::Pending
     }
@@ -222,7 +230,12 @@ impl AsyncRead for Guard {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        *this.watch.waker.lock() = Some(cx.waker().clone());
+        {
+            let mut waker = this.watch.waker.lock();
+            if waker.as_ref().is_none_or(|own| !own.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
         // On the stack, so that ten thousand idle connections hold no buffers.
         let mut buffer = [MaybeUninit::<u8>::uninit(); READ_BYTES];
         loop {

@@ -509,7 +509,10 @@ fn presented(headers: &HeaderMap) -> Result<Presented, Fault> {
         return Err(malformed);
     };
     let token = token.trim();
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    let plain = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=')
+    };
     if token.is_empty() || !token.bytes().all(plain) {
         return Err(malformed);
     }

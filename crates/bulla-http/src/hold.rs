@@ -85,6 +85,10 @@ pub enum Found {
 }
 
 impl Holds {
+    /// Whether nothing waits, and nothing is to be fetched.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
     /// `bundle`: the policies in force. What was approved under others is judged anew.
     pub fn find(&self, key: &Digest, bundle: Option<Digest>) -> Found {
         let mut holds = self.0.lock();

@@ -27,7 +27,7 @@
 //! | `serve` | one connection: identity, sessions |
 //! | `exchange`, `flow`, `websocket` | one request: judged, sent, answered; bodies; messages |
 //! | `hold` | requests that wait for an approval |
-//! | `target`, `sigv4` | connections to a target, its credential |
+//! | `target`, `line`, `sigv4` | connections to a target, one of HTTP/1.1, the credential |
 
 mod answer;
 mod api;
@@ -40,6 +40,7 @@ mod har;
 mod head;
 mod hold;
 mod json;
+mod line;
 mod multipart;
 mod reading;
 mod render;

@@ -143,7 +143,8 @@ pub async fn serve(http: Arc<Http>, arrival: Arrival, door: Door) {
     }
     let guard = Guard::new(stream, watch.clone(), Some(deadlines));
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(limits.headers_max + 8);
+    // No more headers pass the guard than the library has room for on its stack.
+    builder.timer(TokioTimer::new()).header_read_timeout(None);
     let serving = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
     tokio::pin!(serving);
     let ended = tokio::select! {

@@ -10,13 +10,12 @@ use std::{
 
 use base64::Engine as _;
 use bulla_core::{Secret, Timestamp};
-use bulla_gate::ToTarget;
-use bulla_host::{Connector, DialError, Dialled};
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
-use http_body_util::{Either, Full};
+use bulla_host::{Connector, DialError};
+use bytes::BytesMut;
+use http::{HeaderName, HeaderValue, Method, Request, Response, Version, header};
+use http_body_util::Either;
 use hyper::{
-    body::{Body as _, Incoming},
+    body::Body as _,
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,24 +23,20 @@ use parking_lot::Mutex;
 
 use crate::{
     api::{Api, LoginKind, Version as Wanted},
-    flow::{Flow, Needles},
+    flow::Needles,
     guard::{Guard, Watch},
     head::Head,
+    line::{Line, LineError, OutBody, Sent, Source, answer},
     sigv4,
-    wire::{Asked, Limits, Side},
+    wire::{Asked, Fault, Limits, Side},
 };
 
 /// Idle connections of HTTP/1.1 that one session keeps.
 const IDLE_MAX: usize = 8;
 /// How long such a connection is kept.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(20);
-/// How long a connection may take to be done with the request before.
-const FREE_TIME_MAX: Duration = Duration::from_millis(100);
 /// A secret is read again after this.
 const SECRET_AGE_MAX: Duration = Duration::from_secs(5);
-
-/// What goes out as a body.
-pub type OutBody = Either<Full<Bytes>, Flow<ToTarget>>;
 
 /// Why a target did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +44,7 @@ pub enum TargetError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("the connection failed: {0}")]
-    Lost(#[from] hyper::Error),
+    Lost(LineError),
     #[error("the answer is no HTTP that has one meaning: {0}")]
     Fault(&'static str),
     #[error("the target speaks no HTTP/2, which this needs")]
@@ -58,36 +53,11 @@ pub enum TargetError {
     Secret,
 }
 
-struct Http1 {
-    sender: http1::SendRequest<OutBody>,
-    watch: Arc<Watch>,
-    since: Instant,
-}
-
-impl Http1 {
-    /// Whether it can take a request, at once or as good as.
-    async fn is_free(&mut self) -> bool {
-        self.sender.is_ready()
-            || matches!(tokio::time::timeout(FREE_TIME_MAX, self.sender.ready()).await, Ok(Ok(())))
-    }
-}
-
-/// A connection that is used by one request, and kept for the next one if all goes well.
-pub struct Used {
-    pool: Arc<Pool>,
-    conn: Option<Http1>,
-}
-
-impl Used {
-    /// The answer is complete: the connection may serve again.
-    pub fn complete(mut self) {
-        let Some(mut conn) = self.conn.take() else { return };
-        conn.since = Instant::now();
-        let mut idle = self.pool.idle.lock();
-        if idle.len() < IDLE_MAX && conn.watch.fault().is_none() {
-            idle.push(conn);
-            drop(idle);
-            self.pool.tidy_later();
+impl From<LineError> for TargetError {
+    fn from(error: LineError) -> Self {
+        match error {
+            LineError::Fault(fault) => Self::Fault(fault.why),
+            error => Self::Lost(error),
         }
     }
 }
@@ -96,7 +66,8 @@ impl Used {
 pub struct Pool {
     api: Arc<Api>,
     connector: Arc<dyn Connector>,
-    idle: Mutex<Vec<Http1>>,
+    #[expect(clippy::vec_box, reason = "each request takes one out and puts it back")]
+    idle: Mutex<Vec<Box<Line>>>,
     /// Somebody looks after them.
     tidying: AtomicBool,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<OutBody>>>,
@@ -114,7 +85,7 @@ pub struct Own {
 }
 
 enum Ready {
-    One(Http1),
+    One(Box<Line>),
     Two(http2::SendRequest<OutBody>),
 }
 
@@ -154,22 +125,27 @@ impl Pool {
         });
     }
 
-    fn pop(&self) -> Option<Http1> {
+    /// Keeps a connection whose exchange is over for the next one.
+    pub fn give_back(self: &Arc<Self>, mut line: Box<Line>) {
+        line.since = Instant::now();
         let mut idle = self.idle.lock();
-        idle.retain(|conn| {
-            !conn.sender.is_closed()
-                && conn.watch.fault().is_none()
-                && conn.since.elapsed() < IDLE_AGE_MAX
-        });
-        // One whose target answered early may be sending a body still.
-        let ready = idle.iter().rposition(|conn| conn.sender.is_ready());
-        match ready {
-            Some(at) => Some(idle.swap_remove(at)),
-            None => idle.pop(),
+        if idle.len() < IDLE_MAX {
+            idle.push(line);
+            drop(idle);
+            self.tidy_later();
         }
     }
 
-    fn pop_unless(&self, fresh: bool) -> Option<Http1> {
+    fn pop(&self) -> Option<Box<Line>> {
+        loop {
+            let mut line = self.idle.lock().pop()?;
+            if line.since.elapsed() < IDLE_AGE_MAX && line.is_open() {
+                return Some(line);
+            }
+        }
+    }
+
+    fn pop_unless(&self, fresh: bool) -> Option<Box<Line>> {
         if fresh { None } else { self.pop() }
     }
 
@@ -182,7 +158,7 @@ impl Pool {
             }
             match self.connector.dial(&self.api.resource, &["http/1.1"]).await {
                 Ok(dialled) if !dialled.tls || dialled.alpn.is_some() => {
-                    return plain(dialled).await.map(Ready::One);
+                    return Ok(Ready::One(Line::new(dialled.stream)));
                 }
                 // It may speak nothing but HTTP/2, and says so in one of these ways.
                 Ok(_) | Err(DialError::Tls(..) | DialError::Agent { .. }) => {}
@@ -237,7 +213,8 @@ impl Pool {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.timer(TokioTimer::new()).max_header_list_size(64 << 10);
             builder.initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
-            let (sender, conn) = builder.handshake(TokioIo::new(dialled.stream)).await?;
+            let io = TokioIo::new(dialled.stream);
+            let (sender, conn) = builder.handshake(io).await.map_err(LineError::from)?;
             tokio::spawn(async move {
                 if let Err(error) = conn.await {
                     tracing::debug!(%error, "a connection to a target ended");
@@ -248,56 +225,72 @@ impl Pool {
         if self.api.version == Wanted::Http2 && !one {
             return Err(TargetError::Version);
         }
-        plain(dialled).await.map(Ready::One)
+        Ok(Ready::One(Line::new(dialled.stream)))
     }
 
     /// Sends a request whose leave was spent. It is sent once: only what was never written may be
     /// tried again, on a fresh connection.
     pub async fn send(
         self: &Arc<Self>,
-        mut request: Request<OutBody>,
+        head: &Head,
+        credential: Option<&Own>,
+        body: OutBody,
         asked: Asked,
         needs_h2: bool,
-    ) -> Result<(Response<Incoming>, Option<Used>), TargetError> {
-        let path = request.uri().clone();
-        let one = if needs_h2 { Some(false) } else { (asked == Asked::Upgrade).then_some(true) };
-        let mut fresh = false;
+    ) -> Result<Response<Source>, TargetError> {
+        if asked == Asked::Upgrade {
+            return self.upgrade(build(head, body, credential)?).await;
+        }
+        let one = needs_h2.then_some(false);
+        let (mut body, mut fresh) = (body, false);
         loop {
             match self.ready(fresh, one).await? {
                 Ready::One(_) if needs_h2 => return Err(TargetError::Version),
-                Ready::One(mut conn) => {
-                    address(&mut request, &self.api, &path, false)?;
-                    if !conn.is_free().await && !fresh {
-                        fresh = true;
-                        if !conn.sender.is_closed() {
-                            self.idle.lock().push(conn);
-                        }
-                        continue;
-                    }
-                    conn.watch.ask(asked);
-                    match conn.sender.try_send_request(request).await {
-                        Ok(response) => {
-                            let used = Used { pool: self.clone(), conn: Some(conn) };
-                            return Ok((response, Some(used)));
-                        }
-                        Err(mut error) => match error.take_message() {
-                            Some(unsent) if !fresh => (request, fresh) = (unsent, true),
-                            _ => return Err(broken(error.into_error(), &conn.watch)),
-                        },
-                    }
+                Ready::One(mut line) => {
+                    let sent = sent(head, &self.api.authority, credential, body, asked);
+                    let read = line.ask(sent).await?;
+                    let odd = |fault: Fault| TargetError::Fault(fault.why);
+                    return answer(line, read, self).map_err(odd);
                 }
                 Ready::Two(mut sender) => {
-                    address(&mut request, &self.api, &path, true)?;
+                    let mut request = build(head, body, credential)?;
+                    address_two(&mut request, &self.api)?;
                     match sender.try_send_request(request).await {
-                        Ok(response) => return Ok((response, None)),
+                        Ok(response) => return Ok(response.map(Source::Library)),
                         Err(mut error) => match error.take_message() {
-                            Some(unsent) if !fresh => (request, fresh) = (unsent, true),
-                            _ => return Err(error.into_error().into()),
+                            Some(unsent) if !fresh => (body, fresh) = (unsent.into_body(), true),
+                            _ => return Err(LineError::from(error.into_error()).into()),
                         },
                     }
                 }
             }
         }
+    }
+
+    /// Asks for an upgrade, on a connection of HTTP/1.1 that serves nothing else: a library reads
+    /// its answer, since it goes on as something else.
+    async fn upgrade(
+        self: &Arc<Self>,
+        mut request: Request<OutBody>,
+    ) -> Result<Response<Source>, TargetError> {
+        address_one(&mut request, &self.api)?;
+        let dialled = self.connector.dial(&self.api.resource, &["http/1.1"]).await?;
+        let watch = Watch::new(Side::Responses, Limits::default());
+        let guard = Guard::new(dialled.stream, watch.clone(), None);
+        let lost = |error: hyper::Error| match watch.fault() {
+            Some(fault) => TargetError::Fault(fault.why),
+            None => LineError::from(error).into(),
+        };
+        let begun = http1::Builder::new().handshake(TokioIo::new(guard)).await;
+        let (mut sender, conn) = begun.map_err(lost)?;
+        tokio::spawn(async move {
+            if let Err(error) = conn.with_upgrades().await {
+                tracing::debug!(%error, "a connection to a target ended");
+            }
+        });
+        watch.ask(Asked::Upgrade);
+        let response = sender.send_request(request).await.map_err(lost)?;
+        Ok(response.map(Source::Library))
     }
 
     /// The target did not take the credential.
@@ -362,75 +355,101 @@ impl Pool {
     }
 }
 
-/// Begins HTTP/1.1 on a stream.
-async fn plain(dialled: Dialled) -> Result<Http1, TargetError> {
-    let watch = Watch::new(Side::Responses, Limits::default());
-    let guard = Guard::new(dialled.stream, watch.clone(), None);
-    let (sender, conn) = http1::Builder::new().handshake(TokioIo::new(guard)).await?;
-    tokio::spawn(async move {
-        if let Err(error) = conn.with_upgrades().await {
-            tracing::debug!(%error, "a connection to a target ended");
-        }
-    });
-    Ok(Http1 { sender, watch, since: Instant::now() })
-}
-
 /// A secret as an answer could hold it; escapes are undone before it is looked for.
 fn spellings(secret: &str) -> Vec<Vec<u8>> {
     let coded = base64::engine::general_purpose::STANDARD.encode(secret);
     vec![secret.as_bytes().to_vec(), coded.into_bytes()]
 }
 
-fn broken(error: hyper::Error, watch: &Watch) -> TargetError {
-    match watch.fault() {
-        Some(fault) => TargetError::Fault(fault.why),
-        None => error.into(),
-    }
+fn target_of(request: &Request<OutBody>) -> &str {
+    request.uri().path_and_query().map_or("/", |target| target.as_str())
 }
 
-/// Addresses a request as the version wants it.
-fn address(
-    request: &mut Request<OutBody>,
-    api: &Api,
-    path: &Uri,
-    two: bool,
-) -> Result<(), TargetError> {
-    let bad = |_| TargetError::Fault("the address cannot be sent");
-    let target = path.path_and_query().map_or("/", |target| target.as_str());
-    if two {
-        let uri = format!("https://{}{target}", api.authority);
-        *request.uri_mut() = uri.parse().map_err(bad)?;
-        *request.version_mut() = Version::HTTP_2;
-        request.headers_mut().remove(header::HOST);
-        request.headers_mut().remove(header::CONNECTION);
-    } else {
-        *request.uri_mut() = target.parse().map_err(bad)?;
-        *request.version_mut() = Version::HTTP_11;
-        let host = HeaderValue::from_str(&api.authority)
-            .map_err(|_| TargetError::Fault("the address cannot be sent"))?;
-        request.headers_mut().insert(header::HOST, host);
-        // A server that does not look for such a body must not take it for the next request.
-        let unusual = matches!(*request.method(), Method::DELETE | Method::OPTIONS);
-        if unusual && !request.body().is_end_stream() {
-            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        request.headers_mut().remove(header::TE);
-    }
+const UNADDRESSED: TargetError = TargetError::Fault("the address cannot be sent");
+
+/// Addresses a request as HTTP/2 wants it.
+fn address_two(request: &mut Request<OutBody>, api: &Api) -> Result<(), TargetError> {
+    let uri = format!("https://{}{}", api.authority, target_of(request));
+    *request.uri_mut() = uri.parse().map_err(|_| UNADDRESSED)?;
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(header::CONNECTION);
     Ok(())
 }
 
-/// The request that was judged, with the target's own credential, which no record holds.
-pub fn build(
+/// Addresses a request as HTTP/1.1 wants it.
+fn address_one(request: &mut Request<OutBody>, api: &Api) -> Result<(), TargetError> {
+    *request.version_mut() = Version::HTTP_11;
+    let host = HeaderValue::from_str(&api.authority).map_err(|_| UNADDRESSED)?;
+    request.headers_mut().insert(header::HOST, host);
+    request.headers_mut().remove(header::TE);
+    Ok(())
+}
+
+/// A server that does not look for such a body must not take it for the next request.
+fn is_unusual(head: &Head, body: &OutBody) -> bool {
+    matches!(head.method, Method::DELETE | Method::OPTIONS) && !body.is_end_stream()
+}
+
+/// The request that was judged, with the target's own credential, as HTTP/1.1 has it.
+fn sent(
+    head: &Head,
+    authority: &str,
+    credential: Option<&Own>,
+    body: OutBody,
+    asked: Asked,
+) -> Sent {
+    let own = credential.map(|own| &own.headers[..]).unwrap_or_default();
+    let signed = own.len() > 1;
+    let mut out = BytesMut::with_capacity(512);
+    let target = [head.method.as_str(), " ", &head.path];
+    target.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+    if let Some(query) = &head.query {
+        out.extend_from_slice(b"?");
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let mut line = |name: &str, value: &[u8]| {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    };
+    line("host", authority.as_bytes());
+    for (name, value) in &head.headers {
+        let replaced =
+            (signed && sigv4::replaces(name)) || own.iter().any(|(own, _)| own.as_str() == name);
+        if !replaced {
+            line(name, value.as_bytes());
+        }
+    }
+    for (name, value) in own {
+        line(name.as_str(), value.as_bytes());
+    }
+    let chunked = head.length.is_none() && matches!(body, Either::Right(_));
+    if let Some(length) = head.length {
+        line("content-length", length.to_string().as_bytes());
+    } else if chunked {
+        line("transfer-encoding", b"chunked");
+    }
+    let last = is_unusual(head, &body);
+    if last {
+        line("connection", b"close");
+    }
+    out.extend_from_slice(b"\r\n");
+    Sent { head: out.freeze(), body, chunked, asked, last }
+}
+
+/// The same for a library that sends it.
+fn build(
     head: &Head,
     body: OutBody,
-    credential: Option<Own>,
+    credential: Option<&Own>,
 ) -> Result<Request<OutBody>, TargetError> {
     let bad = || TargetError::Fault("the request cannot be sent");
     let mut request = Request::new(body);
     *request.method_mut() = Method::clone(&head.method);
     *request.uri_mut() = head.target().parse().map_err(|_| bad())?;
     let headers = request.headers_mut();
-    let signed = credential.as_ref().is_some_and(|own| own.headers.len() > 1);
+    let signed = credential.is_some_and(|own| own.headers.len() > 1);
     for (name, value) in &head.headers {
         if signed && sigv4::replaces(name) {
             continue;
@@ -448,8 +467,8 @@ pub fn build(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    for (name, value) in credential.into_iter().flat_map(|own| own.headers) {
-        headers.insert(name, value);
+    for (name, value) in credential.iter().flat_map(|own| &own.headers) {
+        headers.insert(name, value.clone());
     }
     Ok(request)
 }

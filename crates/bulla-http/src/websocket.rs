@@ -12,10 +12,7 @@ use bulla_core::{Command, Draft, Outcome, RecordError, Status};
 use bulla_mask::Counts;
 use bytes::Bytes;
 use http::{Response, header};
-use hyper::{
-    body::Incoming,
-    upgrade::{OnUpgrade, Upgraded},
-};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
@@ -27,6 +24,7 @@ use crate::{
     exchange::{Exchange, Failed},
     flow::{Needles, Passing, ended},
     head::Head,
+    line::Source,
     reading,
     target::TargetError,
     veil,
@@ -69,7 +67,7 @@ pub async fn open(
     exchange: Exchange,
     opened: Opened,
     passing: Arc<Passing>,
-    mut response: Response<Incoming>,
+    mut response: Response<Source>,
     client: OnUpgrade,
 ) -> Response<Outgoing> {
     let mut all = response.headers().get_all("sec-websocket-accept").iter();

@@ -5,9 +5,10 @@
 //! canonical form, and only that form goes on. A [`Filter`] does both for one direction of a
 //! connection; once it has found a fault it takes nothing more.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Longest chunk-size: 16 hexadecimal digits fill 64 bits.
 const CHUNK_DIGITS_MAX: usize = 16;
@@ -59,19 +60,38 @@ pub enum Framing {
 
 /// `tchar` of RFC 9110 5.6.2, without `_`: many servers read `_` and `-` as the same.
 pub(crate) fn is_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^`|~".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
 /// A header's name in lower case, if it is one.
 pub fn header_name(name: &[u8]) -> Result<String, Fault> {
-    if name.is_empty() || !name.iter().all(|byte| is_name(*byte)) {
-        return Err(bad("a header's name holds a character that is not allowed"));
-    }
-    Ok(lower(name))
+    check_name(name, Side::Requests)?;
+    Ok(String::from_utf8_lossy(name).to_ascii_lowercase())
 }
 
-fn lower(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).to_ascii_lowercase()
+fn check_name(name: &[u8], side: Side) -> Result<(), Fault> {
+    // Nobody takes the names in an answer for others.
+    let lenient = side == Side::Responses;
+    if name.is_empty() || !name.iter().all(|byte| is_name(*byte) || (lenient && *byte == b'_')) {
+        return Err(bad("a header's name holds a character that is not allowed"));
+    }
+    Ok(())
 }
 
 /// A header's value without the blanks around it: printable, and UTF-8 where it is not ASCII.
@@ -81,8 +101,9 @@ pub fn header_value(value: &[u8]) -> Result<&str, Fault> {
     let from = value.iter().position(|byte| !blank(byte)).unwrap_or(value.len());
     let to = value.iter().rposition(|byte| !blank(byte)).map_or(from, |at| at + 1);
     let value = value.get(from..to).unwrap_or_default();
-    let control = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
-    if value.iter().any(control) {
+    // All of them, so that many are looked at in one step: tokens are long.
+    let control = |byte: u8| ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f);
+    if value.iter().fold(false, |found, byte| found | control(*byte)) {
         return Err(bad("a header's value holds a control character"));
     }
     std::str::from_utf8(value).map_err(|_| bad("a header's value is not UTF-8"))
@@ -100,14 +121,64 @@ pub fn content_length(value: &str) -> Result<u64, Fault> {
 /// Many servers do not look for it, and take it for the next request.
 pub const BODY_OF_GET: Fault = bad("a `GET` or `HEAD` has a body");
 
-/// Headers in lower case, in their order.
-type Headers = Vec<(String, String)>;
+/// Headers in their order, their names in lower case: one text, and where in it the name and the
+/// value of each end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers {
+    text: String,
+    ends: Vec<(usize, usize)>,
+}
+
+impl Headers {
+    fn push(&mut self, name: &[u8], value: &str) {
+        let from = self.text.len();
+        self.text.extend(name.iter().copied().map(char::from));
+        if let Some(name) = self.text.get_mut(from..) {
+            name.make_ascii_lowercase();
+        }
+        let middle = self.text.len();
+        self.text.push_str(value);
+        self.ends.push((middle, self.text.len()));
+    }
+
+    /// Where each name, and each value, stands in the text.
+    fn places(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let mut from = 0;
+        self.ends.iter().map(move |(middle, end)| {
+            let places = (from..*middle, *middle..*end);
+            from = *end;
+            places
+        })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let part = |place| self.text.get(place).unwrap_or_default();
+        self.places().map(move |(name, value)| (part(name), part(value)))
+    }
+
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.iter().filter(move |(own, _)| *own == name).map(|(_, value)| value)
+    }
+
+    /// For a library: the names, and the values as parts of one text.
+    pub fn into_map(mut self) -> Result<HeaderMap, Fault> {
+        let odd = Fault { status: 502, why: "a header of the answer is odd" };
+        let text = Bytes::from(std::mem::take(&mut self.text));
+        let mut headers = HeaderMap::with_capacity(self.ends.len());
+        for (name, value) in self.places() {
+            let name = HeaderName::from_bytes(text.get(name).unwrap_or_default());
+            let value = HeaderValue::from_maybe_shared(text.slice(value));
+            headers.append(name.map_err(|_| odd)?, value.map_err(|_| odd)?);
+        }
+        Ok(headers)
+    }
+}
 
 /// The lines of a head, without the empty one: no bare CR or LF, no folding.
 fn lines(head: &[u8]) -> Result<Vec<&[u8]>, Fault> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(16);
     let mut rest = head;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\r' || *byte == b'\n') {
+    while let Some(at) = memchr::memchr2(b'\r', b'\n', rest) {
         let (line, end) = rest.split_at(at);
         let Some(after) = end.strip_prefix(b"\r\n") else {
             return Err(bad("a line does not end in CR LF"));
@@ -120,19 +191,15 @@ fn lines(head: &[u8]) -> Result<Vec<&[u8]>, Fault> {
     if rest.is_empty() { Ok(out) } else { Err(bad("a line does not end in CR LF")) }
 }
 
-fn header(line: &[u8], side: Side) -> Result<(String, String), Fault> {
+/// A header's name as it came, and its value.
+fn header(line: &[u8], side: Side) -> Result<(&[u8], &str), Fault> {
     if line.first().is_some_and(|byte| *byte == b' ' || *byte == b'\t') {
         return Err(bad("a header is folded over two lines"));
     }
-    let at = line.iter().position(|byte| *byte == b':').ok_or(bad("a header has no colon"))?;
+    let at = memchr::memchr(b':', line).ok_or(bad("a header has no colon"))?;
     let (name, value) = line.split_at(at);
-    let value = header_value(value.get(1..).unwrap_or_default())?.to_owned();
-    // Nobody takes the names in an answer for others.
-    let lenient = |byte: &u8| is_name(*byte) || *byte == b'_';
-    let name = match side {
-        Side::Responses if !name.is_empty() && name.iter().all(lenient) => lower(name),
-        Side::Requests | Side::Responses => header_name(name)?,
-    };
+    let value = header_value(value.get(1..).unwrap_or_default())?;
+    check_name(name, side)?;
     Ok((name, value))
 }
 
@@ -140,13 +207,20 @@ fn headers(lines: &[&[u8]], limits: &Limits, side: Side) -> Result<Headers, Faul
     if lines.len() > limits.headers_max {
         return Err(Fault { status: 431, why: "there are too many headers" });
     }
-    lines.iter().map(|line| header(line, side)).collect()
+    let bytes = lines.iter().map(|line| line.len()).sum();
+    let (text, ends) = (String::with_capacity(bytes), Vec::with_capacity(lines.len()));
+    let mut headers = Headers { text, ends };
+    for line in lines {
+        let (name, value) = header(line, side)?;
+        headers.push(name, value);
+    }
+    Ok(headers)
 }
 
 /// The one value of a header that may stand once.
-fn single<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>, Fault> {
-    let mut found = headers.iter().filter(|(own, _)| own == name);
-    let first = found.next().map(|(_, value)| value.as_str());
+fn single<'a>(headers: &'a Headers, name: &'a str) -> Result<Option<&'a str>, Fault> {
+    let mut found = headers.all(name);
+    let first = found.next();
     if found.next().is_some() {
         return Err(bad("a header that may stand once stands twice"));
     }
@@ -171,10 +245,13 @@ fn framing(headers: &Headers, http_10: bool) -> Result<Option<Framing>, Fault> {
     }
 }
 
-fn tokens(headers: &Headers, name: &str) -> Vec<String> {
-    let own = headers.iter().filter(|(own, _)| own == name);
-    let parts = own.flat_map(|(_, value)| value.split(','));
-    parts.map(|part| part.trim().to_ascii_lowercase()).filter(|part| !part.is_empty()).collect()
+fn tokens<'a>(headers: &'a Headers, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let parts = headers.all(name).flat_map(|value| value.split(','));
+    parts.map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn lists(headers: &Headers, name: &str, token: &str) -> bool {
+    tokens(headers, name).any(|own| own.eq_ignore_ascii_case(token))
 }
 
 /// A request's head, read once.
@@ -225,13 +302,18 @@ pub fn request_head(head: &[u8], limits: &Limits) -> Result<RequestHead, Fault> 
         return Err(bad("there is no `host`"));
     }
     let framing = framing(&headers, http_10)?.unwrap_or(Framing::None);
-    let connection = tokens(&headers, "connection");
-    let upgrades = tokens(&headers, "upgrade");
-    let upgrade = match upgrades.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => false,
-        ["websocket"] if connection.iter().any(|token| token == "upgrade") => true,
+    let mut upgrades = tokens(&headers, "upgrade");
+    let upgrade = match (upgrades.next(), upgrades.next()) {
+        (None, _) => false,
+        (Some(one), None)
+            if one.eq_ignore_ascii_case("websocket")
+                && lists(&headers, "connection", "upgrade") =>
+        {
+            true
+        }
         _ => return Err(bad("`upgrade` is for `websocket` only")),
     };
+    drop(upgrades);
     let bodied = !matches!(framing, Framing::None | Framing::Length(0));
     if bodied && (method == "GET" || method == "HEAD") {
         return Err(BODY_OF_GET);
@@ -252,6 +334,8 @@ pub struct ResponseHead {
     pub status: u16,
     pub headers: Headers,
     pub framing: Framing,
+    /// The connection may serve another request when this one is over.
+    pub stays: bool,
 }
 
 /// What a response answers: it decides how the response ends (RFC 9112 6.3).
@@ -299,7 +383,53 @@ pub fn response_head(head: &[u8], asked: Asked, limits: &Limits) -> Result<Respo
         (304, _) | (_, Asked::Head) => Framing::None,
         _ => said.unwrap_or(Framing::Close),
     };
-    Ok(ResponseHead { status, headers, framing })
+    let closes = lists(&headers, "connection", "close");
+    let stays = !(http_10 || closes || framing == Framing::Close);
+    Ok(ResponseHead { status, headers, framing, stays })
+}
+
+/// Where what was read goes.
+pub trait Sink {
+    fn request(&mut self, head: RequestHead);
+    fn response(&mut self, head: ResponseHead);
+    /// Bytes of a body; `chunked`: they are a chunk.
+    fn body(&mut self, bytes: &[u8], chunked: bool);
+    /// A message is over whose head said how it ends.
+    fn end(&mut self, chunked: bool);
+    /// In place of a request that was refused.
+    fn stand_in(&mut self);
+}
+
+/// The canonical form.
+impl Sink for BytesMut {
+    fn request(&mut self, head: RequestHead) {
+        let version = if head.http_10 { "HTTP/1.0" } else { "HTTP/1.1" };
+        let _ = write!(Text(self), "{} {} {version}\r\n", head.method, head.target);
+        write_headers(&head.headers, self);
+    }
+    fn response(&mut self, head: ResponseHead) {
+        let reason = if head.status == 101 { " Switching Protocols" } else { " " };
+        let _ = write!(Text(self), "HTTP/1.1 {}{reason}\r\n", head.status);
+        write_headers(&head.headers, self);
+    }
+    fn body(&mut self, bytes: &[u8], chunked: bool) {
+        // What is there of a chunk becomes a chunk of its own.
+        if chunked {
+            let _ = write!(Text(self), "{:x}\r\n", bytes.len());
+        }
+        self.extend_from_slice(bytes);
+        if chunked {
+            self.extend_from_slice(b"\r\n");
+        }
+    }
+    fn end(&mut self, chunked: bool) {
+        if chunked {
+            self.extend_from_slice(b"0\r\n\r\n");
+        }
+    }
+    fn stand_in(&mut self) {
+        self.extend_from_slice(FAULT_REQUEST);
+    }
 }
 
 /// Where a filter stands.
@@ -393,10 +523,10 @@ impl Filter {
     }
 
     /// Ends the direction with a fault, such as a deadline that passed.
-    pub fn fail(&mut self, fault: Fault, out: &mut BytesMut) {
+    pub fn fail(&mut self, fault: Fault, out: &mut impl Sink) {
         // In a body nothing more comes: the reader sees that it was cut short.
         if self.side == Side::Requests && self.at == At::Head {
-            out.extend_from_slice(FAULT_REQUEST);
+            out.stand_in();
             self.stood_in = true;
         }
         self.at = At::Ended;
@@ -404,8 +534,8 @@ impl Filter {
         self.input.clear();
     }
 
-    /// Takes input, appends to `out` what may go on. With `eof` nothing more will come.
-    pub fn push(&mut self, input: &[u8], eof: bool, out: &mut BytesMut) {
+    /// Takes input, hands `out` what may go on. With `eof` nothing more will come.
+    pub fn push(&mut self, input: &[u8], eof: bool, out: &mut impl Sink) {
         if self.at == At::Ended {
             return;
         }
@@ -423,7 +553,7 @@ impl Filter {
         }
     }
 
-    fn run(&mut self, out: &mut BytesMut) -> Result<(), Fault> {
+    fn run(&mut self, out: &mut impl Sink) -> Result<(), Fault> {
         loop {
             match self.at {
                 At::Head => {
@@ -432,11 +562,12 @@ impl Filter {
                     }
                 }
                 At::Body(left) => {
-                    let n = self.take(left, out);
+                    let n = self.take(left, false, out);
                     self.at = if n == left { At::Head } else { At::Body(left - n) };
                     if self.at != At::Head {
                         return Ok(());
                     }
+                    out.end(false);
                 }
                 At::ChunkSize => match self.chunk_size()? {
                     None => return Ok(()),
@@ -451,10 +582,7 @@ impl Filter {
                     if n == 0 {
                         return Ok(());
                     }
-                    // What is there of the chunk becomes a chunk of its own.
-                    let _ = write!(Hex(out), "{n:x}\r\n");
-                    self.take(n, out);
-                    out.extend_from_slice(b"\r\n");
+                    self.take(n, true, out);
                     self.at = if n == left { At::ChunkEnd } else { At::ChunkData(left - n) };
                 }
                 At::ChunkEnd => {
@@ -476,11 +604,11 @@ impl Filter {
                     if !self.trailers()? {
                         return Ok(());
                     }
-                    out.extend_from_slice(b"0\r\n\r\n");
+                    out.end(true);
                     self.at = At::Head;
                 }
                 At::Open => {
-                    out.extend_from_slice(&self.input);
+                    out.body(&self.input, false);
                     self.input.clear();
                     return Ok(());
                 }
@@ -506,9 +634,10 @@ impl Filter {
     }
 
     /// Moves up to `left` bytes on.
-    fn take(&mut self, left: u64, out: &mut BytesMut) -> u64 {
+    fn take(&mut self, left: u64, chunked: bool, out: &mut impl Sink) -> u64 {
         let n = usize::try_from(left).unwrap_or(usize::MAX).min(self.input.len());
-        out.extend_from_slice(&self.input.split_to(n));
+        out.body(self.input.get(..n).unwrap_or_default(), chunked);
+        self.input.advance(n);
         n as u64
     }
 
@@ -558,15 +687,15 @@ impl Filter {
                 return Ok(true);
             }
             let (name, _) = header(line, self.side)?;
-            let framing = ["content-length", "transfer-encoding", "host"].contains(&name.as_str());
-            if framing {
+            let framing = [&b"content-length"[..], b"transfer-encoding", b"host"];
+            if framing.iter().any(|own| own.eq_ignore_ascii_case(name)) {
                 return Err(bad("a trailer that only a head may have"));
             }
         }
     }
 
     /// Reads one head, if all of it is there. True if it was.
-    fn head(&mut self, out: &mut BytesMut) -> Result<bool, Fault> {
+    fn head(&mut self, out: &mut impl Sink) -> Result<bool, Fault> {
         if self.input.is_empty() {
             return Ok(false);
         }
@@ -575,7 +704,7 @@ impl Filter {
         }
         let from = self.searched.saturating_sub(3);
         let rest = self.input.get(from..).unwrap_or_default();
-        let found = rest.windows(4).position(|window| window == b"\r\n\r\n");
+        let found = memchr::memmem::find(rest, b"\r\n\r\n");
         let Some(at) = found else {
             // A bare LF is refused as soon as it is seen, before anybody waits for more.
             let unread = self.input.get(self.searched.saturating_sub(1)..).unwrap_or_default();
@@ -599,7 +728,7 @@ impl Filter {
         if self.input.starts_with(b"\r\n") {
             return Err(bad("an empty line where a request should begin"));
         }
-        let head = self.input.split_to(end).freeze();
+        let head = self.input.split_to(end);
         let framing = match self.side {
             Side::Requests => self.request(&head, out)?,
             Side::Responses => self.response(&head, out)?,
@@ -616,43 +745,49 @@ impl Filter {
     }
 
     /// None: paused for an upgrade.
-    fn request(&mut self, head: &Bytes, out: &mut BytesMut) -> Result<Option<Framing>, Fault> {
+    fn request(&mut self, head: &[u8], out: &mut impl Sink) -> Result<Option<Framing>, Fault> {
         let head = request_head(head, &self.limits)?;
-        let version = if head.http_10 { "HTTP/1.0" } else { "HTTP/1.1" };
-        let _ = write!(Hex(out), "{} {} {version}\r\n", head.method, head.target);
-        write_headers(&head.headers, out);
-        if head.upgrade {
+        let (framing, upgrade) = (head.framing, head.upgrade);
+        out.request(head);
+        if upgrade {
             self.at = At::Paused;
             return Ok(None);
         }
-        Ok(Some(head.framing))
+        if matches!(framing, Framing::None | Framing::Length(0)) {
+            out.end(false);
+        }
+        Ok(Some(framing))
     }
 
-    fn response(&mut self, head: &Bytes, out: &mut BytesMut) -> Result<Option<Framing>, Fault> {
+    fn response(&mut self, head: &[u8], out: &mut impl Sink) -> Result<Option<Framing>, Fault> {
         let head = response_head(head, self.asked, &self.limits)?;
         // Interim answers are not passed on: we make our own where they are needed.
         if (100..=199).contains(&head.status) && head.status != 101 {
             return Ok(Some(Framing::None));
         }
         self.asked = Asked::Nothing;
-        let reason = if head.status == 101 { " Switching Protocols" } else { " " };
-        let _ = write!(Hex(out), "HTTP/1.1 {}{reason}\r\n", head.status);
-        write_headers(&head.headers, out);
-        Ok(Some(head.framing))
+        let framing = head.framing;
+        out.response(head);
+        if matches!(framing, Framing::None | Framing::Length(0)) {
+            out.end(false);
+        }
+        Ok(Some(framing))
     }
 }
 
 fn write_headers(headers: &Headers, out: &mut BytesMut) {
-    for (name, value) in headers {
-        let _ = write!(Hex(out), "{name}: {value}\r\n");
+    for (name, value) in headers.iter() {
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n");
 }
 
 /// Formats into bytes without a buffer between.
-struct Hex<'a>(&'a mut BytesMut);
+struct Text<'a>(&'a mut BytesMut);
 
-impl std::fmt::Write for Hex<'_> {
+impl std::fmt::Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())
