@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    Engine, SecretSource, TargetTls,
+    Engine, Lanes, SecretSource, TargetTls,
     accept::accept_each,
     registry::{Entered, Handle, Registry},
     wide::Wide,
@@ -31,6 +31,8 @@ pub struct HostedListener {
     pub tls: Arc<ArcSwap<rustls::ServerConfig>>,
     /// The resources that share it, in the order of their names.
     pub resources: Vec<String>,
+    /// Where its connections are served; none: where they are accepted.
+    pub lanes: Option<Arc<Lanes>>,
 }
 
 /// The engine's registry, as hosted protocols see it.
@@ -88,13 +90,35 @@ pub(crate) async fn listen(
     accept_each(&engine, name, address, move |tcp, peer, stranger| {
         let (listener, door, resources) = (listener.clone(), door.clone(), resources.clone());
         async move {
-            let arrival = arrive(&listener, tcp, peer, deadline, resources, stranger).await;
-            if let Some(arrival) = arrival {
-                listener.protocol.clone().serve(arrival, door).await;
-            }
+            let Some(lanes) = listener.lanes.clone() else {
+                return serve(listener, door, resources, tcp, peer, deadline, stranger).await;
+            };
+            let Ok(tcp) = tcp.into_std() else { return };
+            // What waits for a socket is woken by the lane that it belongs to.
+            lanes.spawn(crate::watched(async move {
+                if let Ok(tcp) = TcpStream::from_std(tcp) {
+                    serve(listener, door, resources, tcp, peer, deadline, stranger).await;
+                }
+            }));
         }
     })
     .await
+}
+
+/// One connection, to its end.
+async fn serve(
+    listener: Arc<HostedListener>,
+    door: Door,
+    resources: Arc<[Arc<str>]>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    deadline: Duration,
+    stranger: Box<dyn Send>,
+) {
+    let arrival = arrive(&listener, tcp, peer, deadline, resources, stranger).await;
+    if let Some(arrival) = arrival {
+        listener.protocol.clone().serve(arrival, door).await;
+    }
 }
 
 fn wide(tcp: TcpStream) -> Wide {

@@ -16,7 +16,7 @@
 //! | `side`, `wide` | reading and writing one side of it; sockets below TLS |
 //! | `connect` | the `Connector` port and the direct connector |
 //! | `scouts` | keeping what readings need to know fresh |
-//! | `hosted` | listeners and targets of protocols whose wire a library owns |
+//! | `hosted`, `lanes` | listeners and targets of protocols whose wire a library owns; threads for them |
 //! | `desk` | asks that wait for a person |
 //! | `registry` | live sessions: list, kill, cancel, extend |
 
@@ -24,6 +24,7 @@ mod accept;
 mod connect;
 mod desk;
 mod hosted;
+mod lanes;
 mod registry;
 mod relay;
 mod scouts;
@@ -48,6 +49,7 @@ pub use connect::{
 };
 pub use desk::{Approver, AskView, Desk, DeskError, Progress};
 pub use hosted::{DirectDialer, HostedListener, HostedTarget};
+pub use lanes::Lanes;
 pub use registry::LiveSession;
 
 /// The system's clock, which never goes back: a step backwards is clamped.

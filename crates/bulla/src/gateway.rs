@@ -14,7 +14,9 @@ use bulla_core::{
     AdminRecord, Boxed, Clock, Credential, Directory, Identity, IdentityError, Origin, Policies,
     PolicySource, Principal, Recorder, Resource, ResourceName, Timestamp,
 };
-use bulla_engine::{Approver, Desk, Engine, HostedListener, Limits, Listener, Parts, SystemClock};
+use bulla_engine::{
+    Approver, Desk, Engine, HostedListener, Lanes, Limits, Listener, Parts, SystemClock,
+};
 use bulla_gate::Gate;
 use bulla_identity::Verifier;
 use bulla_ledger::{Compression, Ledger, LedgerConfig};
@@ -242,7 +244,9 @@ pub async fn run(path: PathBuf) -> Result<()> {
         limits(&config),
     );
     let planned = listeners(&config, &who, &protocols)?;
-    let hosted = hosted_listeners(&config, &who, &protocols)?;
+    // Kept to the end: what runs in them ends with them.
+    let lanes = Arc::new(lanes(&config)?);
+    let hosted = hosted_listeners(&config, &who, &protocols, &lanes)?;
     let dialer = Arc::new(roads::hosted_roads(&config, fleet)?);
     let own = |protocol: &str, tls: &Tls| (protocol.to_owned(), tls.clone());
     let wires = planned.iter().map(|l| own(l.protocol.descriptor().protocol, &l.tls));
@@ -341,10 +345,17 @@ fn addresses(config: &Config) -> BTreeMap<(SocketAddr, &str), Vec<&str>> {
     addresses
 }
 
+/// Threads for those protocols that want them, if there is any.
+fn lanes(config: &Config) -> Result<Lanes> {
+    let wanted = config.resources.values().any(|own| registry::takes_lanes(&own.protocol));
+    if wanted { crate::lanes() } else { Ok(Lanes::new(Vec::new())) }
+}
+
 fn hosted_listeners(
     config: &Config,
     who: &Who,
     protocols: &Protocols,
+    lanes: &Arc<Lanes>,
 ) -> Result<Vec<HostedListener>> {
     let mut out = Vec::new();
     for ((address, word), names) in addresses(config) {
@@ -357,6 +368,7 @@ fn hosted_listeners(
             protocol: protocol.clone(),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
             resources: names.into_iter().map(str::to_owned).collect(),
+            lanes: registry::takes_lanes(word).then(|| lanes.clone()),
         });
     }
     Ok(out)

@@ -56,8 +56,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use bulla_engine::Lanes;
 use clap::{CommandFactory, Parser};
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use crate::{
     cli::{AgentCommand, Cli, Command, ConfigCommand, Log, Mask, Policy},
@@ -89,12 +91,25 @@ fn workers() -> Option<usize> {
     (!is_said).then(|| (processors / 2).max(1))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+fn runtime() -> Result<Runtime> {
+    runtime_of(workers())
+}
+
+/// For protocols whose connections need more processor time than one thread has: a thread for each
+/// processor, or as many as `TOKIO_WORKER_THREADS` says.
+fn lanes() -> Result<Lanes> {
+    let said = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|said| said.parse().ok());
+    let count = said.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let lanes: Result<Vec<Runtime>> = (0..count).map(|_| runtime_of(Some(1))).collect();
+    Ok(Lanes::new(lanes?))
+}
+
+fn runtime_of(workers: Option<usize>) -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // A worker that has found all its sessions' work wakes the record's thread once for all of it.
     builder.on_thread_start(bulla_ledger::gather_wake_ups);
     builder.on_thread_park(bulla_ledger::wake_committer);
-    if let Some(workers) = workers() {
+    if let Some(workers) = workers {
         builder.worker_threads(workers);
     }
     builder.enable_all().build().context("start the runtime")
