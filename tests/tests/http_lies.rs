@@ -313,6 +313,30 @@ fn answered(raw: &mut Raw, on: u32) -> Option<u16> {
     }
 }
 
+/// Some servers do not look for a body of these methods, and take it for the next request: there is
+/// none on that connection.
+#[test]
+fn h1_a_body_that_is_seldom_looked_for_ends_its_connection() {
+    let (world, target) = recorded("");
+    for (method, data, ends) in [
+        ("DELETE", true, true),
+        ("OPTIONS", true, true),
+        ("DELETE", false, false),
+        ("POST", true, false),
+        ("PATCH", true, false),
+    ] {
+        target.forget();
+        let mut args = vec!["-X", method];
+        if data {
+            args.extend(["-d", "GET /smuggled HTTP/1.1"]);
+        }
+        has(&world.curl("/a", &args).unwrap().out(), &["HTTP/2 200"]);
+        let got = target.got();
+        assert_eq!(got.contains("connection: close\r\n"), ends, "{method} {data}: {got}");
+    }
+    world.verified().unwrap();
+}
+
 /// A target that answers before it has the body keeps nobody else waiting.
 #[test]
 fn an_early_answer_holds_nobody_up() {

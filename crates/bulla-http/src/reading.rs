@@ -53,6 +53,10 @@ fn is_grpc(media: &str) -> bool {
     media == "application/grpc" || media.starts_with("application/grpc+")
 }
 
+fn is_form(media: &str) -> bool {
+    media == "application/x-www-form-urlencoded"
+}
+
 fn has_body(head: &Head) -> bool {
     head.length != Some(0)
         && (head.length.is_some() || !matches!(head.method, Method::GET | Method::HEAD))
@@ -68,7 +72,7 @@ fn is_graphql(api: &Api, head: &Head) -> bool {
 /// What the reading of this request needs of its body. `body`: whether there is one.
 pub fn need(api: &Api, head: &Head, body: bool) -> Need {
     let media = head.media_type().unwrap_or_default();
-    let form = media == "application/x-www-form-urlencoded";
+    let form = is_form(&media);
     let whole = body
         && (form || (is_graphql(api, head) && head.method == Method::POST) || api.reads_json());
     if whole && !is_grpc(&media) { Need::Whole } else { Need::Nothing }
@@ -85,6 +89,20 @@ struct Reading<'a> {
     doubt: Option<&'static str>,
 }
 
+/// Where the names in a form are looked at, they are what they look like: in UTF-16 `_method` is other
+/// bytes, and some servers go by that.
+fn check_charset(head: &Head) -> Result<(), Fault> {
+    const LIKE_ASCII: &[&str] =
+        &["utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "windows-1252"];
+    let media = head.media_type().unwrap_or_default();
+    let charset =
+        head.media_parameter("charset").filter(|_| is_multipart(&media) || is_form(&media));
+    if charset.is_some_and(|charset| !LIKE_ASCII.contains(&charset.as_str())) {
+        return Err(Fault { status: 415, why: "a form is looked into, so it is UTF-8" });
+    }
+    Ok(())
+}
+
 /// Reads a request. `body`: all of it, where [`need`] asked for it. `facts`: the names that the
 /// descriptor declares, for those that the configuration adds.
 pub fn request(
@@ -98,6 +116,7 @@ pub fn request(
         let why = "a form of several parts is looked into, so it may not be compressed";
         return Err(Fault { status: 415, why });
     }
+    check_charset(head)?;
     let slash = head.path.ends_with('/');
     let (template, own, params) = match api.routes.find(&head.method, &head.segments, slash) {
         Found::Undescribed => (None, None, Params::new()),
@@ -175,7 +194,7 @@ impl Reading<'_> {
                 why: "policy looks into this body, so it may not be compressed",
             });
         }
-        if media == "application/x-www-form-urlencoded" {
+        if is_form(&media) {
             check_form(body)?;
         }
         if is_multipart(&media) {

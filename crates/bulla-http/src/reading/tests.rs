@@ -130,6 +130,19 @@ fn h8_what_policy_cannot_read_is_unknown_or_refused() {
     assert_eq!(need(&Api::new("api", "t"), &form, true), Need::Whole);
     assert!(read(&Api::new("api", "t"), &form, Some("a=1&_method=DELETE")).is_err());
     assert!(read(&Api::new("api", "t"), &form, Some("a=1")).is_ok());
+    for media in ["application/x-www-form-urlencoded", "multipart/form-data; boundary=b"] {
+        for (charset, good) in [
+            ("utf-8", true),
+            ("ISO-8859-1", true),
+            ("utf-16", false),
+            ("UTF-7", false),
+            ("ibm037", false),
+        ] {
+            let kind = format!("{media}; charset={charset}");
+            let own = head("POST", "/x", &[("content-type", &kind)]);
+            assert_eq!(read(&Api::new("api", "t"), &own, None).is_ok(), good, "{kind}");
+        }
+    }
 }
 
 #[test]
