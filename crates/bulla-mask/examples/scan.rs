@@ -18,6 +18,12 @@ const DIGITS: &str = "{\"ts\":1764152047123,\"seq\":18442907,\"span\":\"0192f3a7
                       \"lat\":52.520008,\"lon\":13.404954,\"rows\":1842,\"v\":\"1.24.3\"}\n";
 const CSV: &str = "100234,2026-11-26,17,129.90,4021,88213,9912,0,1,55,2026-11-27,33.10,71.22,1842,\
                    77120033\n";
+/// What is brought into its normal form first.
+const GERMAN: &str = "Der schnelle braune Fuchs springt über den faulen Hund, und niemand fragte ihn \
+                      warum; die Antwort wäre gewesen, dass der Hund dort lag. ";
+const RUSSIAN: &str = "Съешь же ещё этих мягких французских булок, да выпей чаю. ";
+const ESCAPED: &str = "{\"note\":\"she said \\\"leave it\\\" and left\\nat the door\",\"name\":\
+                       \"M\\u00fcller\",\"state\":\"shipped\"},\n";
 /// The texts of a row of 108 bytes.
 const ROW: [&str; 4] = [
     "shipped with the second van, left at the door",
@@ -38,7 +44,16 @@ fn best(mut round: impl FnMut()) -> f64 {
 
 fn main() {
     let scanner = Scanner::all();
-    let texts = [("prose", PROSE), ("log", LOG), ("json", JSON), ("digits", DIGITS), ("csv", CSV)];
+    let texts = [
+        ("prose", PROSE),
+        ("log", LOG),
+        ("json", JSON),
+        ("digits", DIGITS),
+        ("csv", CSV),
+        ("german", GERMAN),
+        ("russian", RUSSIAN),
+        ("escaped", ESCAPED),
+    ];
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     for (name, unit) in texts.into_iter().filter(|(name, _)| is_wanted(name)) {

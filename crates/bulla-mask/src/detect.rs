@@ -8,7 +8,7 @@
 //! Every verdict depends on at most [`BEFORE_BYTES`] of text before a candidate and
 //! [`FINDING_BYTES_MAX`] + [`AFTER_BYTES`] behind its start: that is what lets a stream be cut.
 
-mod bits;
+pub(crate) mod bits;
 mod cards;
 mod ids;
 mod kind;

@@ -10,6 +10,8 @@ use std::borrow::Cow;
 
 use unicode_normalization::UnicodeNormalization as _;
 
+use crate::detect::bits;
+
 /// Escapes within escapes that are followed.
 const ROUNDS_MAX: usize = 3;
 
@@ -71,9 +73,7 @@ pub fn normalise(text: &[u8]) -> Option<Normal> {
 
 /// Nothing in it could be another spelling of something.
 fn is_plain(text: &[u8]) -> bool {
-    text.is_ascii()
-        && memchr::memchr3(b'\\', b'%', b'&', text).is_none()
-        && memchr::memchr(ESC, text).is_none()
+    bits::special(text, 0).is_none()
 }
 
 const ESC: u8 = 0x1b;
@@ -91,7 +91,14 @@ fn pass(text: &[u8], back: impl Fn(usize, usize) -> (u32, u32)) -> Option<Normal
     let mut out = Normal { bytes: Vec::with_capacity(text.len()), spans: Vec::new() };
     out.spans.reserve(text.len());
     let (mut at, mut changed) = (0, false);
-    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+    loop {
+        let special = bits::special(text, at).unwrap_or(text.len());
+        if let Some(plain) = text.get(at..special) {
+            out.bytes.extend_from_slice(plain);
+            out.spans.extend((at..special).map(|at| back(at, 1)));
+        }
+        at = special;
+        let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) else { break };
         let (len, bytes) = unit(rest);
         let (from, to) = back(at, len);
         changed |= rest.get(..len) != Some(&*bytes);
@@ -113,7 +120,10 @@ fn unit(rest: &[u8]) -> (usize, Cow<'_, [u8]>) {
         0..=0x7f => None,
         _ => {
             return match first_char(rest) {
-                Some(c) => (c.len_utf8(), fold(c, rest)),
+                Some(c) => {
+                    let len = c.len_utf8();
+                    (len, fold(c, rest.get(..len).unwrap_or_default()))
+                }
                 None => own(1),
             };
         }
@@ -240,6 +250,13 @@ const ZEROS: [u32; 20] = [
     0xed0, 0xf20, 0x1040, 0x17e0, 0x1810, 0xa620, 0xff10,
 ];
 
+/// Letters of the alphabets that most texts are in, which are their own normal form.
+fn is_common(c: char) -> bool {
+    matches!(c,
+        'À'..='ı' | 'ĵ'..='ľ' | 'Ł'..='ň' | 'Ŋ'..='ž' | 'Α'..='Ρ' | 'Σ'..='ω'
+        | '\u{400}'..='\u{481}' | '\u{4e00}'..='\u{9fff}' | 'ぁ'..='ゔ' | 'ァ'..='ヺ')
+}
+
 fn fold(c: char, spelled: &[u8]) -> Cow<'_, [u8]> {
     let ascii = |b: &'static [u8]| Cow::Borrowed(b);
     match c {
@@ -270,7 +287,7 @@ fn fold(c: char, spelled: &[u8]) -> Cow<'_, [u8]> {
         }
         '\u{2028}' | '\u{2029}' | '\u{85}' => ascii(b"\n"),
         '\u{3002}' | '\u{ff61}' | '\u{2024}' => ascii(b"."),
-        c if c.is_ascii() => Cow::Borrowed(spelled),
+        c if c.is_ascii() || is_common(c) => Cow::Borrowed(spelled),
         c => {
             let code = c as u32;
             if let Some(zero) = ZEROS.iter().find(|zero| (**zero..**zero + 10).contains(&code)) {
@@ -359,6 +376,13 @@ mod tests {
         check(r"\ud83d\ude00", "😀");
         check("\u{1b}[1;32m41\u{1b}[0m \u{1b}[K.", "41 .");
         check("\u{1b}[", "\u{1b}[");
+    }
+
+    #[test]
+    fn common_letters_are_their_own_form() {
+        for c in ('\0'..='\u{ffff}').filter(|c| is_common(*c)) {
+            assert_eq!(std::iter::once(c).nfkc().collect::<String>(), c.to_string());
+        }
     }
 
     #[test]

@@ -110,6 +110,18 @@ fn joint(colon: u64, hex: u64) -> u64 {
     colon & (down(colon, true) | up(hex, true) & down(hex, true))
 }
 
+/// The first byte at or behind a place that may be a part of another spelling of something (see
+/// [`crate::normal`]): `\\`, `%`, `&`, the escape character, and all that is not ASCII.
+#[inline]
+pub fn special(text: &[u8], from: usize) -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has what the function needs.
+        return unsafe { avx2::special(text, from) };
+    }
+    plain::special(text, from)
+}
+
 /// Each bit tells of the byte before its own; `carry` of the byte before the block.
 #[inline]
 pub fn up(mask: u64, carry: bool) -> u64 {
@@ -208,6 +220,22 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2")]
+    pub fn special(text: &[u8], from: usize) -> Option<usize> {
+        let mut at = from;
+        while at < text.len() {
+            let lanes = load(&block(text, at));
+            let escapes = or(is(lanes, b'\\'), is(lanes, 0x1b));
+            // Bytes beyond ASCII have the bit that is looked at.
+            let found = bits(or(or(lanes, escapes), or(is(lanes, b'%'), is(lanes, b'&'))));
+            if found != 0 {
+                return Some(at + found.trailing_zeros() as usize);
+            }
+            at += BLOCK;
+        }
+        None
+    }
+
+    #[target_feature(enable = "avx2")]
     pub fn letters(block: &Block) -> Letters {
         let lanes = load(block);
         let (lower, upper) = (between(lanes, b'a', b'z'), between(lanes, b'A', b'Z'));
@@ -268,6 +296,11 @@ mod plain {
             let bits = u64::from_le_bytes(*word).wrapping_mul(0x0102_0408_1020_4080) >> 56;
             mask << 8 | bits
         })
+    }
+
+    pub fn special(text: &[u8], from: usize) -> Option<usize> {
+        let is_special = |b: &u8| !b.is_ascii() || matches!(b, b'\\' | b'%' | b'&' | 0x1b);
+        text.get(from..)?.iter().position(is_special).map(|at| from + at)
     }
 
     pub fn letters(block: &Block) -> Letters {
@@ -354,6 +387,9 @@ mod tests {
             map(&text, &mut one);
             plain::map(&text, &mut other);
             assert!(one == other);
+            for from in 0..text.len().min(3_000) {
+                assert_eq!(special(&text, from), plain::special(&text, from));
+            }
             let mut map = Map::new();
             let (mut from, mut all) = (0, Vec::new());
             while from < text.len() {

@@ -143,14 +143,16 @@ pub fn ipv6(
 /// An address that has a colon at `at`. Where to go on.
 fn ipv6_at(view: &View<'_>, at: usize, out: &mut Vec<Finding>) -> usize {
     let part = |b: u8| b.is_ascii_hexdigit() || b == b':';
-    let start = at - view.run_back(at, IPV6_MAX, part);
     let mut end = at + view.run(at, IPV6_MAX, part);
     let next = end;
-    // An address has seven colons, six before an IPv4 one, or two together: a time has none of it.
-    let text = view.slice(start, end);
-    if text.iter().filter(|b| **b == b':').count() < 6 && memmem::find(text, b"::").is_none() {
+    // An address has seven colons, six before an IPv4 one, or two together; all of them are here or
+    // behind. A time has none of it.
+    let text = view.slice(at, end);
+    let pair = |pair: &[u8]| pair == b"::";
+    if text.iter().filter(|b| **b == b':').count() < 6 && !text.windows(2).any(pair) {
         return next;
     }
+    let start = at - view.run_back(at, IPV6_MAX, part);
     if view.at(end) == b'.' {
         end += view.run(end, 16, |b| b.is_ascii_digit() || b == b'.');
     }

@@ -274,9 +274,11 @@ impl Run {
         }
         // `52.520008` is no telephone number.
         let decimal = next == Next::Dot && first <= 3 && lead != b'0' && len == first + 1 + second;
+        // Only with a country behind `00` are there more than twelve digits.
+        let long = first > 12 && lead != b'0';
         if called {
             kinds = kinds.with(Kind::Phone);
-        } else if decimal || count < PHONE_DIGITS_MIN || self.is_date(view) {
+        } else if decimal || long || count < PHONE_DIGITS_MIN || self.is_date(view) {
             kinds = kinds.without(Kind::Phone);
         }
         if count < GROUP_DIGITS_MIN { kinds.and(FEW) } else { kinds }

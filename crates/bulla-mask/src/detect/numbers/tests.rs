@@ -45,7 +45,8 @@ fn slow(text: &[u8]) -> Vec<Finding> {
             kinds = kinds.without(Kind::Card);
         }
         let decimal = segs.len() == 2 && seg.sep == b'.' && seg.len <= 3 && text[at] != b'0';
-        if !goes_on && before != b'+' && (count < 8 || decimal) {
+        let long = seg.len > 12 && text[at] != b'0';
+        if !goes_on && before != b'+' && (count < 8 || decimal || long) {
             kinds = kinds.without(Kind::Phone);
         }
         if count < 6 {
