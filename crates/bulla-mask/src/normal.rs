@@ -6,8 +6,6 @@
 //! of a terminal too.
 //! Each byte of the normal form knows which bytes of the original it stands for.
 
-use std::borrow::Cow;
-
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::detect::bits;
@@ -50,11 +48,11 @@ pub fn normalise(text: &[u8]) -> Option<Normal> {
     let decoded = utf16(text);
     let mut normal = match decoded {
         Some(normal) => normal,
-        None if is_plain(text) => return None,
+        None if own_form(text, 0) == text.len() => return None,
         None => pass(text, |at, len| (at as u32, (at + len) as u32))?,
     };
     for _ in 1..ROUNDS_MAX {
-        if is_plain(&normal.bytes) {
+        if own_form(&normal.bytes, 0) == normal.bytes.len() {
             break;
         }
         let spans = &normal.spans;
@@ -71,9 +69,32 @@ pub fn normalise(text: &[u8]) -> Option<Normal> {
     Some(normal)
 }
 
-/// Nothing in it could be another spelling of something.
-fn is_plain(text: &[u8]) -> bool {
-    bits::special(text, 0).is_none()
+/// As far as from a place on nothing is another spelling of something.
+fn own_form(text: &[u8], from: usize) -> usize {
+    let mut at = from;
+    loop {
+        at = bits::special(text, at).unwrap_or(text.len());
+        let start = at;
+        while let Some(len) = text.get(at..).and_then(common) {
+            at += len;
+        }
+        if at == start {
+            return at;
+        }
+    }
+}
+
+/// The length of a letter at the front that is its own normal form.
+#[inline]
+fn common(rest: &[u8]) -> Option<usize> {
+    match rest {
+        // Most of Cyrillic.
+        [0xd0 | 0xd1, 0x80..=0xbf, ..] => Some(2),
+        [0xc3..=0xdf | 0xe3..=0xe9, ..] => {
+            first_char(rest).filter(|c| is_common(*c)).map(char::len_utf8)
+        }
+        _ => None,
+    }
 }
 
 const ESC: u8 = 0x1b;
@@ -90,53 +111,45 @@ fn control(rest: &[u8]) -> Option<usize> {
 fn pass(text: &[u8], back: impl Fn(usize, usize) -> (u32, u32)) -> Option<Normal> {
     let mut out = Normal { bytes: Vec::with_capacity(text.len()), spans: Vec::new() };
     out.spans.reserve(text.len());
-    let (mut at, mut changed) = (0, false);
+    let (mut at, mut changed, mut form) = (0, false, Vec::new());
     loop {
-        let special = bits::special(text, at).unwrap_or(text.len());
-        if let Some(plain) = text.get(at..special) {
-            out.bytes.extend_from_slice(plain);
-            out.spans.extend((at..special).map(|at| back(at, 1)));
+        let end = own_form(text, at);
+        if let Some(own) = text.get(at..end) {
+            out.bytes.extend_from_slice(own);
+            out.spans.extend((at..end).map(|at| back(at, 1)));
         }
-        at = special;
+        at = end;
         let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) else { break };
-        let (len, bytes) = unit(rest);
+        form.clear();
+        let len = unit(rest, &mut form);
         let (from, to) = back(at, len);
-        changed |= rest.get(..len) != Some(&*bytes);
-        out.push(&bytes, from, to);
+        changed |= rest.get(..len) != Some(&*form);
+        out.push(&form, from, to);
         at += len;
     }
     changed.then_some(out)
 }
 
-/// The unit at the front: its length, and what it stands for.
-fn unit(rest: &[u8]) -> (usize, Cow<'_, [u8]>) {
-    let own = |len: usize| (len, Cow::Borrowed(rest.get(..len).unwrap_or_default()));
-    let Some(first) = rest.first() else { return own(0) };
-    let escaped = match first {
-        b'\\' => backslash(rest),
-        b'%' => percent(rest),
-        b'&' => entity(rest),
-        &ESC => control(rest).map(|len| (len, None)),
-        0..=0x7f => None,
-        _ => {
-            return match first_char(rest) {
-                Some(c) => {
-                    let len = c.len_utf8();
-                    (len, fold(c, rest.get(..len).unwrap_or_default()))
-                }
-                None => own(1),
-            };
-        }
+/// The unit at the front: its length, and in `form` what it stands for.
+fn unit(rest: &[u8], form: &mut Vec<u8>) -> usize {
+    let escaped = match rest.first() {
+        Some(b'\\') => backslash(rest),
+        Some(b'%') => percent(rest),
+        Some(b'&') => entity(rest),
+        Some(&ESC) => control(rest).map(|len| (len, None)),
+        Some(0x80..) => first_char(rest).map(|c| (c.len_utf8(), Some(c))),
+        _ => None,
     };
     match escaped {
-        Some((len, Some(c))) if c.is_ascii() => (len, Cow::Owned(vec![c as u8])),
         Some((len, Some(c))) => {
-            let mut buffer = [0; 4];
-            let spelled = c.encode_utf8(&mut buffer).as_bytes().to_vec();
-            (len, Cow::Owned(fold(c, &spelled).into_owned()))
+            fold(c, form);
+            len
         }
-        Some((len, None)) => (len, Cow::Borrowed(&[])),
-        None => own(1),
+        Some((len, None)) => len,
+        None => {
+            form.extend(rest.first());
+            1
+        }
     }
 }
 
@@ -257,8 +270,8 @@ fn is_common(c: char) -> bool {
         | '\u{400}'..='\u{481}' | '\u{4e00}'..='\u{9fff}' | 'ぁ'..='ゔ' | 'ァ'..='ヺ')
 }
 
-fn fold(c: char, spelled: &[u8]) -> Cow<'_, [u8]> {
-    let ascii = |b: &'static [u8]| Cow::Borrowed(b);
+/// Appends what a character is folded to.
+fn fold(c: char, form: &mut Vec<u8>) {
     match c {
         // No width, or only how to show it.
         '\u{ad}'
@@ -270,7 +283,7 @@ fn fold(c: char, spelled: &[u8]) -> Cow<'_, [u8]> {
         | '\u{2060}'..='\u{206f}'
         | '\u{fe00}'..='\u{fe0f}'
         | '\u{feff}'
-        | '\u{e0000}'..='\u{e01ef}' => ascii(b""),
+        | '\u{e0000}'..='\u{e01ef}' => {}
         '\u{2010}'..='\u{2015}'
         | '\u{2043}'
         | '\u{207b}'
@@ -281,24 +294,20 @@ fn fold(c: char, spelled: &[u8]) -> Cow<'_, [u8]> {
         | '\u{ff0d}'
         | '\u{58a}'
         | '\u{1806}'
-        | '\u{30fb}' => ascii(b"-"),
+        | '\u{30fb}' => form.push(b'-'),
         '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}' => {
-            ascii(b" ")
+            form.push(b' ')
         }
-        '\u{2028}' | '\u{2029}' | '\u{85}' => ascii(b"\n"),
-        '\u{3002}' | '\u{ff61}' | '\u{2024}' => ascii(b"."),
-        c if c.is_ascii() || is_common(c) => Cow::Borrowed(spelled),
+        '\u{2028}' | '\u{2029}' | '\u{85}' => form.push(b'\n'),
+        '\u{3002}' | '\u{ff61}' | '\u{2024}' => form.push(b'.'),
+        c if c.is_ascii() => form.push(c as u8),
         c => {
             let code = c as u32;
             if let Some(zero) = ZEROS.iter().find(|zero| (**zero..**zero + 10).contains(&code)) {
-                return Cow::Owned(vec![b'0' + (code - zero) as u8]);
+                return form.push(b'0' + (code - zero) as u8);
             }
-            let mut folded = String::new();
-            folded.extend(std::iter::once(c).nfkc());
-            if folded.as_bytes() == spelled {
-                Cow::Borrowed(spelled)
-            } else {
-                Cow::Owned(folded.into_bytes())
+            for c in std::iter::once(c).nfkc() {
+                form.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             }
         }
     }
@@ -329,17 +338,16 @@ fn utf16(text: &[u8]) -> Option<Normal> {
         let [a, b] = text.get(at..at + 2)?.try_into().ok()?;
         Some(if big { u16::from_be_bytes([a, b]) } else { u16::from_le_bytes([a, b]) })
     };
-    let mut at = 0;
+    let (mut at, mut form) = (0, Vec::new());
     while let Some(first) = unit(at) {
         let pair = [Some(first), unit(at + 2)];
         let (c, len) = match char::decode_utf16(pair.into_iter().flatten()).next() {
             Some(Ok(c)) => (c, 2 * c.len_utf16()),
             _ => ('\u{fffd}', 2),
         };
-        let mut buffer = [0; 4];
-        let spelled = c.encode_utf8(&mut buffer).as_bytes();
-        let folded = fold(c, spelled);
-        out.push(&folded, at as u32, (at + len) as u32);
+        form.clear();
+        fold(c, &mut form);
+        out.push(&form, at as u32, (at + len) as u32);
         at += len;
     }
     Some(out)

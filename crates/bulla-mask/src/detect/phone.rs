@@ -137,10 +137,17 @@ fn stretch(view: &View<'_>, at: usize) -> usize {
 fn international(view: &View<'_>, start: usize) -> Option<usize> {
     let mut end = stretch(view, start);
     // Groups that go on as something else: as many as the plan has are taken.
-    let (digits, len) = loop {
+    let fits = loop {
         let (digits, len) = digits_of(view.slice(start, end));
-        if len <= 15 {
-            break (digits, len);
+        let most = if digits.first() == Some(&b'1') { 11 } else { 15 };
+        if len <= most {
+            let digits = digits.get(..len)?;
+            let code = country_digits(digits)?;
+            break match digits {
+                [b'1', area, ..] => len == 11 && *area >= b'2',
+                [b'1', ..] => false,
+                _ => len >= code + 6 && len >= 8,
+            };
         }
         let back = view.run_back(end, 32, |b| b.is_ascii_digit());
         end -= back;
@@ -148,13 +155,6 @@ fn international(view: &View<'_>, start: usize) -> Option<usize> {
         if end <= start {
             return None;
         }
-    };
-    let digits = digits.get(..len)?;
-    let code = country_digits(digits)?;
-    let fits = match digits {
-        [b'1', area, ..] => len == 11 && *area >= b'2',
-        [b'1', ..] => false,
-        _ => len >= code + 6 && len >= 8,
     };
     let end = extended(view, end);
     (fits && !view.at(end).is_ascii_alphanumeric()).then_some(end)
