@@ -654,6 +654,71 @@ mod tests {
         assert!(!describe(number("ssn")));
     }
 
+    /// Rows and copy data of another shape than the one whose values are masked here end the
+    /// session.
+    #[test]
+    fn what_is_to_be_masked_comes_as_it_was_planned() {
+        let mut veil = veil();
+        let catalog = veil.catalog.clone();
+        let relation = catalog.relation_named("public", "customers").unwrap();
+        let number = |name: &str| relation.column(name).unwrap().attnum;
+        let customers = relation.oid;
+        let (ssn, id) = (number("ssn"), number("id"));
+        let cell = Cell { class: "pii".into(), late: true, type_oid: 25, subject: None };
+        let planned = |copy: Option<CopyForm>| {
+            let mut plan = Plan::default();
+            plan.shapes.push(Shape { cells: vec![Some(cell.clone()), None], copy });
+            plan
+        };
+        let rows = |columns: &[(u32, i16)]| {
+            let mut body = u16::try_from(columns.len()).unwrap().to_be_bytes().to_vec();
+            for (table, number) in columns {
+                body.extend(b"x\0");
+                body.extend(table.to_be_bytes());
+                body.extend(number.to_be_bytes());
+                body.extend([0; 12]);
+            }
+            body
+        };
+        let copies = |form: u8, columns: u16| {
+            let mut body = vec![form];
+            body.extend(columns.to_be_bytes());
+            body.extend(vec![0; 2 * usize::from(columns)]);
+            body
+        };
+        veil.plan = Arc::new(planned(None));
+        for (columns, fits) in [
+            (&[(customers, ssn), (customers, id)][..], true),
+            // Where rows of several queries become one, the server names no table.
+            (&[(0, 0), (customers, id)], true),
+            (&[(customers, id), (customers, id)], false),
+            (&[(customers, ssn), (customers, ssn)], false),
+            (&[(customers, ssn)], false),
+            (&[(customers, ssn), (customers, id), (0, 0)], false),
+        ] {
+            assert_eq!(veil.guard(0, &rows(columns)).is_ok(), fits, "{columns:?}");
+        }
+        assert!(veil.guard_copy(0, &copies(0, 2)).is_err(), "rows were to come");
+        let text = || CopyForm::Text { delimiter: b'\t', null: "\\N".into(), header: false };
+        for (form, told, columns, fits) in [
+            (text(), 0, 2, true),
+            (text(), 1, 2, false),
+            (text(), 0, 3, false),
+            (text(), 0, 1, false),
+            (CopyForm::Binary, 1, 2, true),
+            (CopyForm::Binary, 0, 2, false),
+        ] {
+            veil.plan = Arc::new(planned(Some(form.clone())));
+            let is = veil.guard_copy(0, &copies(told, columns)).is_ok();
+            assert_eq!(is, fits, "{form:?} {told} {columns}");
+            assert!(veil.guard(0, &rows(&[(customers, ssn), (customers, id)])).is_err());
+        }
+        assert!(veil.guard_copy(0, &[0]).is_err());
+        // Nothing that is masked here comes: any form will do.
+        veil.plan = Arc::default();
+        assert!(veil.guard_copy(0, &copies(1, 9)).is_ok());
+    }
+
     #[test]
     fn words_of_the_server_are_left_out() {
         let body = b"SERROR\0VERROR\0C23505\0Mduplicate 536-90-4399\0DKey (ssn)=(536)\0Hhint\0\

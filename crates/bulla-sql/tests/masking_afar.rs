@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bulla_sql::catalog::{Catalog, Row};
-use bulla_sql::{Cover, Fault, Hidden, SearchPath};
+use bulla_sql::{Cover, Fault, Hidden, Late, SearchPath};
 use support::{analyzer, results};
 
 /// The fixture's catalogue, with what `change` makes of its results.
@@ -42,8 +42,12 @@ fn oid(relation: &str) -> String {
 const HIDDEN: [(&str, &str); 3] = [("customers", "ssn"), ("customers", "email"), ("events", "at")];
 
 fn hidden(catalog: &Catalog) -> Arc<Hidden> {
+    hides(catalog, &HIDDEN)
+}
+
+fn hides(catalog: &Catalog, columns: &[(&str, &str)]) -> Arc<Hidden> {
     let mut relations: HashMap<u32, BTreeMap<Arc<str>, Cover>> = HashMap::new();
-    for (relation, column) in HIDDEN {
+    for (relation, column) in columns.iter().copied() {
         let found = catalog.relation_named("public", relation).unwrap();
         let kind = found.column(column).unwrap().type_oid;
         let form = bulla_sql::null_of(catalog, kind).into();
@@ -116,6 +120,9 @@ fn what_follows_through_foreign_keys_may_speak() {
     check(&catalog(|_| {}), PUBLIC, &[(update, "as it is"), (delete, "as it is")]);
     check(&falls, PUBLIC, &[(update, "as it is"), (moved, "as it is"), (delete, "touches")]);
     check(&moves, PUBLIC, &[(update, "as it is"), (moved, "touches"), (delete, "as it is")]);
+    let merge = "MERGE INTO orders o USING audit a ON o.id = a.id WHEN MATCHED THEN DELETE";
+    check(&falls, PUBLIC, &[("TRUNCATE orders", "touches"), (merge, "touches")]);
+    check(&catalog(|_| {}), PUBLIC, &[("TRUNCATE orders", "as it is"), (merge, "as it is")]);
     check(&far, PUBLIC, &[(delete, "touches"), ("INSERT INTO orders (id) VALUES (1)", "as it is")]);
 }
 
@@ -310,4 +317,103 @@ fn what_leaves_hidden_columns_out_passes() {
             ),
         ],
     );
+}
+
+/// Partitions of partitions, and views over one.
+#[test]
+fn partitions_are_followed() {
+    let deep = catalog(|all| {
+        set(all, "events", &[(9, "2")]);
+        let (child, parent) = (oid("events_2025"), oid("events_2024"));
+        let row = all[4].iter_mut().find(|row| row[0].as_deref() == Some(&*child)).unwrap();
+        row[1] = Some(parent);
+        let view = all[2].iter_mut().find(|row| row[2].as_deref() == Some("big_orders")).unwrap();
+        view[8] = Some(" SELECT id FROM public.events_2024;".to_owned());
+    });
+    check(
+        &deep,
+        PUBLIC,
+        &[
+            ("SELECT count(*) FROM ONLY events_2025", "refused: reads `events_2025`"),
+            ("SELECT id FROM big_orders", "refused: reads `events_2024`"),
+        ],
+    );
+}
+
+/// Each refusal for its own reason: that another line would refuse as well is no test of it.
+#[test]
+fn each_line_says_why() {
+    let all = catalog(|_| {});
+    let toast = all.relations().iter().find(|r| &*r.schema == "pg_toast").map(|r| r.name.clone());
+    let toast = format!("SELECT chunk_data FROM pg_toast.{}", toast.unwrap());
+    check(
+        &all,
+        PUBLIC,
+        &[
+            ("DO 'BEGIN END'", "refused: runs code whose body"),
+            ("INSERT INTO ruled VALUES (1)", "refused: runs code that cannot be followed"),
+            ("ALTER TABLE customers ADD x int", "refused: changes `customers`"),
+            ("DROP TABLE customers", "refused: changes `customers`"),
+            ("SELECT pg_stat_get_live_tuples(1)", "refused: calls `pg_stat_get_live_tuples`"),
+            ("SELECT brin_summarize_new_values('x')", "refused: calls `brin_summarize_new_values`"),
+            ("SELECT id FROM customers TABLESAMPLE system (10)", "refused: samples `customers`"),
+            ("SELECT ctid FROM customers", "refused: reads `ctid`"),
+            ("EXPLAIN SELECT id FROM customers WHERE ssn = '1'", "refused: explains how `ssn`"),
+            ("INSERT INTO audit (who) SELECT ssn FROM customers", "refused: would keep or use"),
+            ("UPDATE customer_names SET name = 'x'", "refused: writes through the view"),
+            ("COPY customer_names TO STDOUT", "refused: copies `customer_names`"),
+            (&toast, "refused: `pg_toast"),
+        ],
+    );
+}
+
+/// A generated column of a child is made of what its parent hides.
+#[test]
+fn what_a_child_computes_is_hidden_with_its_parent() {
+    let computed = catalog(|all| {
+        let of = oid("dogs");
+        let row = all[3]
+            .iter_mut()
+            .find(|row| row[0].as_deref() == Some(&*of) && row[2].as_deref() == Some("breed"));
+        row.unwrap().push(Some("2".to_owned()));
+    });
+    let (path, sql) = (SearchPath::new(vec!["public"]), "SELECT breed FROM dogs");
+    let facts = analyzer().read(sql, &computed, &path, &|wait| wait()).unwrap();
+    let hidden = hides(&computed, &[("animals", "name")]);
+    let plan = analyzer().mask(sql, &facts, &computed, &path, &hidden, &|wait| wait()).unwrap();
+    let (text, _) = plan.sent.as_ref().unwrap();
+    assert!(text.contains("NULL::\"pg_catalog\".\"text\" AS \"breed\""), "{text}");
+}
+
+/// What the gateway masks itself goes only where it can read the form that comes.
+#[test]
+fn only_forms_that_are_read_let_values_out() {
+    let all = catalog(|_| {});
+    let customers = all.relation_named("public", "customers").unwrap();
+    let cover = Cover {
+        class: "pii".into(),
+        form: "NULL::pg_catalog.text".into(),
+        equality: false,
+        late: Some(Late::default()),
+    };
+    let relations = HashMap::from([(customers.oid, BTreeMap::from([("ssn".into(), cover)]))]);
+    let hidden = Arc::new(Hidden::new(&all, relations, HashSet::new(), HashSet::new()));
+    let path = SearchPath::new(vec!["public"]);
+    for (sql, late) in [
+        ("SELECT ssn FROM customers", true),
+        ("COPY (SELECT ssn FROM customers) TO STDOUT", true),
+        ("COPY (SELECT ssn FROM customers) TO STDOUT (FORMAT csv, HEADER)", true),
+        ("COPY (SELECT ssn FROM customers) TO STDOUT (ENCODING 'UTF8')", false),
+        ("COPY (SELECT ssn FROM customers) TO '/tmp/x'", false),
+        ("DECLARE c CURSOR FOR SELECT ssn FROM customers", true),
+        ("DECLARE c BINARY CURSOR FOR SELECT ssn FROM customers", false),
+        ("SELECT ssn FROM customers GROUP BY ssn", false),
+        ("SELECT DISTINCT ssn FROM customers", false),
+        ("UPDATE customers SET name = 'x' RETURNING ssn", true),
+        ("UPDATE customers SET name = 'x' RETURNING ssn || ''", false),
+    ] {
+        let facts = analyzer().read(sql, &all, &path, &|wait| wait()).unwrap();
+        let plan = analyzer().mask(sql, &facts, &all, &path, &hidden, &|wait| wait()).unwrap();
+        assert_eq!(plan.is_late(), late, "{sql}: {:?}", plan.sent.as_ref().map(|(text, _)| text));
+    }
 }
