@@ -14,7 +14,8 @@ use serde_json::json;
 
 use crate::{
     coding,
-    flow::{Broken, Flow, Framing, Needles},
+    flow::{Broken, Flow, Framing},
+    needles::Needles,
     veil::{self, Lens, Plan, Tap, Veil, VeilError},
     wire::{Fault, content_length, header_value},
 };

@@ -22,6 +22,7 @@
 //! | `ws` | frames of WebSocket; pure |
 //! | `answer` | answers of the target and of the gateway |
 //! | `coding`, `veil` | compressed bodies; what of an answer may not be seen, and masking it; pure |
+//! | `needles` | texts that no answer may hold; pure |
 //! | `render`, `har` | the record, read back |
 //! | `guard` | the stream that hands on only what `wire` has read |
 //! | `serve` | one connection: identity, sessions |
@@ -42,6 +43,7 @@ mod hold;
 mod json;
 mod line;
 mod multipart;
+mod needles;
 mod reading;
 mod render;
 mod route;

@@ -23,10 +23,10 @@ use parking_lot::Mutex;
 
 use crate::{
     api::{Api, LoginKind, Version as Wanted},
-    flow::Needles,
     guard::{Guard, Watch},
     head::Head,
     line::{Line, LineError, OutBody, Sent, Source, answer},
+    needles::Needles,
     sigv4,
     wire::{Asked, Fault, Limits, Side},
 };

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::{
     coding::{Coding, CodingError, Decoder},
-    flow::Needles,
+    needles::Needles,
     route::{Case, Route},
 };
 

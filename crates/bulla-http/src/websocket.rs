@@ -22,9 +22,10 @@ use tokio::{
 use crate::{
     answer::{Answer, Outgoing},
     exchange::{Exchange, Failed},
-    flow::{Needles, Passing, ended},
+    flow::{Passing, ended},
     head::Head,
     line::Source,
+    needles::Needles,
     reading,
     target::TargetError,
     veil,
