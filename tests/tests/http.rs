@@ -837,17 +837,23 @@ func main() {
 
 #[test]
 fn h2load_side_by_side() {
-    let (world, target) = recorded(EVERYTHING, "safe = [\"*\"]");
     let h2load = xtask::places::which("h2load");
     let h2load = h2load.expect("no h2load; install it: apt-get install nghttp2-client");
-    for version in ["h2", "http/1.1"] {
-        let mut command = Command::new(&h2load);
-        command.args(["-n", "600", "-c", "6", "-m", "20", "--npn-list", version]);
-        command.arg("-H").arg(format!("authorization: Bearer {}", world.token().unwrap()));
-        command.arg(world.url("/a"));
-        let done = run(command, &world);
-        has(&done, &["600 succeeded, 0 failed", "status codes: 600 2xx"]);
+    // In `bounded` mode connections are served by threads beside each other.
+    for durability in ["strict", "bounded"] {
+        let target = Recorder::start().unwrap();
+        let mut api = ApiSpec::new("api", target.port()).http("safe = [\"*\"]");
+        api.more = format!("durability = \"{durability}\"\n");
+        let world = World::start(EVERYTHING, &[api]).unwrap();
+        for version in ["h2", "http/1.1"] {
+            let mut command = Command::new(&h2load);
+            command.args(["-n", "600", "-c", "6", "-m", "20", "--npn-list", version]);
+            command.arg("-H").arg(format!("authorization: Bearer {}", world.token().unwrap()));
+            command.arg(world.url("/a"));
+            let done = run(command, &world);
+            has(&done, &["600 succeeded, 0 failed", "status codes: 600 2xx"]);
+        }
+        assert_eq!(target.got().matches("GET /a HTTP/1.1").count(), 1200, "{durability}");
+        world.verified().unwrap();
     }
-    assert_eq!(target.got().matches("GET /a HTTP/1.1").count(), 1200);
-    world.verified().unwrap();
 }

@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use bulla_core::{
-    AdminRecord, Boxed, Clock, Credential, Directory, Identity, IdentityError, Origin, Policies,
-    PolicySource, Principal, Recorder, Resource, ResourceName, Timestamp,
+    AdminRecord, Boxed, Clock, Credential, Directory, Identity, IdentityError, Mode, Origin,
+    Policies, PolicySource, Principal, Recorder, Resource, ResourceName, Timestamp,
 };
 use bulla_engine::{
     Approver, Desk, Engine, HostedListener, Lanes, Limits, Listener, Parts, SystemClock,
@@ -345,9 +345,15 @@ fn addresses(config: &Config) -> BTreeMap<(SocketAddr, &str), Vec<&str>> {
     addresses
 }
 
-/// Threads for those protocols that want them, if there is any.
+/// Whether the connections to a resource are served by threads beside each other. Those whose answers
+/// wait for the disk are better found together by one thread: one flush then serves more of them.
+fn takes_lanes(config: &Config, resource: &file::Resource) -> bool {
+    config.mode(resource) == Mode::Bounded && registry::takes_lanes(&resource.protocol)
+}
+
+/// Threads for those resources that want them, if there is any.
 fn lanes(config: &Config) -> Result<Lanes> {
-    let wanted = config.resources.values().any(|own| registry::takes_lanes(&own.protocol));
+    let wanted = config.resources.values().any(|own| takes_lanes(config, own));
     if wanted { crate::lanes() } else { Ok(Lanes::new(Vec::new())) }
 }
 
@@ -362,13 +368,15 @@ fn hosted_listeners(
         let Some(protocol) = protocols.hosted.get(word) else { continue };
         protocol.prepare().map_err(|why| anyhow!("prepare `{word}`: {why}"))?;
         let tls = tls::server(config, &who.verifier(), registry::alpn(protocols, word))?;
+        let mut own = names.iter().filter_map(|name| config.resources.get(*name));
+        let beside = own.all(|own| takes_lanes(config, own));
         out.push(HostedListener {
             name: names.join(", "),
             address,
             protocol: protocol.clone(),
             tls: Arc::new(ArcSwap::from_pointee(tls)),
             resources: names.into_iter().map(str::to_owned).collect(),
-            lanes: registry::takes_lanes(word).then(|| lanes.clone()),
+            lanes: beside.then(|| lanes.clone()),
         });
     }
     Ok(out)

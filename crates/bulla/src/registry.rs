@@ -64,8 +64,8 @@ pub fn is_hosted(protocol: &str) -> bool {
     protocol == bulla_http::DESCRIPTOR.protocol || is_bare(protocol)
 }
 
-/// Whether its connections are served by threads beside each other: each command of HTTP takes more
-/// of the gateway than of the target, so that one thread would be the limit.
+/// Whether its connections may be served by threads beside each other: each command of HTTP takes
+/// more of the gateway than of the target, so that one thread would be the limit.
 pub fn takes_lanes(protocol: &str) -> bool {
     protocol == bulla_http::DESCRIPTOR.protocol
 }
