@@ -1,7 +1,7 @@
 //! Precision and recall on labelled sets, one text a line, findings written as `{{kind|value}}`, and
-//! `␛` for the escape character: `tests/labelled.txt`, and `tests/stranger.txt`, which was written
-//! from the issuers' rules without a look at the detectors. A finding counts when its kind is right
-//! and its place is exact.
+//! `␛` for the escape character: `tests/labelled.txt`, and `tests/stranger.txt`, which was made
+//! from the issuers' rules, in contexts that applications print. Detectors were mended by it, so it is
+//! no independent judge. A finding counts when its kind is right and its place is exact.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
