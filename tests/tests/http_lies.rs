@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::frames::{
@@ -306,6 +306,7 @@ fn open(world: &World) -> Raw {
 fn answered(raw: &mut Raw, on: u32) -> Option<u16> {
     loop {
         match raw.frame(SOON)? {
+            (HEADERS, _, stream, block) if stream == on && status(&block) == Some(100) => {}
             (HEADERS, _, stream, block) if stream == on => return status(&block),
             (RST_STREAM, _, stream, _) if stream == on => return None,
             _ => {}
@@ -323,6 +324,8 @@ fn h1_a_body_that_is_seldom_looked_for_ends_its_connection() {
         ("OPTIONS", true, true),
         ("DELETE", false, false),
         ("POST", true, false),
+        ("POST", false, false),
+        ("PUT", false, false),
         ("PATCH", true, false),
     ] {
         target.forget();
@@ -333,7 +336,49 @@ fn h1_a_body_that_is_seldom_looked_for_ends_its_connection() {
         has(&world.curl("/a", &args).unwrap().out(), &["HTTP/2 200"]);
         let got = target.got();
         assert_eq!(got.contains("connection: close\r\n"), ends, "{method} {data}: {got}");
+        // That there is no body is said where there could be one.
+        let none = !data && method != "DELETE";
+        assert_eq!(got.contains("content-length: 0\r\n"), none, "{method} {data}: {got}");
     }
+    world.verified().unwrap();
+}
+
+/// A target that has every byte of a body with a length may answer. It gets the last ones when the
+/// client has ended the request, so that nobody is cut off while saying so, and nothing comes behind.
+#[test]
+fn h4_a_body_is_whole_when_its_sender_says_so() {
+    let (world, target) = recorded("");
+    let auth = format!("Bearer {}", world.token().unwrap());
+    let own =
+        [(":method", "POST"), (":scheme", "https"), (":path", "/a"), (":authority", "localhost")];
+    // Whoever expects leave is not collected first, however short its body is.
+    let more =
+        [("authorization", auth.as_str()), ("content-length", "7000"), ("expect", "100-continue")];
+    let head = frame(HEADERS, END_HEADERS, 1, &fields(&[&own[..], &more].concat()));
+    let get = [&[(":method", "GET")], &own[1..], &more[..1]].concat();
+    let get = frame(HEADERS, END_HEADERS | END_STREAM, 3, &fields(&get));
+    let body = |bytes: usize| frame(DATA, 0, 1, &vec![b'z'; bytes]);
+    let send = |end: Vec<u8>| {
+        target.forget();
+        let mut raw = open(&world);
+        raw.send([head.clone(), body(6_000)].concat()).unwrap();
+        let until = Instant::now() + SOON;
+        while target.got().matches('z').count() < 6_000 {
+            assert!(Instant::now() < until, "the beginning goes on");
+            thread::sleep(Duration::from_millis(5));
+        }
+        // Another request goes all the way while the end is awaited.
+        raw.send([body(1_000), get.clone()].concat()).unwrap();
+        assert_eq!(answered(&mut raw, 3), Some(200));
+        raw.send(end).unwrap();
+        let got = answered(&mut raw, 1);
+        (got, target.got().matches('z').count())
+    };
+    assert_eq!(send(frame(DATA, END_STREAM, 1, b"")), (Some(200), 7_000));
+    let (got, bytes) = send(frame(DATA, END_STREAM, 1, b"GET /smuggled HTTP/1.1"));
+    assert!(got.is_none_or(|status| status >= 400), "{got:?}");
+    assert!(bytes < 7_000, "the target had a whole request");
+    has_not(&target.got(), &["smuggled"]);
     world.verified().unwrap();
 }
 

@@ -158,6 +158,9 @@ pub trait Direction: Sized + Send + Unpin + 'static {
     const LOST: Status;
     /// What becomes of it when the reader goes away.
     const LEFT: Status;
+    /// The last bytes of a body with a length wait for its end: who has them all may answer, though
+    /// more may come, and the end is still to be heard.
+    const HOLDS_LAST: bool;
 }
 
 impl Direction for ToTarget {
@@ -170,6 +173,7 @@ impl Direction for ToTarget {
     }
     const LOST: Status = Status::ClientLost;
     const LEFT: Status = Status::TargetLost;
+    const HOLDS_LAST: bool = true;
 }
 
 impl Direction for ToClient {
@@ -182,6 +186,7 @@ impl Direction for ToClient {
     }
     const LOST: Status = Status::TargetLost;
     const LEFT: Status = Status::ClientLost;
+    const HOLDS_LAST: bool = false;
 }
 
 /// A piece that waits for the disk, and where the body is within it.
@@ -294,8 +299,17 @@ impl<D: Direction> Flow<D> {
         self.passing.finish(status);
     }
 
+    /// Whether all bytes are there, and only the end is awaited.
+    fn is_held(&self) -> bool {
+        let whole = |length| length == self.total;
+        D::HOLDS_LAST && matches!(self.terms.framing, Framing::Length(length) if whole(length))
+    }
+
     /// Records what was gathered; with `last`, that it was all.
     fn record(&mut self, last: bool) {
+        if !last && self.is_held() {
+            return;
+        }
         self.begun = true;
         let mut data = std::mem::take(&mut self.gathered);
         let lead = std::mem::take(&mut self.lead);
@@ -629,7 +643,9 @@ impl<D: Direction> Flow<D> {
             self.fail("the session was ended", Status::Cut(why.into()));
             return true;
         }
-        if !self.waiting.is_empty() || !(self.gathered.is_empty() || self.is_awaited()) {
+        if !self.waiting.is_empty()
+            || !(self.gathered.is_empty() || self.is_awaited() || self.is_held())
+        {
             return false;
         }
         let due = self.moved + self.terms.idle;

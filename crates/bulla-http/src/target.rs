@@ -429,6 +429,9 @@ fn sent(
         line("content-length", length.to_string().as_bytes());
     } else if chunked {
         line("transfer-encoding", b"chunked");
+    } else if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+        // Nothing is said as such: some answer 411 to who says nothing (RFC 9110 8.6).
+        line("content-length", b"0");
     }
     let last = is_unusual(head, &body);
     if last {
