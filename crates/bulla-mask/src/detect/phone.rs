@@ -283,7 +283,14 @@ pub fn in_parens(
     // A country before it.
     let space = view.run_back(open, 1, |b| b == b' ' || b == b'-');
     let code = view.run_back(open - space, 4, |b| b.is_ascii_digit());
-    let head = open - space - code;
+    let mut head = open - space - code;
+    if code > 0 {
+        // More groups of it, as in `+44 20(7946)0958`.
+        let more = view.run_back(head, 8, |b| b.is_ascii_digit() || b" -./".contains(&b));
+        if view.before(head - more) == b'+' && view.at(head - more).is_ascii_digit() {
+            head -= more;
+        }
+    }
     if code > 0 && view.before(head) == b'+' {
         let stop = international(view, head)?;
         found(out, head - 1, stop, Kind::Phone);
