@@ -5,15 +5,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use bulla_core::{Outcome, Refusal, RefusalKind, Status};
+use bulla_core::{Outcome, Refusal, RefusalKind, Status, Timestamp};
 use bulla_gate::ToClient;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
+use http::{HeaderMap, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use serde_json::json;
 
 use crate::{
     coding,
+    fields::Headers,
     flow::{Broken, Flow, Framing},
     needles::Needles,
     veil::{self, Lens, Plan, Tap, Veil, VeilError},
@@ -42,9 +43,8 @@ const END_TO_END: &[&str] =
     &["content-", "set-cookie", "cache-control", "vary", "www-authenticate", "grpc-", "location"];
 
 /// What `connection` says is of one connection (RFC 9110 7.6.1).
-fn named(headers: &HeaderMap) -> Vec<String> {
-    let all = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let names = all.flat_map(|value| value.split(','));
+fn named(headers: &Headers) -> Vec<String> {
+    let names = headers.all("connection").flat_map(|value| value.split(','));
     names.map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()).collect()
 }
 
@@ -131,10 +131,56 @@ impl Body for Outgoing {
     }
 }
 
+/// An answer on its way to a client.
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: Headers,
+    /// Length of the head that the body begins with: it is a message of HTTP/1.1, as the record has
+    /// it. None: the body is the body.
+    pub message: Option<usize>,
+    pub body: Outgoing,
+}
+
+impl Reply {
+    /// Head and body as HTTP/1.1 writes them: what is there, and what follows.
+    /// `no_body`: there is none, whatever the answer is.
+    pub fn pieces(self, no_body: bool) -> (Bytes, Bytes, Option<Box<Flow<ToClient>>>) {
+        let (first, flow) = match self.body {
+            Outgoing::Whole(bytes) => (bytes, None),
+            Outgoing::Stream { first, flow } => (first, Some(flow)),
+        };
+        let mut first = first.unwrap_or_default();
+        match self.message {
+            Some(head) => {
+                let rest = first.split_off(head.min(first.len()));
+                (first, rest, flow)
+            }
+            // A body without a length ends with the connection.
+            None => {
+                let mut headers = self.headers;
+                let bare = no_body || matches!(self.status.as_u16(), 101 | 204 | 304);
+                if flow.is_none() && !bare && headers.get("content-length").is_none() {
+                    headers.set("content-length", &first.len().to_string());
+                }
+                (record(self.status, &headers, false, 0), first, flow)
+            }
+        }
+    }
+
+    /// For a library that writes it.
+    pub fn response(self) -> Response<Outgoing> {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        // They were read strictly, or are the gateway's own.
+        *response.headers_mut() = self.headers.into_map().unwrap_or_default();
+        response
+    }
+}
+
 /// A target's answer, ready to be recorded and to go on.
 pub struct Answer {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub headers: Headers,
     pub framing: Framing,
     /// As it is recorded.
     pub head: Bytes,
@@ -145,50 +191,42 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// `no_body`: the answer to `HEAD`.
-    pub fn read(parts: Parts, no_body: bool) -> Result<Self, Fault> {
+    /// `no_body`: the answer to `HEAD`. `now`: for a target that has no clock.
+    pub fn read(
+        status: StatusCode,
+        headers: &Headers,
+        no_body: bool,
+        now: Timestamp,
+    ) -> Result<Self, Fault> {
         let fault = |why| Fault { status: 502, why };
-        let status = parts.status;
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(fault("the answer is none yet"));
         }
-        let mut headers = parts.headers;
-        let mut lengths = 0;
-        for (name, value) in &headers {
-            header_value(value.as_bytes()).map_err(|_| fault("a header of the answer is odd"))?;
-            if name == header::CONTENT_LENGTH {
-                lengths += 1;
-            }
+        let named = named(headers);
+        if named.iter().any(|name| END_TO_END.iter().any(|own| name.starts_with(own))) {
+            return Err(fault("the answer takes away what it may not"));
         }
-        for name in named(&headers) {
-            if END_TO_END.iter().any(|own| name.starts_with(own)) {
-                return Err(fault("the answer takes away what it may not"));
-            }
-            headers.remove(&name);
-        }
-        for name in DROPPED {
-            headers.remove(*name);
-        }
-        if lengths > 1 {
+        let mut kept = headers.clone();
+        kept.retain(|name, _| !DROPPED.contains(&name) && !named.iter().any(|own| own == name));
+        let mut lengths = headers.all("content-length");
+        let length = lengths.next().map(content_length).transpose();
+        let length = length.map_err(|_| fault("the answer's length is odd"))?;
+        if lengths.next().is_some() {
             return Err(fault("the answer has two lengths"));
+        }
+        // RFC 9110 6.6.1: who has a clock says when it came.
+        if kept.get("date").is_none() && status != StatusCode::SWITCHING_PROTOCOLS {
+            kept.push("date", &date(now));
         }
         let bare =
             no_body || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-        let length = headers.get(header::CONTENT_LENGTH).map(|value| {
-            let text = value.to_str().map_err(|_| fault("the answer's length is odd"))?;
-            content_length(text).map_err(|_| fault("the answer's length is odd"))
-        });
-        let framing = match length.transpose()? {
-            _ if bare => Framing::Length(0),
-            Some(length) => Framing::Length(length),
-            None => Framing::Chunked,
+        let (framing, promised) = match length {
+            _ if bare => (Framing::Length(0), Some(0)),
+            Some(length) => (Framing::Length(length), Some(length)),
+            None => (Framing::Chunked, None),
         };
-        let head = record(status, &headers, framing == Framing::Chunked);
-        let promised = match framing {
-            Framing::Length(length) => Some(length),
-            Framing::Chunked => None,
-        };
-        Ok(Self { status, headers, framing, head, promised, masked: Default::default() })
+        let head = record(status, &kept, framing == Framing::Chunked, 0);
+        Ok(Self { status, headers: kept, framing, head, promised, masked: Default::default() })
     }
 
     /// What has to be done to the body, with headers that are true of what it becomes.
@@ -199,9 +237,8 @@ impl Answer {
         bare: bool,
         never: &Needles,
     ) -> Result<Lens, VeilError> {
-        let own = self.headers.get_all(header::CONTENT_ENCODING).iter();
-        let own: Result<Vec<_>, _> = own.map(HeaderValue::to_str).collect();
-        let codings = coding::codings(&own.map_err(|_| VeilError::Coding)?.join(","));
+        let own: Vec<&str> = self.headers.all("content-encoding").collect();
+        let codings = coding::codings(&own.join(","));
         let empty = !bare && self.framing == Framing::Length(0);
         let bare = bare || empty;
         let Some(plan) = plan.filter(|plan| plan.hides()) else {
@@ -226,9 +263,9 @@ impl Answer {
             veil.count(&std::mem::take(&mut self.masked));
         }
         if empty {
-            self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            self.headers.set("content-length", "0");
         }
-        self.head = record(self.status, &self.headers, self.framing == Framing::Chunked);
+        self.head = record(self.status, &self.headers, self.framing == Framing::Chunked, 0);
         Ok(lens)
     }
 
@@ -241,33 +278,42 @@ impl Answer {
     pub fn outcome(&self) -> Outcome {
         let code = self.status.as_u16();
         // A call of gRPC that ends at once says so in its head.
-        let grpc = self.headers.get("grpc-status").and_then(|status| status.to_str().ok());
+        let grpc = self.headers.get("grpc-status");
         let status = match (code, grpc) {
             (400.., _) => Status::Error(code.to_string().into()),
             (_, Some(grpc)) if grpc != "0" => Status::Error(format!("grpc:{grpc}").into()),
             _ => Status::Ok,
         };
-        Outcome { status, tag: Some(code.to_string().into()), rows: 0 }
+        Outcome { status, tag: Some(self.status.as_str().into()), rows: 0 }
     }
 
-    pub fn response(self, body: Outgoing) -> Response<Outgoing> {
-        let mut response = Response::new(body);
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
-        response
+    /// `message`: the body begins with the head.
+    pub fn reply(self, message: bool, body: Outgoing) -> Reply {
+        let message = message.then_some(self.head.len());
+        Reply { status: self.status, headers: self.headers, message, body }
     }
 }
 
-/// A response's head as HTTP/1.1.
-fn record(status: StatusCode, headers: &HeaderMap, chunked: bool) -> Bytes {
-    let mut out = Vec::with_capacity(256);
-    let reason = status.canonical_reason().unwrap_or("");
-    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
-    for (name, value) in headers {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+/// As HTTP writes the time (RFC 9110 5.6.7).
+fn date(now: Timestamp) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (year, month, day, hour, minute, second, _) = now.civil();
+    // The first day of 1970 was a Thursday.
+    let days = usize::try_from(now.0 / 86_400_000_000_000).unwrap_or_default();
+    let weekday = DAYS.get(days % 7).unwrap_or(&"Thu");
+    let month = usize::try_from(month).ok().and_then(|at| MONTHS.get(at.wrapping_sub(1)));
+    let month = month.unwrap_or(&"Jan");
+    format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+/// A response's head as HTTP/1.1, with room for so much behind it.
+fn record(status: StatusCode, headers: &Headers, chunked: bool, room: usize) -> Bytes {
+    let (reason, fields) = (status.canonical_reason().unwrap_or(""), headers.as_text());
+    let mut out = Vec::with_capacity(fields.len() + reason.len() + room + 64);
+    for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n", fields] {
+        out.extend_from_slice(part.as_bytes());
     }
     if chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
@@ -280,15 +326,15 @@ fn record(status: StatusCode, headers: &HeaderMap, chunked: bool) -> Bytes {
 #[derive(Debug)]
 pub struct Own {
     status: StatusCode,
-    headers: HeaderMap,
+    headers: Headers,
     body: Bytes,
 }
 
 impl Own {
     pub fn json(status: u16, value: &serde_json::Value) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let mut headers = Headers::default();
+        headers.push("content-type", "application/json");
+        headers.push("cache-control", "no-store");
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut body = value.to_string();
         body.push('\n');
@@ -306,8 +352,7 @@ impl Own {
         members["title"] = code.canonical_reason().unwrap_or("refused").into();
         members["status"] = status.into();
         let mut own = Self::json(status, &members);
-        let kind = HeaderValue::from_static("application/problem+json");
-        own.headers.insert(header::CONTENT_TYPE, kind);
+        own.headers.set("content-type", "application/problem+json");
         own
     }
 
@@ -343,16 +388,17 @@ impl Own {
     }
 
     #[must_use]
-    pub fn with(mut self, name: HeaderName, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.append(name, value);
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        if let Ok(value) = header_value(value.as_bytes()) {
+            self.headers.push(name, value);
         }
         self
     }
     /// The connection ends with this answer.
     #[must_use]
-    pub fn closing(self) -> Self {
-        self.with(header::CONNECTION, "close")
+    pub fn closing(mut self) -> Self {
+        self.headers.set("connection", "close");
+        self
     }
     #[must_use]
     pub fn member(mut self, name: &str, value: serde_json::Value) -> Self {
@@ -397,11 +443,11 @@ impl Own {
             }
         }
         let mut own =
-            Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::new() };
-        own = own.with(header::CONTENT_TYPE, "application/grpc");
-        own = own.with(HeaderName::from_static("grpc-status"), &code.to_string());
-        own = own.with(HeaderName::from_static("grpc-message"), &escaped);
-        own.with(HeaderName::from_static("bulla-refusal"), word)
+            Self { status: StatusCode::OK, headers: Headers::default(), body: Bytes::new() };
+        own = own.with("content-type", "application/grpc");
+        own = own.with("grpc-status", &code.to_string());
+        own = own.with("grpc-message", &escaped);
+        own.with("bulla-refusal", word)
     }
     fn is(&self, word: &str) -> bool {
         let members: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
@@ -409,21 +455,19 @@ impl Own {
             == Some(&format!("urn:bulla:{word}"))
     }
 
-    /// As it is recorded.
-    pub fn canonical(&self) -> Bytes {
+    /// As it is recorded. `now`: it is said when.
+    pub fn canonical(&mut self, now: Timestamp) -> Bytes {
+        self.headers.set("date", &date(now));
         let mut headers = self.headers.clone();
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
-        let mut out = record(self.status, &headers, false).to_vec();
+        headers.set("content-length", &self.body.len().to_string());
+        let mut out = Vec::from(record(self.status, &headers, false, self.body.len()));
         out.extend_from_slice(&self.body);
         out.into()
     }
 
-    pub fn response(self) -> Response<Outgoing> {
-        let body = Some(self.body).filter(|body| !body.is_empty());
-        let mut response = Response::new(Outgoing::Whole(body));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
-        response
+    pub fn reply(self) -> Reply {
+        let body = Outgoing::Whole(Some(self.body).filter(|body| !body.is_empty()));
+        Reply { status: self.status, headers: self.headers, message: None, body }
     }
 }
 
@@ -431,12 +475,13 @@ impl Own {
 mod tests {
     use super::*;
 
-    fn parts(status: u16, headers: &[(&str, &str)]) -> Parts {
-        let mut response = Response::builder().status(status);
-        for (name, value) in headers {
-            response = response.header(*name, *value);
-        }
-        response.body(()).unwrap().into_parts().0
+    /// The last Thursday of November in 2026, 12:00:01.
+    const NOW: Timestamp = Timestamp(1_795_694_401_000_000_000);
+
+    fn read(status: u16, all: &[(&str, &str)], no_body: bool) -> Result<Answer, Fault> {
+        let mut headers = Headers::default();
+        all.iter().for_each(|(name, value)| headers.push(name, value));
+        Answer::read(StatusCode::from_u16(status).unwrap(), &headers, no_body, NOW)
     }
 
     #[test]
@@ -445,31 +490,35 @@ mod tests {
             ("alt-svc", "h3=\":443\""),
             ("connection", "x"),
             ("content-length", "3"),
+            ("date", "Thu, 26 Nov 2026 11:59:59 GMT"),
             ("x-a", "b"),
         ];
-        let answer = Answer::read(parts(200, &headers), false).unwrap();
-        assert_eq!(answer.head, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nx-a: b\r\n\r\n");
+        let answer = read(200, &headers, false).unwrap();
+        let date = "date: Thu, 26 Nov 2026 11:59:59 GMT\r\n";
+        let expect = format!("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n{date}x-a: b\r\n\r\n");
+        assert_eq!(answer.head, expect);
         assert_eq!(answer.framing, Framing::Length(3));
-        let chunked = Answer::read(parts(404, &[]), false).unwrap();
+        let chunked = read(404, &[], false).unwrap();
         assert_eq!(chunked.framing, Framing::Chunked);
         assert_eq!(chunked.outcome().status, Status::Error("404".into()));
-        let head = Answer::read(parts(200, &[("content-length", "3")]), true).unwrap();
+        let head = read(200, &[("content-length", "3")], true).unwrap();
         assert_eq!(head.framing, Framing::Length(0));
-        assert!(Answer::read(parts(200, &[("content-length", "x")]), false).is_err());
+        assert!(read(200, &[("content-length", "x")], false).is_err());
         let two = [("content-length", "3"), ("content-length", "3")];
-        assert!(Answer::read(parts(200, &two), false).is_err());
+        assert!(read(200, &two, false).is_err());
     }
 
     #[test]
     fn what_is_of_one_connection_goes_no_further() {
         let headers = [("connection", "close, X-Own"), ("x-own", "1"), ("x-a", "b")];
-        let answer = Answer::read(parts(204, &headers), false).unwrap();
-        assert_eq!(answer.head, "HTTP/1.1 204 No Content\r\nx-a: b\r\n\r\n");
+        let answer = read(204, &headers, false).unwrap();
+        let date = "date: Thu, 26 Nov 2026 12:00:01 GMT\r\n";
+        assert_eq!(answer.head, format!("HTTP/1.1 204 No Content\r\nx-a: b\r\n{date}\r\n"));
         for name in ["content-length", "Content-Type", "set-cookie", "cache-control"] {
             let headers = [("connection", name), ("x-a", "b")];
-            assert!(Answer::read(parts(200, &headers), false).is_err(), "{name}");
+            assert!(read(200, &headers, false).is_err(), "{name}");
         }
-        assert!(Answer::read(parts(103, &[]), false).is_err());
+        assert!(read(103, &[], false).is_err());
         let mut all = HeaderMap::new();
         for (name, value) in [
             ("grpc-status", "0"),
@@ -478,18 +527,18 @@ mod tests {
             ("set-cookie", "a=b"),
             ("connection", "x"),
         ] {
-            all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            all.append(http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
         }
         let left = trailers(all).unwrap();
-        assert_eq!(left.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
+        assert_eq!(left.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
     }
 
     #[test]
     fn a_refusal_says_what_which_rule_what_next() {
         let mut refusal = Refusal::plain(RefusalKind::Denied, "refused: `GET`", "ask the owner");
         refusal.policies = vec!["no-deletes".into()];
-        let own = Own::refusal(&refusal, None);
-        let text = String::from_utf8(own.canonical().to_vec()).unwrap();
+        let mut own = Own::refusal(&refusal, None);
+        let text = String::from_utf8(own.canonical(NOW).to_vec()).unwrap();
         for part in [
             "HTTP/1.1 403 Forbidden",
             "application/problem+json",

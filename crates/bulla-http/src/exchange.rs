@@ -6,21 +6,22 @@ use bulla_core::{Canonical, Draft, Refusal, RefusalKind, Status};
 use bulla_gate::{Cleared, Holding};
 use bulla_host::{Live, Passage};
 use bytes::Bytes;
-use http::{Method, Response, header};
+use http::Method;
 use http_body_util::{Either, Full};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
-    answer::{Answer, Outgoing, Own},
+    answer::{Answer, Outgoing, Own, Reply},
     api::{Api, LoginKind},
     coding,
     flow::{self, Collected, Flow, Framing, Passing, Terms, collect, drain, ended},
     head::Head,
     hold::{self, Found, Hold, Judging},
-    line::{OutBody, Source},
+    line::{Got, OutBody, Source},
     multipart,
+    near::Upgraded,
     needles::Needles,
     reading::{self, Need},
     serve::{Conn, Seat},
@@ -65,6 +66,8 @@ pub struct Exchange {
     pub conn: Arc<Conn>,
     pub seat: Arc<Seat>,
     pub grpc: bool,
+    /// The client is answered with a message of HTTP/1.1 as it is recorded.
+    pub message: bool,
 }
 
 fn head_bytes(head: &Head, chunked: bool) -> Vec<u8> {
@@ -87,13 +90,14 @@ impl Exchange {
     pub async fn run(
         self,
         mut head: Head,
-        body: Incoming,
-        request: Option<hyper::upgrade::OnUpgrade>,
-    ) -> Response<Outgoing> {
+        body: Option<Source>,
+        request: Option<Upgraded>,
+    ) -> Reply {
         if head.upgrade {
-            head.headers.retain(|(name, _)| name != "sec-websocket-extensions");
+            head.headers.retain(|name, _| name != "sec-websocket-extensions");
         }
-        let present = !body.is_end_stream();
+        let body = body.filter(|body| !body.is_end_stream());
+        let present = body.is_some();
         if present && matches!(head.method, Method::GET | Method::HEAD) {
             return self.uncollected(&head, Collected::Needless).await;
         }
@@ -101,15 +105,13 @@ impl Exchange {
         let need = reading::need(self.api(), &head, present);
         let whole = need == Need::Whole || (small && !self.grpc && !head.expects_continue);
         let max = if need == Need::Whole { self.api().judged_bytes_max } else { 64 << 10 };
-        let (plan, bytes, stream) = if !present {
-            (Plan::Nothing, None, None)
-        } else if whole {
-            match collect(body, max, COLLECT_IDLE).await {
+        let (plan, bytes, stream) = match body {
+            None => (Plan::Nothing, None, None),
+            Some(body) if whole => match collect(body, max, COLLECT_IDLE).await {
                 Ok(bytes) => (Plan::Whole(bytes.len()), Some(bytes), None),
                 Err(why) => return self.uncollected(&head, why).await,
-            }
-        } else {
-            (Plan::Stream, None, Some(body))
+            },
+            Some(body) => (Plan::Stream, None, Some(body)),
         };
         let hiding = self.hiding(&head);
         self.fit(&mut head, hiding.as_ref());
@@ -128,15 +130,15 @@ impl Exchange {
         let hides = hiding.is_some_and(Hiding::hides);
         let secret = self.api().login != LoginKind::None;
         if hides {
-            head.headers.retain(|(name, _)| !veil::OF_PARTS.contains(&name.as_str()));
-            head.headers.push(("accept-encoding".into(), "identity".into()));
+            head.headers.retain(|name, _| !veil::OF_PARTS.contains(&name));
+            head.headers.push("accept-encoding", "identity");
         } else if secret {
             // Messages of gRPC that are compressed could hold it unseen.
-            head.headers.retain(|(name, _)| name != "grpc-accept-encoding");
-            for (name, value) in &mut head.headers {
-                if name == "accept-encoding" {
-                    *value = coding::acceptable(value);
-                }
+            head.headers.retain(|name, _| name != "grpc-accept-encoding");
+            let name = "accept-encoding";
+            let all: Vec<_> = head.headers.all(name).map(coding::acceptable).collect();
+            if !all.is_empty() {
+                head.headers.set(name, &all.join(", "));
             }
         }
     }
@@ -157,7 +159,7 @@ impl Exchange {
         Outbound { head, canonical: canonical.into(), plan, hiding }
     }
 
-    async fn uncollected(self, head: &Head, why: Collected) -> Response<Outgoing> {
+    async fn uncollected(self, head: &Head, why: Collected) -> Reply {
         let bytes = Bytes::from(head.canonical());
         let (kind, words, status) = match (why, self.conn.fault()) {
             (_, Some(fault)) => (RefusalKind::Unreadable, fault.why, fault.status),
@@ -180,9 +182,9 @@ impl Exchange {
     }
 
     /// Words of the gateway within a session: evidence first, like every other byte.
-    pub async fn say(&self, own: Own) -> Response<Outgoing> {
-        let own = self.shape(own);
-        let released = match self.live().aside(own.canonical()) {
+    pub async fn say(&self, own: Own) -> Reply {
+        let mut own = self.shape(own);
+        let released = match self.live().aside(own.canonical(self.live().clock().now())) {
             Ok(mut release) => poll_fn(|cx| release.poll_released(cx)).await.map(drop),
             Err(error) => Err(error),
         };
@@ -192,9 +194,9 @@ impl Exchange {
             let words = format!("refused: {}, and nothing passes unrecorded", error.public());
             let hint = "nothing was sent; tell the operators of the gateway";
             let own = Own::problem(503, RefusalKind::Recorder.as_str(), &words, hint).closing();
-            return self.shape(own).response();
+            return self.shape(own).reply();
         }
-        own.response()
+        own.reply()
     }
 
     /// gRPC has its own form for the same words.
@@ -202,7 +204,7 @@ impl Exchange {
         if self.grpc { own.for_grpc() } else { own }
     }
 
-    async fn refused(&self, number: u64, bytes: &Bytes, fault: Fault) -> Response<Outgoing> {
+    async fn refused(&self, number: u64, bytes: &Bytes, fault: Fault) -> Reply {
         let kind = if fault.status == 403 { RefusalKind::Denied } else { RefusalKind::Unreadable };
         let message = format!("refused: {}", fault.why);
         let hint = "see the documentation of the gateway on what is let through";
@@ -214,9 +216,9 @@ impl Exchange {
         self,
         outbound: Outbound,
         body: Option<Bytes>,
-        stream: Option<Incoming>,
-        request: Option<hyper::upgrade::OnUpgrade>,
-    ) -> Response<Outgoing> {
+        stream: Option<Source>,
+        request: Option<Upgraded>,
+    ) -> Reply {
         let principal = self.live().session().principal().id.clone();
         let (method, target) = (outbound.head.method.clone(), outbound.head.target());
         let (asker, resource, whole) =
@@ -311,7 +313,7 @@ impl Exchange {
         }
     }
 
-    async fn unseen(&self, number: u64, bytes: &Bytes) -> Response<Outgoing> {
+    async fn unseen(&self, number: u64, bytes: &Bytes) -> Reply {
         let message = "refused: it needs an approval, and cannot wait for one as it is";
         let hint = "send the body with a `content-length` of up to 65536, or ask for a permit";
         let refusal = Refusal::plain(RefusalKind::HoldUnavailable, message, hint);
@@ -320,7 +322,7 @@ impl Exchange {
     }
 
     /// It waits. Only who asked for it gets a 202, which anybody else would take for success.
-    async fn held(&self, hold: &Hold, respond_async: bool) -> Response<Outgoing> {
+    async fn held(&self, hold: &Hold, respond_async: bool) -> Reply {
         let groups = hold.terms.groups.join("`, `");
         let message = format!("it waits for approval {} by `{groups}`", hold.ask);
         let hint = "repeat the very same request once it is approved";
@@ -329,10 +331,9 @@ impl Exchange {
         let mut own = Own::problem(status, "approval-required", &message, hint)
             .member("approval", json!(&*hold.ask))
             .member("approval_url", json!(place))
-            .with(header::RETRY_AFTER, "10");
+            .with("retry-after", "10");
         if respond_async {
-            let applied = http::HeaderName::from_static("preference-applied");
-            own = own.with(header::LOCATION, &place).with(applied, "respond-async");
+            own = own.with("location", &place).with("preference-applied", "respond-async");
         }
         self.say(own).await
     }
@@ -342,9 +343,9 @@ impl Exchange {
         self,
         cleared: Cleared<Outbound>,
         passage: Passage,
-        stream: Option<Incoming>,
-        upgrade: Option<(bulla_core::Command, hyper::upgrade::OnUpgrade)>,
-    ) -> Response<Outgoing> {
+        stream: Option<Source>,
+        upgrade: Option<(bulla_core::Command, Upgraded)>,
+    ) -> Reply {
         let passing = Passing::new(passage);
         // Whatever ends this future early, such as a client that leaves, ends the command.
         let left = Left(Some(passing.clone()));
@@ -373,6 +374,7 @@ impl Exchange {
                     promised: None,
                     lens: Lens::Nothing,
                     form: multipart::of(&head),
+                    message: false,
                 };
                 let flow = Flow::new(source, passing.clone(), terms);
                 Either::Right(match done.take() {
@@ -393,15 +395,15 @@ impl Exchange {
         let own = whole.then_some(&own[..]);
         let answered = self.send(&head, body, own, asked, finished, &passing).await;
         match answered {
-            Ok((response, never)) => {
-                let upgraded = response.status() == 101;
+            Ok((got, never)) => {
+                let upgraded = got.status == 101;
                 if let (true, Some((opened, client))) = (upgraded, upgrade) {
                     left.keep();
                     let opened = websocket::Opened { head, command: opened, never };
-                    return websocket::open(self, opened, passing, response, client).await;
+                    return websocket::open(self, opened, passing, got, client).await;
                 }
                 let hiding = hiding.as_ref();
-                let answer = self.answer(response, never, &head, hiding, &passing).await;
+                let answer = self.answer(got, never, &head, hiding, &passing).await;
                 left.keep();
                 match answer {
                     Ok(response) => response,
@@ -423,7 +425,7 @@ impl Exchange {
         asked: Asked,
         finished: tokio::sync::oneshot::Receiver<()>,
         passing: &Arc<Passing>,
-    ) -> Result<(Response<Source>, Needles), Failed> {
+    ) -> Result<(Got, Needles), Failed> {
         let credential = self.seat.pool.credential(head, whole, self.live().clock().now()).await?;
         let never = credential.as_ref().map(|own| own.never.clone()).unwrap_or_default();
         let sending = self.seat.pool.send(head, credential.as_ref(), body, asked, self.grpc);
@@ -445,22 +447,23 @@ impl Exchange {
 
     async fn answer(
         &self,
-        response: Response<Source>,
+        got: Got,
         never: Needles,
         head: &Head,
         hiding: Option<&Hiding>,
         passing: &Arc<Passing>,
-    ) -> Result<Response<Outgoing>, Failed> {
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+    ) -> Result<Reply, Failed> {
+        let Got { status, headers, source, .. } = got;
+        if status == http::StatusCode::SWITCHING_PROTOCOLS {
             return Err(TargetError::Fault("a change of protocol that nobody asked for").into());
         }
-        if response.status() == http::StatusCode::UNAUTHORIZED && !never.is_empty() {
+        if status == http::StatusCode::UNAUTHORIZED && !never.is_empty() {
             self.seat.pool.spoiled();
         }
-        let (parts, source) = response.into_parts();
         let asked_head = head.method == Method::HEAD;
-        let mut answer =
-            Answer::read(parts, asked_head).map_err(|fault| TargetError::Fault(fault.why))?;
+        let now = self.live().clock().now();
+        let mut answer = Answer::read(status, &headers, asked_head, now)
+            .map_err(|fault| TargetError::Fault(fault.why))?;
         if never.are_in(&answer.head) {
             return Err(TargetError::Fault("the answer holds the target's own secret").into());
         }
@@ -484,9 +487,13 @@ impl Exchange {
             promised: answer.promised.filter(|_| !bare),
             lens,
             form: None,
+            message: self.message,
         };
-        let busy = self.conn.watch.busy();
-        let mut flow = Flow::new(source, passing.clone(), terms).keep(Box::new(busy));
+        let mut flow = Flow::new(source, passing.clone(), terms);
+        // One task serves a connection of HTTP/1.1, and knows what it does.
+        if self.conn.two {
+            flow = flow.keep(Box::new(self.conn.watch.busy()));
+        }
         let first = flow.begin().await.map_err(|broken| {
             VeilError::named(broken.0).map_or(Failed::Broken(broken.0), Failed::Withheld)
         })?;
@@ -495,11 +502,11 @@ impl Exchange {
         } else {
             Outgoing::Stream { first, flow: Box::new(flow) }
         };
-        Ok(answer.response(body))
+        Ok(answer.reply(self.message, body))
     }
 
     /// No answer, or none that can go on.
-    pub async fn failed(&self, passing: &Arc<Passing>, failed: &Failed) -> Response<Outgoing> {
+    pub async fn failed(&self, passing: &Arc<Passing>, failed: &Failed) -> Reply {
         // What the client did wrong while its body was on the way is told as such.
         if let Some(fault) = self.conn.fault() {
             passing.finish(Status::Cut("violation".into()));
@@ -583,7 +590,7 @@ fn withheld(error: VeilError) -> String {
 }
 
 /// Reads on over a body that was refused, where that helps its sender.
-async fn shed(stream: Option<Incoming>, unwanted: bool) {
+async fn shed(stream: Option<Source>, unwanted: bool) {
     if let Some(body) = stream.filter(|_| unwanted) {
         drain(body).await;
     }

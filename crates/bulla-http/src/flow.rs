@@ -19,7 +19,7 @@ use bulla_host::{Live, Passage, Standing};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
@@ -213,6 +213,8 @@ pub struct Terms {
     pub lens: Lens,
     /// Looks for what may not stand in a request's form.
     pub form: Option<multipart::Watch>,
+    /// What goes on is the message as it is recorded, head and framing and all.
+    pub message: bool,
 }
 
 /// A body in one direction.
@@ -249,9 +251,9 @@ pub struct Flow<D: Direction> {
 }
 
 impl<D: Direction> Flow<D> {
-    pub fn new(source: impl Into<Source>, passing: Arc<Passing>, terms: Terms) -> Self {
+    pub fn new(source: Source, passing: Arc<Passing>, terms: Terms) -> Self {
         Self {
-            source: Some(source.into()),
+            source: Some(source),
             passing,
             terms,
             gathered: BytesMut::new(),
@@ -611,6 +613,7 @@ impl<D: Direction> Flow<D> {
             self.waiting.pop_front();
             self.waiting_bytes = self.waiting_bytes.saturating_sub(length);
             return match released {
+                Ok(released) if self.terms.message => Poll::Ready(Some(Ok(released.spend()))),
                 Ok(released) => {
                     let bytes = released.spend();
                     let end = body.end.min(bytes.len());
@@ -683,7 +686,7 @@ impl<D: Direction> Body for Flow<D> {
                 Poll::Ready(Some(Ok(bytes))) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Poll::Ready(Some(Err(broken))) => return Poll::Ready(Some(Err(broken))),
                 Poll::Ready(None) => {
-                    let trailers = this.trailers.take();
+                    let trailers = this.trailers.take().filter(|_| !this.terms.message);
                     return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
                 }
                 Poll::Pending if this.poll_stop(cx) => {}
@@ -693,7 +696,8 @@ impl<D: Direction> Body for Flow<D> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended && self.waiting.is_empty() && self.trailers.is_none() && self.broken.is_none()
+        let trailers = self.trailers.is_some() && !self.terms.message;
+        self.ended && self.waiting.is_empty() && !trailers && self.broken.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -713,7 +717,7 @@ impl<D: Direction> Drop for Flow<D> {
 }
 
 /// All of a body, if it is not longer than `max`.
-pub async fn collect(mut body: Incoming, max: usize, idle: Duration) -> Result<Bytes, Collected> {
+pub async fn collect(mut body: Source, max: usize, idle: Duration) -> Result<Bytes, Collected> {
     let mut out = BytesMut::new();
     loop {
         let frame = match tokio::time::timeout(idle, body.frame()).await {
@@ -733,7 +737,7 @@ pub async fn collect(mut body: Incoming, max: usize, idle: Duration) -> Result<B
 
 /// Reads on over a body that nobody wants, so that its sender hears the answer: many take a stream
 /// that is reset under their hands, or a connection, for a failure (RFC 9113 8.1).
-pub async fn drain(mut body: Incoming) {
+pub async fn drain(mut body: Source) {
     let reading = async {
         let mut left = DRAIN_BYTES_MAX;
         while let Some(Ok(frame)) = body.frame().await {

@@ -7,9 +7,13 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use bulla_core::{PrincipalId, Secret};
-use http::{HeaderMap, Method, request::Parts};
+use http::{Method, request::Parts};
 
-use crate::wire::{Fault, Limits, bad, content_length, header_name, header_value, is_name};
+use crate::{
+    fields::Headers,
+    names::{self, Kind},
+    wire::{Fault, Limits, RequestHead, bad, content_length, header_name, header_value, is_name},
+};
 
 /// Longest path and query together, in bytes.
 pub const TARGET_BYTES_MAX: usize = 16 << 10;
@@ -46,7 +50,7 @@ pub struct Head {
     /// Decoded, in order.
     pub pairs: Vec<(String, String)>,
     /// What goes on to the target, in lower case and in order.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     pub presented: Presented,
     /// For whom the sender acts, as that person's own token says.
     pub on_behalf_of: Option<PrincipalId>,
@@ -65,129 +69,7 @@ pub struct Head {
     pub trailers: bool,
 }
 
-/// Headers of one connection; they go no further (RFC 9110 7.6.1).
-const HOP_BY_HOP: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "http2-settings",
-    "expect",
-    "host",
-    "content-length",
-];
-
-/// Headers by which a client could claim an origin or an identity. They are the gateway's to say.
-const CLAIMED: &[&str] = &[
-    "forwarded",
-    "via",
-    "x-real-ip",
-    "x-client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "x-cluster-client-ip",
-    "x-original-host",
-    "x-host",
-    "x-remote-user",
-    "remote-user",
-    "x-authenticated-user",
-    "x-user",
-    "x-client-cert",
-    "ssl-client-cert",
-    "client-cert",
-    "client-cert-chain",
-    "x-ssl-client-cert",
-    "x-originating-ip",
-    "fastly-client-ip",
-    "x-appengine-user-ip",
-    "x-jwt-assertion",
-    "x-userinfo",
-    "client-ip",
-    "http-client-ip",
-    "real-ip",
-    "forwarded-for",
-    "cluster-client-ip",
-    "cf-connecting-ipv6",
-    "x-proxyuser-ip",
-    "x-custom-ip-authorization",
-    "x-originally-forwarded-for",
-    "front-end-https",
-    "x-scheme",
-    "x-url-scheme",
-    "remote-name",
-    "remote-email",
-    "remote-groups",
-    "x-anonymous-consumer",
-    "x-credential-identifier",
-    // A CGI program takes it for its own setting of a proxy.
-    "proxy",
-    // Next.js takes it for a request of its own.
-    "x-middleware-subrequest",
-];
-/// The same, by how they begin.
-const CLAIMED_PREFIXES: &[&str] = &[
-    "x-forwarded",
-    "x-bulla-",
-    "bulla-",
-    "x-envoy-",
-    "x-ssl-",
-    "x-tls-client-",
-    "x-client-cert-",
-    "x-client-verify",
-    "x-client-dn",
-    "x-auth-request-",
-    "x-goog-authenticated-",
-    "x-goog-iap-",
-    "x-ms-client-principal",
-    "x-ms-token-",
-    "x-amzn-oidc-",
-    "x-webauth-",
-    "x-remote-",
-    "x-azure-",
-    "x-arr-",
-    "x-consumer-",
-    "x-authentik-",
-    "x-pomerium-",
-    "x-vouch-",
-    "x-accel-",
-    "cf-access-",
-    "wl-proxy-",
-    "x-forward-",
-    "x-forwarder-",
-    "x-forwared-",
-];
-
-/// Headers that would make another request of it than the one that was judged.
-const OVERRIDES: &[&str] = &[
-    "x-method",
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "http-method-override",
-    "x-http-override",
-    "x-original-url",
-    "x-rewrite-url",
-    "x-override-url",
-    "x-original-uri",
-    "x-original-method",
-    "x-original-path",
-    "x-rewrite-uri",
-    "x-http-path-override",
-    "x-http-destinationurl",
-    "x-http-host-override",
-    "x-proxy-url",
-    "proxy-url",
-    "proxy-host",
-    "request-uri",
-    "base-url",
-    "http-url",
-];
-/// The same within a query or a form.
+/// Names in a query or a form that would replace the method.
 pub const OVERRIDE_NAMES: &[&str] = &[
     "_method",
     "_httpmethod",
@@ -210,36 +92,6 @@ pub fn leniently(name: &str) -> String {
     name.replace([' ', '.', '-', '+'], "_")
 }
 
-/// Headers that may stand once.
-const SINGLE: &[&str] = &[
-    "authorization",
-    "content-type",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "content-location",
-    "dpop",
-    "expect",
-    "from",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "max-forwards",
-    "origin",
-    "range",
-    "referer",
-    "traceparent",
-    "upgrade",
-    "user-agent",
-    "sec-websocket-key",
-    "sec-websocket-version",
-    "grpc-timeout",
-    "idempotency-key",
-];
-
 /// What the `connection` header may name.
 const CONNECTION_TOKENS: &[&str] = &["close", "keep-alive", "upgrade", "te"];
 
@@ -254,59 +106,85 @@ const METHODS: &[Method] = &[
 ];
 
 impl Head {
-    /// Reads a head that hyper handed over. `server_name`: what TLS was asked for.
+    /// Reads a head that a library handed over. `server_name`: what TLS was asked for.
     pub fn read(parts: &Parts, server_name: Option<&str>) -> Result<Self, Fault> {
-        if !METHODS.contains(&parts.method) {
-            let status = if parts.method == Method::CONNECT { 405 } else { 501 };
-            return Err(Fault { status, why: "the method is not one that is let through" });
+        let mut fields = Vec::with_capacity(parts.headers.len());
+        for (name, value) in &parts.headers {
+            fields.push((name.as_str(), header_value(value.as_bytes())?));
         }
-        if parts.uri.scheme_str().is_some_and(|scheme| scheme != "https") {
+        let uri = &parts.uri;
+        Self::of(Said {
+            method: parts.method.as_str(),
+            scheme: uri.scheme_str(),
+            authority: uri.authority().map(|own| own.as_str()),
+            target: uri.path_and_query().map_or("/", |target| target.as_str()),
+            fields: &fields,
+            server_name,
+        })
+    }
+
+    /// The same for one of HTTP/1.1, which was read strictly.
+    pub fn of_one(head: &RequestHead, server_name: Option<&str>) -> Result<Self, Fault> {
+        let fields: Vec<_> = head.headers.iter().collect();
+        let (method, target) = (head.method.as_str(), head.target.as_str());
+        let (scheme, authority, fields) = (None, None, &fields[..]);
+        Self::of(Said { method, scheme, authority, target, fields, server_name })
+    }
+
+    fn of(said: Said<'_>) -> Result<Self, Fault> {
+        let method = METHODS.iter().find(|own| own.as_str() == said.method);
+        let Some(method) = method else {
+            let status = if said.method == "CONNECT" { 405 } else { 501 };
+            return Err(Fault { status, why: "the method is not one that is let through" });
+        };
+        if said.scheme.is_some_and(|scheme| scheme != "https") {
             return Err(bad("`:scheme` is not `https`, and what came was"));
         }
-        let host = host(parts, server_name)?;
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        if target.len() > TARGET_BYTES_MAX {
+        let host = host(&said)?;
+        if said.target.len() > TARGET_BYTES_MAX {
             return Err(Fault { status: 414, why: "the address is too long" });
         }
-        let (path, query) = match target.split_once('?') {
+        let (path, query) = match said.target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
-            None => (target, None),
+            None => (said.target, None),
         };
         let (path, segments) = read_path(path)?;
         let pairs = query.map(read_query).transpose()?.unwrap_or_default();
-        let headers = &parts.headers;
-        if headers.len() > Limits::default().headers_max {
+        let fields = said.fields;
+        if fields.len() > Limits::default().headers_max {
             return Err(Fault { status: 431, why: "there are too many headers" });
         }
-        check_headers(headers)?;
-        text(headers, "content-type")?.map(media_parameters).transpose()?;
-        if headers.contains_key("upgrade") {
-            check_handshake(headers)?;
+        check_headers(fields)?;
+        text(fields, "content-type")?.map(media_parameters).transpose()?;
+        let upgrade = text(fields, "upgrade")?.is_some();
+        if upgrade {
+            check_handshake(fields)?;
         }
+        let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         let mut head = Self {
-            method: parts.method.clone(),
+            method: method.clone(),
             host,
             path,
             segments,
             query: query.map(str::to_owned),
             pairs,
-            headers: Vec::with_capacity(headers.len()),
-            presented: presented(headers)?,
+            headers: Headers::with_capacity(bytes, fields.len()),
+            presented: presented(fields)?,
             on_behalf_of: None,
-            proof: text(headers, "dpop")?.map(|proof| Secret::new(proof.as_bytes().to_vec())),
-            authority: authority(parts)?,
-            length: text(headers, "content-length")?.map(content_length).transpose()?,
+            proof: text(fields, "dpop")?.map(|proof| Secret::new(proof.as_bytes().to_vec())),
+            authority: authority(&said)?,
+            length: text(fields, "content-length")?.map(content_length).transpose()?,
             expects_continue: false,
             respond_async: false,
-            upgrade: headers.contains_key("upgrade"),
+            upgrade,
             trailers: false,
         };
-        head.take(headers)?;
+        head.take(fields)?;
         Ok(head)
     }
 
-    fn take(&mut self, headers: &HeaderMap) -> Result<(), Fault> {
-        match text(headers, "expect")? {
+    fn take(&mut self, fields: &[(&str, &str)]) -> Result<(), Fault> {
+        match text(fields, "expect")? {
             None => {}
             Some(value) if value.eq_ignore_ascii_case("100-continue") => {
                 self.expects_continue = true;
@@ -316,9 +194,7 @@ impl Head {
             }
         }
         let mut cookies = String::new();
-        for (name, value) in headers {
-            let name = name.as_str();
-            let value = header_value(value.as_bytes())?;
+        for &(name, value) in fields {
             let lists = |word: &str| {
                 let first =
                     |part: &str| part.split(';').next().unwrap_or_default().trim().to_owned();
@@ -341,32 +217,31 @@ impl Head {
                 "authorization" | "dpop" => continue,
                 _ => {}
             }
-            if HOP_BY_HOP.contains(&name)
-                || CLAIMED.contains(&name)
-                || CLAIMED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-            {
-                continue;
+            if names::kind(name).0 == Kind::Plain {
+                self.headers.push(name, value);
             }
-            self.headers.push((name.to_owned(), value.to_owned()));
         }
         if !cookies.is_empty() {
-            self.headers.push(("cookie".into(), cookies));
+            self.headers.push("cookie", &cookies);
         }
         Ok(())
     }
 
     /// Takes a header out, so that it is neither recorded nor sent. An error: it stands twice.
     pub fn take_header(&mut self, name: &str) -> Result<Option<String>, Fault> {
-        let own = self.headers.extract_if(.., |(own, _)| own == name);
-        let mut all = own.map(|(_, value)| value);
-        let first = all.next();
+        let mut all = self.headers.all(name);
+        let first = all.next().map(str::to_owned);
         if all.next().is_some() {
             return Err(bad("a header that may stand once stands twice"));
+        }
+        drop(all);
+        if first.is_some() {
+            self.headers.retain(|own, _| own != name);
         }
         Ok(first)
     }
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+        self.headers.get(name)
     }
     /// The media type in lower case, without parameters.
     pub fn media_type(&self) -> Option<String> {
@@ -387,11 +262,15 @@ impl Head {
     }
     /// The head as it is recorded and judged: a request of HTTP/1.1, whatever either side speaks.
     pub fn canonical(&self) -> String {
-        let mut out =
-            format!("{} {} HTTP/1.1\r\nhost: {}\r\n", self.method, self.target(), self.host);
-        for (name, value) in &self.headers {
-            let _ = write!(out, "{name}: {value}\r\n");
-        }
+        let (method, query, fields) = (self.method.as_str(), &self.query, self.headers.as_text());
+        let query = query.as_deref();
+        let length = method.len() + self.path.len() + query.map_or(0, str::len);
+        let mut out = String::with_capacity(length + self.host.len() + fields.len() + 96);
+        let mark = if query.is_some() { "?" } else { "" };
+        let target = [method, " ", &self.path, mark, query.unwrap_or_default()];
+        target.iter().for_each(|part| out.push_str(part));
+        let rest = [" HTTP/1.1\r\nhost: ", &self.host, "\r\n", fields];
+        rest.iter().for_each(|part| out.push_str(part));
         if let Some(length) = self.length {
             let _ = write!(out, "content-length: {length}\r\n");
         }
@@ -400,34 +279,46 @@ impl Head {
     }
 }
 
+/// What a client says, whoever has read it.
+struct Said<'a> {
+    method: &'a str,
+    scheme: Option<&'a str>,
+    authority: Option<&'a str>,
+    /// Path and query.
+    target: &'a str,
+    fields: &'a [(&'a str, &'a str)],
+    server_name: Option<&'a str>,
+}
+
 /// A header that may stand once, as text.
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault> {
-    let mut all = headers.get_all(name).iter();
-    let first = all.next().map(|value| header_value(value.as_bytes())).transpose()?;
+fn text<'a>(fields: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>, Fault> {
+    let mut all = fields.iter().filter(|(own, _)| *own == name);
+    let first = all.next().map(|(_, value)| *value);
     if all.next().is_some() {
         return Err(bad("a header that may stand once stands twice"));
     }
     Ok(first)
 }
 
-fn check_headers(headers: &HeaderMap) -> Result<(), Fault> {
-    for name in headers.keys() {
-        let name = name.as_str();
+fn check_headers(fields: &[(&str, &str)]) -> Result<(), Fault> {
+    for (at, &(name, value)) in fields.iter().enumerate() {
         // Those of HTTP/2 were not read by `wire`.
         if !name.bytes().all(is_name) {
             return Err(bad("a header's name holds a character that is not allowed"));
         }
-        if OVERRIDES.contains(&name) {
+        let (kind, single) = names::kind(name);
+        if kind == Kind::Override {
             return Err(bad("a header would replace the method or the address"));
         }
-        if SINGLE.contains(&name) && headers.get_all(name).iter().nth(1).is_some() {
+        let before = fields.get(..at).unwrap_or_default();
+        if single && before.iter().any(|(own, _)| *own == name) {
             return Err(bad("a header that may stand once stands twice"));
         }
-    }
-    for value in headers.get_all("connection") {
-        for token in header_value(value.as_bytes())?.split(',') {
-            let token = token.trim().to_ascii_lowercase();
-            if !CONNECTION_TOKENS.contains(&token.as_str()) {
+        if name == "connection" {
+            let allowed = |token: &str| {
+                CONNECTION_TOKENS.iter().any(|own| own.eq_ignore_ascii_case(token.trim()))
+            };
+            if !value.split(',').all(allowed) {
                 return Err(bad("`connection` names a header that it may not take away"));
             }
         }
@@ -439,7 +330,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Fault> {
 const BLANKS: [char; 2] = [' ', '\t'];
 
 /// What a client says to open a WebSocket (RFC 6455 4.1).
-fn check_handshake(headers: &HeaderMap) -> Result<(), Fault> {
+fn check_handshake(headers: &[(&str, &str)]) -> Result<(), Fault> {
     if text(headers, "sec-websocket-version")? != Some("13") {
         return Err(bad("`sec-websocket-version` is not `13`"));
     }
@@ -497,7 +388,7 @@ fn parameter(text: &str) -> Option<(String, &str)> {
     }
 }
 
-fn presented(headers: &HeaderMap) -> Result<Presented, Fault> {
+fn presented(headers: &[(&str, &str)]) -> Result<Presented, Fault> {
     let Some(value) = text(headers, "authorization")? else { return Ok(Presented::Nothing) };
     let malformed = bad("`authorization` is not `Bearer` or `DPoP` with one token");
     let (scheme, token) = value.split_once(' ').ok_or(malformed)?;
@@ -520,9 +411,9 @@ fn presented(headers: &HeaderMap) -> Result<Presented, Fault> {
 }
 
 /// One host: `host` and `:authority` agree with each other and with the name that TLS was asked for.
-fn host(parts: &Parts, server_name: Option<&str>) -> Result<String, Fault> {
-    let named = text(&parts.headers, "host")?.map(read_host).transpose()?;
-    let authority = parts.uri.authority().map(|own| read_host(own.as_str())).transpose()?;
+fn host(said: &Said<'_>) -> Result<String, Fault> {
+    let named = text(said.fields, "host")?.map(read_host).transpose()?;
+    let authority = said.authority.map(read_host).transpose()?;
     let host = match (named, authority) {
         (Some(host), Some(authority)) if host != authority => {
             return Err(bad("`host` and `:authority` differ"));
@@ -530,7 +421,7 @@ fn host(parts: &Parts, server_name: Option<&str>) -> Result<String, Fault> {
         (_, Some(host)) | (Some(host), None) => host,
         (None, None) => return Err(bad("there is no `host`")),
     };
-    match server_name {
+    match said.server_name {
         // RFC 9110 15.5.20: another connection could be the right one.
         Some(name) if name.trim_end_matches('.') != host => {
             Err(Fault { status: 421, why: "the host is not the one that TLS was asked for" })
@@ -540,10 +431,9 @@ fn host(parts: &Parts, server_name: Option<&str>) -> Result<String, Fault> {
 }
 
 /// What the client says that it talks to, port and all.
-fn authority(parts: &Parts) -> Result<String, Fault> {
-    let own = parts.uri.authority().map(|own| own.as_str().to_owned());
-    let named = text(&parts.headers, "host")?.map(str::to_owned);
-    Ok(own.or(named).unwrap_or_default().to_ascii_lowercase())
+fn authority(said: &Said<'_>) -> Result<String, Fault> {
+    let named = text(said.fields, "host")?;
+    Ok(said.authority.or(named).unwrap_or_default().to_ascii_lowercase())
 }
 
 /// A host in lower case without its port: a name, an IPv4 address, or an IPv6 address in brackets.

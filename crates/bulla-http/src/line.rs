@@ -6,32 +6,28 @@
 //! closed: nothing of one exchange can be met by the next one.
 
 use std::{
-    io::{self, IoSlice},
-    pin::{Pin, pin},
+    io,
+    pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
-use bulla_core::Runs;
 use bulla_gate::ToTarget;
 use bulla_host::Stream;
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
 
 use crate::{
+    fields::Headers,
     flow::{Broken, Flow},
+    near::NearBody,
+    pipe::{PIECE_BYTES, Pipe},
     target::Pool,
-    wire::{Asked, Fault, Filter, Limits, RequestHead, ResponseHead, Side, Sink},
+    wire::{Asked, Fault, Filter, Limits, ResponseHead, Side},
 };
-
-/// Read at most this much of a head at once.
-const HEAD_BYTES: usize = 16 << 10;
-/// A body goes on in pieces of about this length, if that much is there.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// What goes out as a body.
 pub type OutBody = Either<Full<Bytes>, Flow<ToTarget>>;
@@ -49,29 +45,6 @@ pub enum LineError {
     Library(#[from] hyper::Error),
 }
 
-/// What was read of an answer and not taken yet.
-#[derive(Default)]
-struct Came {
-    head: Option<ResponseHead>,
-    body: BytesMut,
-    over: bool,
-}
-
-impl Sink for Came {
-    fn response(&mut self, head: ResponseHead) {
-        self.head = Some(head);
-    }
-    fn body(&mut self, bytes: &[u8], _: bool) {
-        self.body.extend_from_slice(bytes);
-    }
-    fn end(&mut self, _: bool) {
-        self.over = true;
-    }
-    // Of requests only, which no target sends.
-    fn request(&mut self, _: RequestHead) {}
-    fn stand_in(&mut self) {}
-}
-
 /// A request as it is sent.
 pub struct Sent {
     /// With its empty line.
@@ -86,14 +59,9 @@ pub struct Sent {
 
 /// One connection.
 pub struct Line {
-    io: Box<dyn Stream>,
-    filter: Filter,
-    came: Came,
-    out: Runs,
-    flush: bool,
+    pipe: Pipe,
     body: Option<Box<Flow<ToTarget>>>,
     chunked: bool,
-    eof: bool,
     /// Serves no other request.
     last: bool,
     /// When it was last used.
@@ -103,14 +71,9 @@ pub struct Line {
 impl Line {
     pub fn new(io: Box<dyn Stream>) -> Box<Self> {
         Box::new(Self {
-            io,
-            filter: Filter::new(Side::Responses, Limits::default()),
-            came: Came::default(),
-            out: Runs::default(),
-            flush: false,
+            pipe: Pipe::new(io, Filter::new(Side::Responses, Limits::default())),
             body: None,
             chunked: false,
-            eof: false,
             last: false,
             since: Instant::now(),
         })
@@ -118,10 +81,8 @@ impl Line {
 
     /// Whether an idle connection may serve: the target has neither closed it nor said anything.
     pub fn is_open(&mut self) -> bool {
-        let mut buffer = [0; 1];
-        let mut read = ReadBuf::new(&mut buffer);
         let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.io).poll_read(&mut cx, &mut read).is_pending()
+        self.pipe.poll_waste(&mut cx).is_pending()
     }
 
     /// Sends a request and waits for the head of its answer. Call it once for each answer.
@@ -129,20 +90,20 @@ impl Line {
     /// Cancel safety: dropped with its line, the request may have been sent, wholly or in part.
     pub async fn ask(&mut self, sent: Sent) -> Result<ResponseHead, LineError> {
         let Sent { head, body, chunked, asked, last } = sent;
-        self.out.push(head);
+        self.pipe.out.push(head);
         match body {
             Either::Left(mut whole) => {
                 let mut cx = Context::from_waker(Waker::noop());
                 if let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut whole).poll_frame(&mut cx)
                     && let Ok(bytes) = frame.into_data()
                 {
-                    self.out.push(bytes);
+                    self.pipe.out.push(bytes);
                 }
             }
             Either::Right(flow) => self.body = Some(Box::new(flow)),
         }
         (self.chunked, self.last) = (chunked, last);
-        self.filter.ask(asked);
+        self.pipe.filter.ask(asked);
         std::future::poll_fn(|cx| self.poll_head(cx)).await
     }
 
@@ -152,7 +113,7 @@ impl Line {
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
                 return Poll::Ready(Err(error));
             }
-            if let Some(head) = self.came.head.take() {
+            if let Some(head) = self.pipe.came.response.take() {
                 self.last |= !head.stays;
                 return Poll::Ready(Ok(head));
             }
@@ -165,15 +126,15 @@ impl Line {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LineError>> {
         loop {
             let more = self.poll_more(cx)?;
-            match self.poll_out(cx) {
+            match self.pipe.poll_out(cx) {
                 Poll::Ready(Ok(())) if more.is_pending() => return Poll::Pending,
                 Poll::Ready(Ok(())) if self.body.is_none() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => {}
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(%error, "a target takes no more of a request");
-                    (self.out, self.body, self.flush) = (Runs::default(), None, false);
-                    self.last = true;
+                    self.pipe.give_up();
+                    (self.body, self.last) = (None, true);
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -182,7 +143,7 @@ impl Line {
 
     /// Takes what there is of the request's body, as far as there is room for it.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, LineError> {
-        while self.out.bytes() < PIECE_BYTES {
+        while self.pipe.out.bytes() < PIECE_BYTES {
             let Some(body) = &mut self.body else { break };
             let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
                 return Ok(Poll::Pending);
@@ -192,42 +153,22 @@ impl Line {
                     let data = frame.map_err(LineError::Body)?.into_data();
                     let Some(data) = data.ok().filter(|data| !data.is_empty()) else { continue };
                     if self.chunked {
-                        self.out.push(format!("{:x}\r\n", data.len()).into());
+                        self.pipe.out.push(format!("{:x}\r\n", data.len()).into());
                     }
-                    self.out.push(data);
+                    self.pipe.out.push(data);
                     if self.chunked {
-                        self.out.push(Bytes::from_static(b"\r\n"));
+                        self.pipe.out.push(Bytes::from_static(b"\r\n"));
                     }
                 }
                 None => {
                     self.body = None;
                     if self.chunked {
-                        self.out.push(Bytes::from_static(b"0\r\n\r\n"));
+                        self.pipe.out.push(Bytes::from_static(b"0\r\n\r\n"));
                     }
                 }
             }
         }
         Ok(Poll::Ready(()))
-    }
-
-    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.out.is_empty() {
-            let mut slices = [IoSlice::new(&[]); 8];
-            let filled = slices.iter_mut().zip(self.out.iter());
-            let count = filled.map(|(slice, run)| *slice = IoSlice::new(run)).count();
-            let slices = slices.get(..count).unwrap_or_default();
-            let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.out.advance(n);
-            self.flush = true;
-        }
-        if self.flush {
-            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-            self.flush = false;
-        }
-        Poll::Ready(Ok(()))
     }
 
     /// Reads once, and takes note of it. `into`: where the body goes on from.
@@ -236,37 +177,14 @@ impl Line {
         cx: &mut Context<'_>,
         into: Option<&mut BytesMut>,
     ) -> Poll<Result<(), LineError>> {
-        let left = self.filter.passes();
-        if left > 0 {
-            // Within a body nothing is to be read.
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES);
-            let body = into.unwrap_or(&mut self.came.body);
-            if body.capacity() - body.len() < most.min(HEAD_BYTES) {
-                body.reserve(most);
-            }
-            let mut room = body.limit(most);
-            let n = ready!(pin!(self.io.read_buf(&mut room)).poll(cx))?;
-            if n == 0 {
-                self.close();
-            } else {
-                self.filter.passed(n as u64);
-                self.came.over |= n as u64 == left;
-            }
-        } else {
-            let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); HEAD_BYTES];
-            let mut read = ReadBuf::uninit(&mut buffer);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
-            if read.filled().is_empty() {
-                self.close();
-            } else {
-                self.filter.push(read.filled(), false, &mut self.came);
-            }
-        }
-        match self.filter.fault() {
+        ready!(self.pipe.poll_read(cx, into))?;
+        self.last |= self.pipe.eof;
+        let over = self.pipe.came.over;
+        match self.pipe.filter.fault() {
             // What comes behind a whole answer ends the connection, not the answer.
-            Some(_) if self.came.over => self.last = true,
+            Some(_) if over => self.last = true,
             Some(fault) => return Poll::Ready(Err(LineError::Fault(fault))),
-            None if self.eof && !self.came.over => {
+            None if self.pipe.eof && !over => {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
             }
             None => {}
@@ -274,22 +192,15 @@ impl Line {
         Poll::Ready(Ok(()))
     }
 
-    /// The target has closed the connection: that is the end of a body without a length.
-    fn close(&mut self) {
-        let open = self.filter.is_free();
-        (self.eof, self.last) = (true, true);
-        self.filter.push(&[], true, &mut self.came);
-        self.came.over |= open && self.filter.fault().is_none();
-    }
-
     /// Ready for another request: the answer is over, and so is the request.
     fn rest(&mut self) -> bool {
-        let over = std::mem::take(&mut self.came.over);
-        over && !self.last && self.filter.is_idle() && self.came.body.is_empty()
+        let over = std::mem::take(&mut self.pipe.came.over);
+        let Pipe { filter, came, .. } = &self.pipe;
+        over && !self.last && filter.is_idle() && came.body.is_empty()
     }
 
     fn is_sent(&self) -> bool {
-        self.out.is_empty() && self.body.is_none() && !self.flush
+        self.body.is_none() && self.pipe.is_flushed()
     }
 }
 
@@ -311,10 +222,10 @@ impl LineBody {
         if let Poll::Ready(Err(error)) = line.poll_write(cx) {
             return Poll::Ready(Some(Err(error)));
         }
-        while !line.came.over && line.came.body.len() < PIECE_BYTES {
+        while !line.pipe.came.over && line.pipe.came.body.len() < PIECE_BYTES {
             match line.poll_read(cx, None) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Pending if line.came.body.is_empty() => return Poll::Pending,
+                Poll::Pending if line.pipe.came.body.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => {
                     self.failed = Some(error);
@@ -322,10 +233,10 @@ impl LineBody {
                 }
             }
         }
-        if line.came.body.is_empty() {
+        if line.pipe.came.body.is_empty() {
             return Poll::Ready(self.failed.take().map(Err));
         }
-        Poll::Ready(Some(Ok(line.came.body.split().freeze())))
+        Poll::Ready(Some(Ok(line.pipe.came.body.split().freeze())))
     }
 
     /// As a body, but straight into a buffer, up to about `most` bytes in it. How many came.
@@ -343,13 +254,13 @@ impl LineBody {
             return Poll::Ready(Err(error));
         }
         let before = into.len();
-        into.extend_from_slice(&line.came.body);
-        line.came.body.clear();
-        while !line.came.over && into.len() < most {
+        into.extend_from_slice(&line.pipe.came.body);
+        line.pipe.came.body.clear();
+        while !line.pipe.came.over && into.len() < most {
             match line.poll_read(cx, Some(into)) {
                 Poll::Ready(Ok(())) => {
-                    into.extend_from_slice(&line.came.body);
-                    line.came.body.clear();
+                    into.extend_from_slice(&line.pipe.came.body);
+                    line.pipe.came.body.clear();
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if into.len() == before => return Poll::Pending,
@@ -361,12 +272,12 @@ impl LineBody {
 
     /// Bytes of a body with a length that are still to come.
     pub fn left(&self) -> u64 {
-        let left = |line: &Line| line.filter.passes() + line.came.body.len() as u64;
+        let left = |line: &Line| line.pipe.filter.passes() + line.pipe.came.body.len() as u64;
         self.line.as_deref().map_or(0, left)
     }
 
     pub fn is_over(&self) -> bool {
-        let over = |line: &Line| line.came.over && line.came.body.is_empty();
+        let over = |line: &Line| line.pipe.came.over && line.pipe.came.body.is_empty();
         self.failed.is_none() && self.line.as_deref().is_none_or(over)
     }
 }
@@ -375,7 +286,7 @@ impl LineBody {
 impl Drop for LineBody {
     fn drop(&mut self) {
         let Some((mut line, pool)) = self.line.take().zip(self.pool.upgrade()) else { return };
-        if self.failed.is_some() || !line.came.over || !line.came.body.is_empty() {
+        if self.failed.is_some() || !line.pipe.came.over || !line.pipe.came.body.is_empty() {
             return;
         }
         // A request whose answer came early has no record that it could go on in.
@@ -389,6 +300,7 @@ impl Drop for LineBody {
 pub enum Source {
     Library(Incoming),
     Line(LineBody),
+    Near(NearBody),
 }
 
 impl From<Incoming> for Source {
@@ -412,6 +324,9 @@ impl Body for Source {
             Self::Line(body) => {
                 body.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
             }
+            Self::Near(body) => {
+                body.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
+            }
         }
     }
 
@@ -419,38 +334,53 @@ impl Body for Source {
         match self {
             Self::Library(body) => body.is_end_stream(),
             Self::Line(body) => body.is_over(),
+            Self::Near(body) => body.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Library(body) => body.size_hint(),
-            Self::Line(_) => SizeHint::default(),
+            Self::Line(_) | Self::Near(_) => SizeHint::default(),
         }
     }
 }
 
-/// An answer whose head was read, with the line that the rest of it comes from.
-pub fn answer(
-    line: Box<Line>,
-    head: ResponseHead,
-    pool: &Arc<Pool>,
-) -> Result<Response<Source>, Fault> {
-    let odd = Fault { status: 502, why: "the answer's status is odd" };
-    let headers = head.headers.into_map()?;
-    let pool = Arc::downgrade(pool);
-    let source = Source::Line(LineBody { line: Some(line), pool, failed: None });
-    let mut response = Response::new(source);
-    *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| odd)?;
-    *response.headers_mut() = headers;
-    Ok(response)
+/// An answer whose head was read, with what the rest of it comes from.
+pub struct Got {
+    pub status: StatusCode,
+    pub headers: Headers,
+    pub source: Source,
+    /// What the connection becomes, where that was asked for.
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+impl Got {
+    /// By a library.
+    pub fn read(mut response: Response<Incoming>) -> Result<Self, Fault> {
+        let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
+            .then(|| hyper::upgrade::on(&mut response));
+        let (parts, body) = response.into_parts();
+        let odd = Fault { status: 502, why: "a header of the answer is odd" };
+        let headers = Headers::from_map(&parts.headers).map_err(|_| odd)?;
+        Ok(Self { status: parts.status, headers, source: Source::Library(body), upgrade })
+    }
+
+    /// In the task of its request.
+    pub fn of_line(line: Box<Line>, head: ResponseHead, pool: &Arc<Pool>) -> Result<Self, Fault> {
+        let odd = Fault { status: 502, why: "the answer's status is odd" };
+        let pool = Arc::downgrade(pool);
+        let source = Source::Line(LineBody { line: Some(line), pool, failed: None });
+        let status = StatusCode::from_u16(head.status).map_err(|_| odd)?;
+        Ok(Self { status, headers: head.headers, source, upgrade: None })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::future::poll_fn;
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     fn get(asked: Asked) -> Sent {
         let head = Bytes::from_static(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n");

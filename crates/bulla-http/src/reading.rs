@@ -172,8 +172,8 @@ impl Reading<'_> {
             self.facts.insert("body_bytes", Fact::Number(length));
         }
         let name = self.api.on_behalf_of.as_deref().unwrap_or_default();
-        let mut said = head.headers.iter().filter(|(own, _)| own == name);
-        let (said, again) = (said.next().map(|(_, who)| who.as_str()), said.next().is_some());
+        let mut said = head.headers.iter().filter(|(own, _)| *own == name);
+        let (said, again) = (said.next().map(|(_, who)| who), said.next().is_some());
         if again {
             self.doubt = Some("for whom it is, is said twice");
         }
@@ -232,8 +232,8 @@ impl Reading<'_> {
                     found.and_then(Result::ok).flatten().cloned()
                 }
                 FactFrom::Header(name) => {
-                    let mut all = self.head.headers.iter().filter(|(own, _)| own == name);
-                    let first = all.next().map(|(_, value)| Value::String(value.clone()));
+                    let mut all = self.head.headers.all(name);
+                    let first = all.next().map(|value| Value::String(value.to_owned()));
                     if all.next().is_some() {
                         self.doubt = Some("a header that policy uses stands twice");
                     }

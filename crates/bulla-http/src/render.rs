@@ -122,12 +122,7 @@ fn by_hand<'a>(api: &Api, text: &'a str) -> Result<(Head, Option<&'a [u8]>), Str
     raw.push_str("\r\n");
     let strict = wire::request_head(raw.as_bytes(), &Limits::default());
     let strict = strict.map_err(|fault| fault.to_string())?;
-    let mut request = http::Request::builder().method(strict.method.as_str()).uri(&strict.target);
-    for (name, value) in strict.headers.iter() {
-        request = request.header(name, value);
-    }
-    let parts = request.body(()).map_err(|error| error.to_string())?.into_parts().0;
-    let mut head = Head::read(&parts, None).map_err(|fault| fault.to_string())?;
+    let mut head = Head::of_one(&strict, None).map_err(|fault| fault.to_string())?;
     head.length = body.map(|body| body.len() as u64);
     Ok((head, body.map(str::as_bytes)))
 }

@@ -9,27 +9,25 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bulla_core::{Credential, Digest, Origin, Principal, Secret};
-use bulla_host::{Arrival, Door, Live, Rejection, TlsFacts};
-use http::{Method, Request, Response, header};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use bulla_host::{Arrival, Door, Live, Rejection, Stream, TlsFacts};
+use http::{Method, Request, header};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
     Http,
-    answer::{Outgoing, Own},
+    answer::{Own, Reply},
     api::Api,
     exchange::Exchange,
     flow::drain,
-    guard::{Deadlines, Guard, Watch},
+    guard::{Deadlines, Watch},
     head::{Head, Presented, Scheme},
+    line::Source,
+    near::{self, Upgraded},
     target::Pool,
-    wire::{FAULT_METHOD, Fault, Limits, Side},
+    wire::{Fault, Limits, RequestHead},
 };
 
 /// A credential that was verified is believed for so long, on its own connection.
@@ -64,7 +62,8 @@ pub struct Conn {
     origin: Origin,
     tls: TlsFacts,
     apis: Vec<Arc<Api>>,
-    two: bool,
+    /// It speaks HTTP/2.
+    pub two: bool,
     known: Mutex<Known>,
     seats: tokio::sync::Mutex<Seats>,
     stranger: Mutex<Option<Box<dyn Send>>>,
@@ -76,13 +75,10 @@ pub async fn serve(http: Arc<Http>, arrival: Arrival, door: Door) {
     let own = |api: &&Arc<Api>| resources.contains(&api.resource);
     let apis = http.apis.iter().filter(own).cloned().collect();
     let two = tls.alpn.as_deref() == Some("h2");
-    let limits = Limits::default();
-    let watch = Watch::new(Side::Requests, limits);
-    let deadlines = http.deadlines;
-    let mut draining = door.draining();
+    let draining = door.draining();
     let conn = Arc::new(Conn {
         http,
-        watch: watch.clone(),
+        watch: Arc::default(),
         door,
         origin,
         tls,
@@ -92,76 +88,69 @@ pub async fn serve(http: Arc<Http>, arrival: Arrival, door: Door) {
         seats: tokio::sync::Mutex::default(),
         stranger: Mutex::new(Some(stranger)),
     });
-    let service = service_fn({
-        let conn = conn.clone();
-        move |request| {
-            let conn = conn.clone();
-            async move { Ok::<_, Infallible>(conn.answer(request).await) }
-        }
-    });
     if two {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .keep_alive_interval(Some(Duration::from_secs(60)))
-            .keep_alive_timeout(Duration::from_secs(20));
-        let serving = builder.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(serving);
-        let (mut quiet, mut closing) = (Instant::now(), false);
-        loop {
-            tokio::select! {
-                ended = &mut serving => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection ended");
-                    }
+        serve_two(conn, stream, draining).await;
+    } else {
+        near::serve(conn, stream, draining).await;
+    }
+}
+
+/// A connection of HTTP/2, which a library reads.
+async fn serve_two(conn: Arc<Conn>, stream: Box<dyn Stream>, draining: Draining) {
+    let (watch, deadlines) = (conn.watch.clone(), conn.deadlines());
+    let service = service_fn(move |request| {
+        let conn = conn.clone();
+        async move { Ok::<_, Infallible>(conn.answer_two(request).await.response()) }
+    });
+    let head_bytes_max = Limits::default().head_bytes_max;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Some(Duration::from_secs(60)))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let stop = stopping(draining);
+    tokio::pin!(stop);
+    let (mut quiet, mut closing) = (Instant::now(), false);
+    loop {
+        tokio::select! {
+            ended = &mut serving => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended");
+                }
+                return;
+            }
+            () = &mut stop, if !closing => {
+                closing = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep(LOOK) => {
+                if watch.active() > 0 {
+                    quiet = Instant::now();
+                }
+                let stranger = watch.is_stranger();
+                let patience = if stranger { deadlines.head } else { deadlines.idle };
+                if quiet.elapsed() > patience + LOOK * 5 && closing {
                     return;
                 }
-                () = stopping(&mut draining), if !closing => {
+                if quiet.elapsed() > patience && !closing {
                     closing = true;
                     serving.as_mut().graceful_shutdown();
-                }
-                () = tokio::time::sleep(LOOK) => {
-                    if watch.active() > 0 {
-                        quiet = Instant::now();
-                    }
-                    let stranger = watch.is_stranger();
-                    let patience = if stranger { deadlines.head } else { deadlines.idle };
-                    if quiet.elapsed() > patience + LOOK * 5 && closing {
-                        return;
-                    }
-                    if quiet.elapsed() > patience && !closing {
-                        closing = true;
-                        serving.as_mut().graceful_shutdown();
-                    }
                 }
             }
         }
     }
-    let guard = Guard::new(stream, watch.clone(), Some(deadlines));
-    let mut builder = http1::Builder::new();
-    // No more headers pass the guard than the library has room for on its stack.
-    builder.timer(TokioTimer::new()).header_read_timeout(None);
-    let serving = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = &mut serving => ended,
-        () = stopping(&mut draining) => {
-            watch.close_when_idle();
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended");
-    }
 }
 
+type Draining = tokio::sync::watch::Receiver<bool>;
+
 /// Resolves once the gateway is stopping.
-async fn stopping(draining: &mut tokio::sync::watch::Receiver<bool>) {
+pub async fn stopping(mut draining: Draining) {
     let _ = draining.wait_for(|on| *on).await;
 }
 
@@ -169,62 +158,73 @@ impl Conn {
     pub fn fault(&self) -> Option<Fault> {
         self.watch.fault()
     }
+    pub fn deadlines(&self) -> Deadlines {
+        self.http.deadlines
+    }
 
     /// A fault that ends the connection: nobody knows where its next request would begin.
-    fn broken(&self, fault: Fault) -> Response<Outgoing> {
+    pub fn broken(&self, fault: Fault) -> Reply {
         self.door.turn_away(&self.origin, "violation", fault.why, None, None, None);
         let message = format!("refused: {}", fault.why);
         let hint = "send requests as RFC 9110 and RFC 9112 have them";
         let own = Own::problem(fault.status, "unreadable", &message, hint);
         let own = if self.two { own } else { own.closing() };
-        own.response()
+        own.reply()
     }
 
-    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Outgoing> {
+    /// A request of HTTP/2.
+    async fn answer_two(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         let _busy = self.watch.busy();
-        if request.method().as_str() == FAULT_METHOD && !self.two {
-            let unknown = Fault { status: 400, why: "the request cannot be read" };
-            return self.broken(self.fault().unwrap_or(unknown));
-        }
-        let upgrade = request.headers().contains_key(header::UPGRADE);
-        let on_upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
-        let head = match Head::read(&parts, self.tls.server_name.as_deref()) {
+        let head = Head::read(&parts, self.tls.server_name.as_deref());
+        let reluctant = parts.headers.contains_key(header::EXPECT);
+        self.answer(head, reluctant, Some(Source::Library(body)), None).await
+    }
+
+    /// A request of HTTP/1.1. `upgrade`: what the connection becomes, where that is asked for.
+    pub async fn answer_one(
+        self: Arc<Self>,
+        head: RequestHead,
+        body: Option<Source>,
+        upgrade: Option<Upgraded>,
+    ) -> Reply {
+        let reluctant = head.headers.get("expect").is_some();
+        let message = !head.http_10;
+        let head = Head::of_one(&head, self.tls.server_name.as_deref());
+        self.answer(head, reluctant, body, Some((message, upgrade))).await
+    }
+
+    /// `reluctant`: the client waits for leave to send its body.
+    async fn answer(
+        self: Arc<Self>,
+        head: Result<Head, Fault>,
+        reluctant: bool,
+        body: Option<Source>,
+        one: Option<(bool, Option<Upgraded>)>,
+    ) -> Reply {
+        let mut head = match head {
             Ok(head) => head,
             Err(fault) => {
-                if !parts.headers.contains_key(header::EXPECT) {
+                if let Some(body) = body.filter(|_| !reluctant) {
                     drain(body).await;
                 }
                 return self.broken(fault);
             }
         };
-        let response = self.clone().known_head(head, body, on_upgrade).await;
-        // Whoever asked for an upgrade and did not get it goes on with HTTP.
-        if upgrade && response.status() != 101 {
-            self.watch.upgraded(false);
-        }
-        response
-    }
-
-    async fn known_head(
-        self: Arc<Self>,
-        mut head: Head,
-        body: Incoming,
-        upgrade: Option<hyper::upgrade::OnUpgrade>,
-    ) -> Response<Outgoing> {
+        let (message, upgrade) = one.unwrap_or_default();
         let media = head.media_type().unwrap_or_default();
         let grpc = media == "application/grpc" || media.starts_with("application/grpc+");
         match self.admit(&mut head).await {
             Ok(seat) => {
-                let exchange = Exchange { conn: self.clone(), seat, grpc };
+                let exchange = Exchange { conn: self.clone(), seat, grpc, message };
                 exchange.run(head, body, upgrade).await
             }
             Err(own) => {
-                if !head.expects_continue {
+                if let Some(body) = body.filter(|_| !head.expects_continue) {
                     drain(body).await;
                 }
                 let own = if grpc { own.for_grpc() } else { own };
-                own.response()
+                own.reply()
             }
         }
     }
@@ -420,8 +420,8 @@ impl Conn {
         let message = "a valid token or client certificate is needed";
         let hint = "get a token from the issuer that the metadata names, for this gateway";
         Own::problem(401, "unauthenticated", message, hint)
-            .with(header::WWW_AUTHENTICATE, &challenge)
-            .with(header::WWW_AUTHENTICATE, "DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\"")
+            .with("www-authenticate", &challenge)
+            .with("www-authenticate", "DPoP algs=\"ES256 ES384 EdDSA PS256 RS256\"")
     }
 
     async fn seat(

@@ -80,13 +80,13 @@ pub fn sign(
         ("x-amz-content-sha256".into(), payload.clone()),
         ("x-amz-date".into(), time.clone()),
     ];
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers.iter() {
         let own = name.starts_with("x-amz-") || name == "content-type" || name == "range";
-        if own && !OURS.contains(&name.as_str()) {
+        if own && !OURS.contains(&name) {
             let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
             match signed.iter_mut().find(|(other, _)| other == name) {
                 Some((_, all)) => *all = format!("{all},{value}"),
-                None => signed.push((name.clone(), value)),
+                None => signed.push((name.to_owned(), value)),
             }
         }
     }

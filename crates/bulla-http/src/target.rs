@@ -12,7 +12,7 @@ use base64::Engine as _;
 use bulla_core::{Secret, Timestamp};
 use bulla_host::{Connector, DialError};
 use bytes::BytesMut;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Version, header};
 use http_body_util::Either;
 use hyper::{
     body::Body as _,
@@ -23,12 +23,12 @@ use parking_lot::Mutex;
 
 use crate::{
     api::{Api, LoginKind, Version as Wanted},
-    guard::{Guard, Watch},
+    guard::Guard,
     head::Head,
-    line::{Line, LineError, OutBody, Sent, Source, answer},
+    line::{Got, Line, LineError, OutBody, Sent},
     needles::Needles,
     sigv4,
-    wire::{Asked, Fault, Limits, Side},
+    wire::{Asked, Fault, Filter, Limits, Side},
 };
 
 /// Idle connections of HTTP/1.1 that one session keeps.
@@ -237,7 +237,7 @@ impl Pool {
         body: OutBody,
         asked: Asked,
         needs_h2: bool,
-    ) -> Result<Response<Source>, TargetError> {
+    ) -> Result<Got, TargetError> {
         if asked == Asked::Upgrade {
             return self.upgrade(build(head, body, credential)?).await;
         }
@@ -250,13 +250,16 @@ impl Pool {
                     let sent = sent(head, &self.api.authority, credential, body, asked);
                     let read = line.ask(sent).await?;
                     let odd = |fault: Fault| TargetError::Fault(fault.why);
-                    return answer(line, read, self).map_err(odd);
+                    return Got::of_line(line, read, self).map_err(odd);
                 }
                 Ready::Two(mut sender) => {
                     let mut request = build(head, body, credential)?;
                     address_two(&mut request, &self.api)?;
                     match sender.try_send_request(request).await {
-                        Ok(response) => return Ok(response.map(Source::Library)),
+                        Ok(response) => {
+                            let odd = |fault: Fault| TargetError::Fault(fault.why);
+                            return Got::read(response).map_err(odd);
+                        }
                         Err(mut error) => match error.take_message() {
                             Some(unsent) if !fresh => (body, fresh) = (unsent.into_body(), true),
                             _ => return Err(LineError::from(error.into_error()).into()),
@@ -269,15 +272,12 @@ impl Pool {
 
     /// Asks for an upgrade, on a connection of HTTP/1.1 that serves nothing else: a library reads
     /// its answer, since it goes on as something else.
-    async fn upgrade(
-        self: &Arc<Self>,
-        mut request: Request<OutBody>,
-    ) -> Result<Response<Source>, TargetError> {
+    async fn upgrade(self: &Arc<Self>, mut request: Request<OutBody>) -> Result<Got, TargetError> {
         address_one(&mut request, &self.api)?;
         let dialled = self.connector.dial(&self.api.resource, &["http/1.1"]).await?;
-        let watch = Watch::new(Side::Responses, Limits::default());
-        let guard = Guard::new(dialled.stream, watch.clone(), None);
-        let lost = |error: hyper::Error| match watch.fault() {
+        let filter = Arc::new(Mutex::new(Filter::new(Side::Responses, Limits::default())));
+        let guard = Guard::new(dialled.stream, filter.clone());
+        let lost = |error: hyper::Error| match filter.lock().fault() {
             Some(fault) => TargetError::Fault(fault.why),
             None => LineError::from(error).into(),
         };
@@ -288,9 +288,9 @@ impl Pool {
                 tracing::debug!(%error, "a connection to a target ended");
             }
         });
-        watch.ask(Asked::Upgrade);
+        filter.lock().ask(Asked::Upgrade);
         let response = sender.send_request(request).await.map_err(lost)?;
-        Ok(response.map(Source::Library))
+        Got::read(response).map_err(|fault| TargetError::Fault(fault.why))
     }
 
     /// The target did not take the credential.
@@ -414,7 +414,7 @@ fn sent(
         }
     };
     line("host", authority.as_bytes());
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers.iter() {
         let replaced =
             (signed && sigv4::replaces(name)) || own.iter().any(|(own, _)| own.as_str() == name);
         if !replaced {
@@ -453,7 +453,7 @@ fn build(
     *request.uri_mut() = head.target().parse().map_err(|_| bad())?;
     let headers = request.headers_mut();
     let signed = credential.is_some_and(|own| own.headers.len() > 1);
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers.iter() {
         if signed && sigv4::replaces(name) {
             continue;
         }

@@ -11,13 +11,15 @@ use std::{
 
 use bulla_mask::{Document, Hidden, Key, Kind, Mask, Rule, Stream, document::Counts, json::Path};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::Method;
 use parking_lot::Mutex;
 
 use crate::{
     coding::{Coding, CodingError, Decoder},
+    fields::Headers,
     needles::Needles,
     route::{Case, Route},
+    wire::header_value,
 };
 
 /// The class of what need not be masked.
@@ -295,10 +297,9 @@ enum Form {
 }
 
 impl Form {
-    fn of(headers: &HeaderMap) -> Result<Self, VeilError> {
-        let mut all = headers.get_all(header::CONTENT_TYPE).iter();
-        let value = all.next().and_then(|value| value.to_str().ok()).ok_or(VeilError::Form)?;
-        if all.next().is_some() || value.contains(',') {
+    fn of(headers: &Headers) -> Result<Self, VeilError> {
+        let value = headers.only("content-type").ok_or(VeilError::Form)?;
+        if value.contains(',') || !value.is_ascii() {
             return Err(VeilError::Form);
         }
         let lower = value.to_ascii_lowercase();
@@ -358,7 +359,7 @@ impl Veil {
     /// `headers`: of the answer, before they are changed.
     pub fn new(
         hidden: &Arc<Hidden>,
-        headers: &HeaderMap,
+        headers: &Headers,
         codings: &[Coding],
     ) -> Result<Self, VeilError> {
         let form = Form::of(headers)?;
@@ -472,31 +473,27 @@ pub fn message(hidden: &Arc<Hidden>, text: &str, counts: &mut Counts) -> Option<
 }
 
 /// Takes from an answer's headers what is not true of the masked one, and masks the rest.
-pub fn headers(hidden: &Hidden, headers: &mut HeaderMap, counts: &mut Counts) {
-    let of_bytes: Vec<_> = headers
-        .keys()
-        .filter(|name| {
-            let name = name.as_str();
-            OF_BYTES.contains(&name) || OF_BYTES_PREFIXES.iter().any(|p| name.starts_with(p))
-        })
-        .cloned()
-        .collect();
-    for name in of_bytes {
-        headers.remove(name);
-    }
-    for (name, value) in headers.iter_mut() {
-        if name == header::CONTENT_TYPE || name == header::DATE {
-            continue;
-        }
-        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        if let Some(masked) = hidden.text(name.as_str(), &text, counts) {
-            *value = HeaderValue::from_str(&masked)
-                .unwrap_or_else(|_| HeaderValue::from_static("[masked]"));
-        }
-    }
+pub fn headers(hidden: &Hidden, headers: &mut Headers, counts: &mut Counts) {
+    let of_bytes = |name: &str| {
+        OF_BYTES.contains(&name) || OF_BYTES_PREFIXES.iter().any(|own| name.starts_with(own))
+    };
     // What one may see is not what another may see, and no browser guesses at its form.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let own = [("cache-control", "no-store"), ("x-content-type-options", "nosniff")];
+    let ours = |name: &str| own.iter().any(|(own, _)| *own == name);
+    let mut kept = Headers::default();
+    for (name, value) in headers.iter().filter(|(name, _)| !of_bytes(name) && !ours(name)) {
+        let masked = match name {
+            "content-type" | "date" => None,
+            _ => hidden.text(name, value, counts),
+        };
+        match masked.as_deref().map(|masked| header_value(masked.as_bytes())) {
+            None => kept.push(name, value),
+            Some(Ok(masked)) => kept.push(name, masked),
+            Some(Err(_)) => kept.push(name, "[masked]"),
+        }
+    }
+    own.iter().for_each(|(name, value)| kept.push(name, value));
+    *headers = kept;
 }
 
 /// A stream of events (HTML, section 9.2.6), event by event.

@@ -11,20 +11,20 @@ use base64::Engine as _;
 use bulla_core::{Command, Draft, Outcome, RecordError, Status};
 use bulla_mask::Counts;
 use bytes::Bytes;
-use http::{Response, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     sync::Mutex,
 };
 
 use crate::{
-    answer::{Answer, Outgoing},
+    answer::{Answer, Outgoing, Reply},
     exchange::{Exchange, Failed},
     flow::{Passing, ended},
     head::Head,
-    line::Source,
+    line::Got,
+    near::{self, Rest},
     needles::Needles,
     reading,
     target::TargetError,
@@ -35,7 +35,8 @@ use crate::{
 /// RFC 6455 1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-type Write = Arc<Mutex<WriteHalf<TokioIo<Upgraded>>>>;
+type Write<T> = Arc<Mutex<WriteHalf<T>>>;
+type Target = TokioIo<Upgraded>;
 
 /// Why one direction is over: a close code for both sides, words, and how the command ended.
 struct Over {
@@ -68,19 +69,22 @@ pub async fn open(
     exchange: Exchange,
     opened: Opened,
     passing: Arc<Passing>,
-    mut response: Response<Source>,
-    client: OnUpgrade,
-) -> Response<Outgoing> {
-    let mut all = response.headers().get_all("sec-websocket-accept").iter();
-    let agreed = all.next().and_then(|value| value.to_str().ok()).filter(|_| all.next().is_none());
-    let extended = response.headers().contains_key("sec-websocket-extensions");
+    got: Got,
+    client: near::Upgraded,
+) -> Reply {
+    let agreed = got.headers.only("sec-websocket-accept");
+    let extended = got.headers.get("sec-websocket-extensions").is_some();
+    let target = got.upgrade;
     if agreed.is_none() || agreed != accepted(&opened.head).as_deref() || extended {
         let fault = TargetError::Fault("the handshake was not what was asked for");
         return exchange.failed(&passing, &Failed::Target(fault)).await;
     }
-    let target = hyper::upgrade::on(&mut response);
-    let (parts, _) = response.into_parts();
-    let answer = match Answer::read(parts, true) {
+    let Some(target) = target else {
+        let failed = Failed::Broken("the target's connection is gone");
+        return exchange.failed(&passing, &failed).await;
+    };
+    let now = exchange.seat.live.clock().now();
+    let answer = match Answer::read(got.status, &got.headers, true, now) {
         Ok(answer) => answer,
         Err(fault) => {
             let failed = Failed::Target(TargetError::Fault(fault.why));
@@ -95,37 +99,34 @@ pub async fn open(
         let failed = Failed::Broken("the record cannot be written");
         return exchange.failed(&passing, &failed).await;
     }
-    let watch = exchange.conn.watch.clone();
     tokio::spawn(async move {
-        let busy = exchange.conn.watch.busy();
-        match tokio::try_join!(client, target) {
-            Ok((client, target)) => relay(exchange, opened, &passing, client, target).await,
-            Err(error) => {
+        let (client, target) = tokio::join!(client, target);
+        match (client, target) {
+            (Ok(client), Ok(target)) => relay(exchange, opened, &passing, client, target).await,
+            (Err(_), _) => passing.finish(Status::ClientLost),
+            (_, Err(error)) => {
                 tracing::debug!(%error, "an upgrade failed");
-                passing.finish(Status::ClientLost);
+                passing.finish(Status::TargetLost);
             }
         }
-        drop(busy);
     });
-    watch.upgraded(true);
-    let mut response = answer.response(Outgoing::Whole(None));
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
-    response
+    let mut reply = answer.reply(false, Outgoing::Whole(None));
+    reply.headers.set("connection", "upgrade");
+    reply.headers.set("upgrade", "websocket");
+    reply
 }
 
 async fn relay(
     exchange: Exchange,
     opened: Opened,
     passing: &Arc<Passing>,
-    client: Upgraded,
+    client: Rest,
     target: Upgraded,
 ) {
-    let (client_read, client_write) = tokio::io::split(TokioIo::new(client));
+    let (client_read, client_write) = tokio::io::split(client);
     let (target_read, target_write) = tokio::io::split(TokioIo::new(target));
-    let client_write: Write = Arc::new(Mutex::new(client_write));
-    let target_write: Write = Arc::new(Mutex::new(target_write));
+    let client_write: Write<Rest> = Arc::new(Mutex::new(client_write));
+    let target_write: Write<Target> = Arc::new(Mutex::new(target_write));
     let mut counts = Counts::new();
     let up = up(&exchange, &opened, client_read, &client_write, &target_write);
     let mut down = Down { exchange: &exchange, opened: &opened, passing, counts: &mut counts };
@@ -163,7 +164,7 @@ fn mask() -> Result<[u8; 4], Over> {
     Ok(key)
 }
 
-async fn write(to: &Write, bytes: &[u8], lost: Status) -> Result<(), Over> {
+async fn write<T: AsyncWrite>(to: &Write<T>, bytes: &[u8], lost: Status) -> Result<(), Over> {
     let mut to = to.lock().await;
     let written = async {
         to.write_all(bytes).await?;
@@ -176,9 +177,9 @@ async fn write(to: &Write, bytes: &[u8], lost: Status) -> Result<(), Over> {
 async fn up(
     exchange: &Exchange,
     opened: &Opened,
-    mut from: ReadHalf<TokioIo<Upgraded>>,
-    client: &Write,
-    target: &Write,
+    mut from: ReadHalf<Rest>,
+    client: &Write<Rest>,
+    target: &Write<Target>,
 ) -> Over {
     let mut reader = Reader::new(ws::From::Client);
     loop {
@@ -224,7 +225,7 @@ async fn message(
     opened: &Opened,
     opcode: u8,
     payload: Bytes,
-    target: &Write,
+    target: &Write<Target>,
 ) -> Result<(), Over> {
     let live = &exchange.seat.live;
     let number = live.number();
@@ -264,9 +265,9 @@ struct Down<'a> {
 impl Down<'_> {
     async fn run(
         &mut self,
-        mut from: ReadHalf<TokioIo<Upgraded>>,
-        client: &Write,
-        target: &Write,
+        mut from: ReadHalf<Target>,
+        client: &Write<Rest>,
+        target: &Write<Target>,
     ) -> Over {
         let mut reader = Reader::new(ws::From::Server);
         loop {
@@ -288,7 +289,12 @@ impl Down<'_> {
         }
     }
 
-    async fn event(&mut self, event: Event, client: &Write, target: &Write) -> Result<(), Over> {
+    async fn event(
+        &mut self,
+        event: Event,
+        client: &Write<Rest>,
+        target: &Write<Target>,
+    ) -> Result<(), Over> {
         let (opcode, payload) = match event {
             Event::Text(text) => (1, text),
             Event::Binary(bytes) => (2, bytes),

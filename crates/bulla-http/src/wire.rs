@@ -5,10 +5,11 @@
 //! canonical form, and only that form goes on. A [`Filter`] does both for one direction of a
 //! connection; once it has found a fault it takes nothing more.
 
-use std::{fmt::Write as _, ops::Range};
+use std::fmt::Write as _;
 
-use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::{Buf, BytesMut};
+
+use crate::fields::Headers;
 
 /// Longest chunk-size: 16 hexadecimal digits fill 64 bits.
 const CHUNK_DIGITS_MAX: usize = 16;
@@ -16,13 +17,6 @@ const CHUNK_DIGITS_MAX: usize = 16;
 const TRAILER_BYTES_MAX: usize = 8 << 10;
 /// Digits of the longest content length.
 const LENGTH_DIGITS_MAX: usize = 18;
-/// Method of the stand-in for a message that was refused. No client can send it: a method with a
-/// hyphen is itself a fault.
-pub const FAULT_METHOD: &str = "BULLA-FAULT";
-/// What the filter writes in place of a message that was refused.
-const FAULT_REQUEST: &[u8] =
-    b"BULLA-FAULT / HTTP/1.1\r\nhost: fault.invalid\r\nconnection: close\r\n\r\n";
-
 /// Why a message is refused. The words are public and hold nothing that the client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
@@ -121,59 +115,6 @@ pub fn content_length(value: &str) -> Result<u64, Fault> {
 /// Many servers do not look for it, and take it for the next request.
 pub const BODY_OF_GET: Fault = bad("a `GET` or `HEAD` has a body");
 
-/// Headers in their order, their names in lower case: one text, and where in it the name and the
-/// value of each end.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers {
-    text: String,
-    ends: Vec<(usize, usize)>,
-}
-
-impl Headers {
-    fn push(&mut self, name: &[u8], value: &str) {
-        let from = self.text.len();
-        self.text.extend(name.iter().copied().map(char::from));
-        if let Some(name) = self.text.get_mut(from..) {
-            name.make_ascii_lowercase();
-        }
-        let middle = self.text.len();
-        self.text.push_str(value);
-        self.ends.push((middle, self.text.len()));
-    }
-
-    /// Where each name, and each value, stands in the text.
-    fn places(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        let mut from = 0;
-        self.ends.iter().map(move |(middle, end)| {
-            let places = (from..*middle, *middle..*end);
-            from = *end;
-            places
-        })
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let part = |place| self.text.get(place).unwrap_or_default();
-        self.places().map(move |(name, value)| (part(name), part(value)))
-    }
-
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.iter().filter(move |(own, _)| *own == name).map(|(_, value)| value)
-    }
-
-    /// For a library: the names, and the values as parts of one text.
-    pub fn into_map(mut self) -> Result<HeaderMap, Fault> {
-        let odd = Fault { status: 502, why: "a header of the answer is odd" };
-        let text = Bytes::from(std::mem::take(&mut self.text));
-        let mut headers = HeaderMap::with_capacity(self.ends.len());
-        for (name, value) in self.places() {
-            let name = HeaderName::from_bytes(text.get(name).unwrap_or_default());
-            let value = HeaderValue::from_maybe_shared(text.slice(value));
-            headers.append(name.map_err(|_| odd)?, value.map_err(|_| odd)?);
-        }
-        Ok(headers)
-    }
-}
-
 /// The lines of a head, without the empty one: no bare CR or LF, no folding.
 fn lines(head: &[u8]) -> Result<Vec<&[u8]>, Fault> {
     let mut out = Vec::with_capacity(16);
@@ -192,7 +133,7 @@ fn lines(head: &[u8]) -> Result<Vec<&[u8]>, Fault> {
 }
 
 /// A header's name as it came, and its value.
-fn header(line: &[u8], side: Side) -> Result<(&[u8], &str), Fault> {
+fn header(line: &[u8], side: Side) -> Result<(&str, &str), Fault> {
     if line.first().is_some_and(|byte| *byte == b' ' || *byte == b'\t') {
         return Err(bad("a header is folded over two lines"));
     }
@@ -200,6 +141,8 @@ fn header(line: &[u8], side: Side) -> Result<(&[u8], &str), Fault> {
     let (name, value) = line.split_at(at);
     let value = header_value(value.get(1..).unwrap_or_default())?;
     check_name(name, side)?;
+    // A name that was checked is ASCII.
+    let name = std::str::from_utf8(name).map_err(|_| bad("a header's name is not ASCII"))?;
     Ok((name, value))
 }
 
@@ -208,8 +151,7 @@ fn headers(lines: &[&[u8]], limits: &Limits, side: Side) -> Result<Headers, Faul
         return Err(Fault { status: 431, why: "there are too many headers" });
     }
     let bytes = lines.iter().map(|line| line.len()).sum();
-    let (text, ends) = (String::with_capacity(bytes), Vec::with_capacity(lines.len()));
-    let mut headers = Headers { text, ends };
+    let mut headers = Headers::with_capacity(bytes, lines.len());
     for line in lines {
         let (name, value) = header(line, side)?;
         headers.push(name, value);
@@ -250,7 +192,7 @@ fn tokens<'a>(headers: &'a Headers, name: &'a str) -> impl Iterator<Item = &'a s
     parts.map(str::trim).filter(|part| !part.is_empty())
 }
 
-fn lists(headers: &Headers, name: &str, token: &str) -> bool {
+pub fn lists(headers: &Headers, name: &str, token: &str) -> bool {
     tokens(headers, name).any(|own| own.eq_ignore_ascii_case(token))
 }
 
@@ -396,8 +338,6 @@ pub trait Sink {
     fn body(&mut self, bytes: &[u8], chunked: bool);
     /// A message is over whose head said how it ends.
     fn end(&mut self, chunked: bool);
-    /// In place of a request that was refused.
-    fn stand_in(&mut self);
 }
 
 /// The canonical form.
@@ -426,9 +366,6 @@ impl Sink for BytesMut {
         if chunked {
             self.extend_from_slice(b"0\r\n\r\n");
         }
-    }
-    fn stand_in(&mut self) {
-        self.extend_from_slice(FAULT_REQUEST);
     }
 }
 
@@ -469,8 +406,10 @@ pub struct Filter {
     asked: Asked,
     trailer_bytes: usize,
     fault: Option<Fault>,
-    /// A stand-in was written for the message that was refused.
-    stood_in: bool,
+    /// What is behind a message waits until it is asked for.
+    one_by_one: bool,
+    /// A message is over, and the next one was not asked for.
+    held: bool,
 }
 
 impl Filter {
@@ -484,16 +423,39 @@ impl Filter {
             asked: Asked::Nothing,
             trailer_bytes: 0,
             fault: None,
-            stood_in: false,
+            one_by_one: false,
+            held: false,
         }
+    }
+
+    /// For a reader that takes one message at a time: see [`Filter::next`].
+    #[must_use]
+    pub fn one_by_one(mut self) -> Self {
+        self.one_by_one = true;
+        self
+    }
+    /// A message is over; what is behind it is not read yet.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+    /// Bytes that came and were not read yet.
+    pub fn unread(&self) -> usize {
+        self.input.len()
+    }
+    /// Goes on with the next message, as far as it is there.
+    pub fn next(&mut self, out: &mut impl Sink) {
+        self.held = false;
+        self.push(&[], false, out);
+    }
+    /// What came behind a request whose upgrade was granted.
+    pub fn into_rest(&mut self) -> BytesMut {
+        self.at = At::Ended;
+        std::mem::take(&mut self.input)
     }
 
     /// Between two messages, with nothing of the next one there.
     pub fn is_idle(&self) -> bool {
         self.at == At::Head && self.input.is_empty()
-    }
-    pub fn is_in_head(&self) -> bool {
-        self.at == At::Head
     }
     pub fn is_paused(&self) -> bool {
         self.at == At::Paused
@@ -505,11 +467,6 @@ impl Filter {
     pub fn fault(&self) -> Option<Fault> {
         self.fault
     }
-    /// The fault is told by a message of its own; otherwise the message before it is cut short.
-    pub fn stood_in(&self) -> bool {
-        self.stood_in
-    }
-
     /// Says what the next response answers. A response that nobody asked for is a fault.
     pub fn ask(&mut self, asked: Asked) {
         self.asked = asked;
@@ -523,12 +480,7 @@ impl Filter {
     }
 
     /// Ends the direction with a fault, such as a deadline that passed.
-    pub fn fail(&mut self, fault: Fault, out: &mut impl Sink) {
-        // In a body nothing more comes: the reader sees that it was cut short.
-        if self.side == Side::Requests && self.at == At::Head {
-            out.stand_in();
-            self.stood_in = true;
-        }
+    pub fn fail(&mut self, fault: Fault) {
         self.at = At::Ended;
         self.fault = Some(fault);
         self.input.clear();
@@ -541,14 +493,14 @@ impl Filter {
         }
         self.input.extend_from_slice(input);
         if let Err(fault) = self.run(out) {
-            return self.fail(fault, out);
+            return self.fail(fault);
         }
-        if eof {
+        if eof && !self.held {
             match self.at {
                 At::Open => self.at = At::Ended,
                 At::Head if self.input.is_empty() => self.at = At::Ended,
                 At::Paused => self.at = At::Ended,
-                _ => self.fail(bad("the message was cut short"), out),
+                _ => self.fail(bad("the message was cut short")),
             }
         }
     }
@@ -556,6 +508,7 @@ impl Filter {
     fn run(&mut self, out: &mut impl Sink) -> Result<(), Fault> {
         loop {
             match self.at {
+                At::Head if self.held => return Ok(()),
                 At::Head => {
                     if !self.head(out)? {
                         return Ok(());
@@ -567,7 +520,7 @@ impl Filter {
                     if self.at != At::Head {
                         return Ok(());
                     }
-                    out.end(false);
+                    self.over(false, out);
                 }
                 At::ChunkSize => match self.chunk_size()? {
                     None => return Ok(()),
@@ -604,7 +557,7 @@ impl Filter {
                     if !self.trailers()? {
                         return Ok(());
                     }
-                    out.end(true);
+                    self.over(true, out);
                     self.at = At::Head;
                 }
                 At::Open => {
@@ -615,6 +568,11 @@ impl Filter {
                 At::Paused | At::Ended => return Ok(()),
             }
         }
+    }
+
+    fn over(&mut self, chunked: bool, out: &mut impl Sink) {
+        self.held = self.one_by_one;
+        out.end(chunked);
     }
 
     /// How many of the bytes that come next are a body's, and go on as they are; 0 where they are
@@ -629,6 +587,7 @@ impl Filter {
     pub fn passed(&mut self, n: u64) {
         if let At::Body(left) = self.at {
             let left = left.saturating_sub(n);
+            self.held = self.one_by_one && left == 0;
             self.at = if left == 0 { At::Head } else { At::Body(left) };
         }
     }
@@ -687,7 +646,7 @@ impl Filter {
                 return Ok(true);
             }
             let (name, _) = header(line, self.side)?;
-            let framing = [&b"content-length"[..], b"transfer-encoding", b"host"];
+            let framing = ["content-length", "transfer-encoding", "host"];
             if framing.iter().any(|own| own.eq_ignore_ascii_case(name)) {
                 return Err(bad("a trailer that only a head may have"));
             }
@@ -754,7 +713,7 @@ impl Filter {
             return Ok(None);
         }
         if matches!(framing, Framing::None | Framing::Length(0)) {
-            out.end(false);
+            self.over(false, out);
         }
         Ok(Some(framing))
     }
@@ -769,18 +728,14 @@ impl Filter {
         let framing = head.framing;
         out.response(head);
         if matches!(framing, Framing::None | Framing::Length(0)) {
-            out.end(false);
+            self.over(false, out);
         }
         Ok(Some(framing))
     }
 }
 
 fn write_headers(headers: &Headers, out: &mut BytesMut) {
-    for (name, value) in headers.iter() {
-        for part in [name, ": ", value, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
+    out.extend_from_slice(headers.as_text().as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 

@@ -109,7 +109,7 @@ fn h6_one_host_one_method() {
     assert!(Head::read(&two, None).is_err());
     let differ = parts("GET", "https://api.example/", &[("host", "other.example")]);
     assert!(Head::read(&differ, None).is_err());
-    for name in OVERRIDES {
+    for name in names::OVERRIDES {
         assert!(read("/", &[(name, "DELETE")]).is_err(), "{name}");
     }
     for method in ["TRACE", "TRACK", "PROPFIND", "CONNECT"] {

@@ -1,5 +1,3 @@
-use http::Response;
-
 use super::*;
 
 fn masks(json: &[(&str, &str)], content: &[(&str, &str)]) -> Result<Masks, Vec<String>> {
@@ -14,12 +12,10 @@ fn segments(path: &str) -> Vec<String> {
     path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
-fn headers_of(pairs: &[(&str, &str)]) -> HeaderMap {
-    let mut response = Response::builder();
-    for (name, value) in pairs {
-        response = response.header(*name, *value);
-    }
-    response.body(()).unwrap().into_parts().0.headers
+fn headers_of(pairs: &[(&str, &str)]) -> Headers {
+    let mut headers = Headers::default();
+    pairs.iter().for_each(|(name, value)| headers.push(name, value));
+    headers
 }
 
 #[test]
@@ -167,8 +163,7 @@ fn h14_headers_are_true_of_what_is_sent() {
     ]);
     let mut counts = Counts::new();
     headers(&hidden, &mut all, &mut counts);
-    let mut got: Vec<String> =
-        all.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
+    let mut got: Vec<String> = all.iter().map(|(n, v)| format!("{n}: {v}")).collect();
     got.sort();
     let expect = [
         "cache-control: no-store",
