@@ -25,7 +25,7 @@ use crate::{
     needles::Needles,
     reading::{self, Need},
     serve::{Conn, Seat},
-    target::TargetError,
+    target::{Patience, TargetError},
     veil::{self, Lens, Plan as Hiding, VeilError},
     websocket,
     wire::{Asked, BODY_OF_GET, Fault},
@@ -48,7 +48,7 @@ pub enum Plan {
 
 /// A request in its one form: what is judged, recorded and sent.
 pub struct Outbound {
-    pub head: Head,
+    pub head: Box<Head>,
     canonical: Bytes,
     pub plan: Plan,
     /// What of the answer may not be seen.
@@ -89,7 +89,7 @@ impl Exchange {
 
     pub async fn run(
         self,
-        mut head: Head,
+        mut head: Box<Head>,
         body: Option<Source>,
         request: Option<Upgraded>,
     ) -> Reply {
@@ -145,7 +145,7 @@ impl Exchange {
 
     fn outbound(
         &self,
-        mut head: Head,
+        mut head: Box<Head>,
         plan: Plan,
         body: Option<&Bytes>,
         hiding: Option<Hiding>,
@@ -219,22 +219,23 @@ impl Exchange {
         stream: Option<Source>,
         request: Option<Upgraded>,
     ) -> Reply {
-        let principal = self.live().session().principal().id.clone();
-        let (method, target) = (outbound.head.method.clone(), outbound.head.target());
-        let (asker, resource, whole) =
-            (principal.clone(), self.api().resource.clone(), body.clone());
+        let canonical = outbound.canonical();
+        let asked = (self.live().clone(), self.api().resource.clone(), canonical.clone());
+        let length = body.as_ref().map_or(0, Bytes::len);
         // Asked for where something waits, or is about to.
         let key = move || {
-            let whole = whole.as_deref().unwrap_or_default();
-            let parts = [method.as_str().as_bytes(), target.as_bytes(), whole];
-            hold::key(&asker, &resource, &parts)
+            let (live, resource, bytes) = asked;
+            let line = memchr::memchr(b'\r', &bytes).unwrap_or(bytes.len());
+            let body = bytes.len().saturating_sub(length);
+            let parts = [bytes.get(..line), bytes.get(body..)].map(Option::unwrap_or_default);
+            hold::key(&live.session().principal().id, &resource, &parts)
         };
         let streams = outbound.plan == Plan::Stream || outbound.head.upgrade;
         // Who waits for leave to send a body has sent none.
         let unwanted = !outbound.head.expects_continue;
         let respond_async = outbound.head.respond_async;
         if !streams && !self.conn.http.holds.is_empty() {
-            match self.conn.http.holds.find(&key(), self.live().bundle()) {
+            match self.conn.http.holds.find(&key.clone()(), self.live().bundle()) {
                 Found::Nothing => {}
                 Found::Waiting(hold) => return self.held(&hold, respond_async).await,
                 Found::Verdict(verdict) => {
@@ -246,7 +247,6 @@ impl Exchange {
             }
         }
         let number = self.live().number();
-        let canonical = outbound.canonical();
         let read = reading::request(
             self.api(),
             &outbound.head,
@@ -303,6 +303,7 @@ impl Exchange {
                 };
                 let live = self.live().clone();
                 let holds = &self.conn.http.holds;
+                let principal = live.session().principal().id.clone();
                 let bundle = move || live.bundle();
                 let parked = holds.park(key(), principal, holding, judging, self.live(), bundle);
                 match parked {
@@ -351,8 +352,7 @@ impl Exchange {
         let left = Left(Some(passing.clone()));
         let Outbound { head, canonical, plan, hiding } = cleared.spend();
         let length = if let Plan::Whole(length) = plan { length } else { 0 };
-        let (done, finished) = tokio::sync::oneshot::channel();
-        let mut done = Some(done);
+        let mut finished = None;
         let body: OutBody = match (plan, stream) {
             (Plan::Nothing, _) => Either::Left(Full::default()),
             (Plan::Whole(_), _) => {
@@ -376,15 +376,11 @@ impl Exchange {
                     form: multipart::of(&head),
                     message: false,
                 };
-                let flow = Flow::new(source, passing.clone(), terms);
-                Either::Right(match done.take() {
-                    Some(done) => flow.tell(done),
-                    None => flow,
-                })
+                let (done, told) = tokio::sync::oneshot::channel();
+                finished = Some(told);
+                Either::Right(Flow::new(source, passing.clone(), terms).tell(done))
             }
         };
-        // Without a stream the target has the whole request at once.
-        drop(done);
         let asked = match (head.upgrade, &head.method) {
             (true, _) => Asked::Upgrade,
             (_, &Method::HEAD) => Asked::Head,
@@ -423,24 +419,21 @@ impl Exchange {
         body: OutBody,
         whole: Option<&[u8]>,
         asked: Asked,
-        finished: tokio::sync::oneshot::Receiver<()>,
+        finished: Option<tokio::sync::oneshot::Receiver<()>>,
         passing: &Arc<Passing>,
     ) -> Result<(Got, Needles), Failed> {
         let credential = self.seat.pool.credential(head, whole, self.live().clock().now()).await?;
         let never = credential.as_ref().map(|own| own.never.clone()).unwrap_or_default();
-        let sending = self.seat.pool.send(head, credential.as_ref(), body, asked, self.grpc);
-        let limit = self.api().first_byte;
-        // The target's time begins when it has the whole request.
-        let late = async {
-            let _ = finished.await;
-            tokio::time::sleep(limit).await;
-        };
+        let patience = Patience { limit: self.api().first_byte, finished };
+        let pool = &self.seat.pool;
+        let sending = pool.send(head, credential.as_ref(), body, asked, patience, self.grpc);
         tokio::select! {
             biased;
-            sent = sending => {
-                Ok((sent?, never))
-            }
-            () = late => Err(Failed::Late),
+            sent = sending => match sent {
+                Ok(got) => Ok((got, never)),
+                Err(TargetError::Late) => Err(Failed::Late),
+                Err(error) => Err(error.into()),
+            },
             why = ended(passing.live()) => Err(Failed::Ended(why)),
         }
     }

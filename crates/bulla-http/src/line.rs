@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker, ready},
-    time::Instant,
+    time::Duration,
 };
 
 use bulla_gate::ToTarget;
@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
 
 use crate::{
     fields::Headers,
@@ -43,6 +44,8 @@ pub enum LineError {
     Body(Broken),
     #[error("HTTP: {0}")]
     Library(#[from] hyper::Error),
+    #[error("no answer in time")]
+    Late,
 }
 
 /// A request as it is sent.
@@ -66,6 +69,11 @@ pub struct Line {
     last: bool,
     /// When it was last used.
     pub since: Instant,
+    /// How long an answer may take to begin, and until when this one may.
+    limit: Duration,
+    due: Option<Instant>,
+    /// It may go off before, and is set anew then: most answers come long before they are due.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Line {
@@ -76,6 +84,9 @@ impl Line {
             chunked: false,
             last: false,
             since: Instant::now(),
+            limit: Duration::ZERO,
+            due: None,
+            timer: None,
         })
     }
 
@@ -85,10 +96,11 @@ impl Line {
         self.pipe.poll_waste(&mut cx).is_pending()
     }
 
-    /// Sends a request and waits for the head of its answer. Call it once for each answer.
+    /// Sends a request and waits for the head of its answer, for so long once the request is sent.
+    /// Call it once for each answer.
     ///
     /// Cancel safety: dropped with its line, the request may have been sent, wholly or in part.
-    pub async fn ask(&mut self, sent: Sent) -> Result<ResponseHead, LineError> {
+    pub async fn ask(&mut self, sent: Sent, limit: Duration) -> Result<ResponseHead, LineError> {
         let Sent { head, body, chunked, asked, last } = sent;
         self.pipe.out.push(head);
         match body {
@@ -103,6 +115,7 @@ impl Line {
             Either::Right(flow) => self.body = Some(Box::new(flow)),
         }
         (self.chunked, self.last) = (chunked, last);
+        (self.limit, self.due) = (limit, None);
         self.pipe.filter.ask(asked);
         std::future::poll_fn(|cx| self.poll_head(cx)).await
     }
@@ -117,8 +130,32 @@ impl Line {
                 self.last |= !head.stays;
                 return Poll::Ready(Ok(head));
             }
-            ready!(self.poll_read(cx, None))?;
+            if let Poll::Ready(read) = self.poll_read(cx, None) {
+                read?;
+                continue;
+            }
+            return if self.is_sent() {
+                self.poll_late(cx).map(|()| Err(LineError::Late))
+            } else {
+                Poll::Pending
+            };
         }
+    }
+
+    /// Ready once the answer is too late to begin.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = *self.due.get_or_insert_with(|| Instant::now() + self.limit);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 
     /// Writes what is to be written of the request. Ready once that is all of it, or no more of it
@@ -421,7 +458,7 @@ mod tests {
             (then == Then::Stays).then_some(far)
         });
         let mut line = Line::new(Box::new(near));
-        let head = line.ask(get(asked)).await?;
+        let head = line.ask(get(asked), Duration::from_secs(60)).await?;
         let mut body = LineBody { line: Some(line), pool: Weak::new(), failed: None };
         let mut got = BytesMut::new();
         while !body.is_over() {

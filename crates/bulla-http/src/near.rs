@@ -9,7 +9,7 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -312,11 +312,18 @@ enum Then {
 pub async fn serve(conn: Arc<Conn>, io: Box<dyn Stream>, draining: watch::Receiver<bool>) {
     let near = Near::new(io, conn.watch.clone(), conn.deadlines());
     let mut stop = pin!(stopping(draining.clone()));
+    // Who is told once the gateway stops, so that it need not be asked again.
+    let mut told: Option<Waker> = None;
     let mut closing = false;
     loop {
         let head = poll_fn(|cx| {
             let polled = near.lock().poll_head(cx, closing);
-            if polled.is_ready() || closing || stop.as_mut().poll(cx).is_pending() {
+            let asked = told.as_ref().is_some_and(|told| told.will_wake(cx.waker()));
+            if polled.is_ready() || closing || (asked && !*draining.borrow()) {
+                return polled;
+            }
+            told = Some(cx.waker().clone());
+            if stop.as_mut().poll(cx).is_pending() {
                 return polled;
             }
             closing = true;

@@ -203,7 +203,7 @@ impl Conn {
         one: Option<(bool, Option<Upgraded>)>,
     ) -> Reply {
         let mut head = match head {
-            Ok(head) => head,
+            Ok(head) => Box::new(head),
             Err(fault) => {
                 if let Some(body) = body.filter(|_| !reluctant) {
                     drain(body).await;
@@ -264,9 +264,9 @@ impl Conn {
 
     /// The API of a request: the longest prefix of the path among those of its host.
     fn find(&self, head: &Head) -> Option<Arc<Api>> {
-        let fits = |api: &&Arc<Api>| api.fits(&head.host, &head.path);
-        let best = self.apis.iter().filter(|api| fits(api).is_some()).max_by_key(fits);
-        best.cloned()
+        let fits = |api| Api::fits(api, &head.host, &head.path);
+        let all = self.apis.iter().filter_map(|api| Some((fits(api)?, api)));
+        all.max_by_key(|(well, _)| *well).map(|(_, api)| api.clone())
     }
 
     /// RFC 9728: where a client gets a token for this resource. Anybody may ask.

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use base64::Engine as _;
@@ -20,6 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{
     api::{Api, LoginKind, Version as Wanted},
@@ -51,12 +52,15 @@ pub enum TargetError {
     Version,
     #[error("the target's secret cannot be used in a header")]
     Secret,
+    #[error("it did not answer in time")]
+    Late,
 }
 
 impl From<LineError> for TargetError {
     fn from(error: LineError) -> Self {
         match error {
             LineError::Fault(fault) => Self::Fault(fault.why),
+            LineError::Late => Self::Late,
             error => Self::Lost(error),
         }
     }
@@ -82,6 +86,23 @@ pub struct Pool {
 pub struct Own {
     headers: Vec<(HeaderName, HeaderValue)>,
     pub never: Needles,
+}
+
+/// How long an answer may take to begin. The target's time begins when it has the whole request.
+pub struct Patience {
+    pub limit: Duration,
+    /// Told then; none: it has it at once.
+    pub finished: Option<tokio::sync::oneshot::Receiver<()>>,
+}
+
+impl Patience {
+    async fn over(self) -> TargetError {
+        if let Some(finished) = self.finished {
+            let _ = finished.await;
+        }
+        tokio::time::sleep(self.limit).await;
+        TargetError::Late
+    }
 }
 
 enum Ready {
@@ -236,36 +257,42 @@ impl Pool {
         credential: Option<&Own>,
         body: OutBody,
         asked: Asked,
+        patience: Patience,
         needs_h2: bool,
     ) -> Result<Got, TargetError> {
         if asked == Asked::Upgrade {
-            return self.upgrade(build(head, body, credential)?).await;
+            let upgrading = self.upgrade(build(head, body, credential)?);
+            return tokio::select! {
+                got = upgrading => got,
+                late = patience.over() => Err(late),
+            };
         }
-        let one = needs_h2.then_some(false);
+        let odd = |fault: Fault| TargetError::Fault(fault.why);
+        let (one, limit) = (needs_h2.then_some(false), patience.limit);
+        let mut late = std::pin::pin!(patience.over());
         let (mut body, mut fresh) = (body, false);
         loop {
-            match self.ready(fresh, one).await? {
+            let mut sender = match self.ready(fresh, one).await? {
                 Ready::One(_) if needs_h2 => return Err(TargetError::Version),
                 Ready::One(mut line) => {
                     let sent = sent(head, &self.api.authority, credential, body, asked);
-                    let read = line.ask(sent).await?;
-                    let odd = |fault: Fault| TargetError::Fault(fault.why);
+                    let read = line.ask(sent, limit).await?;
                     return Got::of_line(line, read, self).map_err(odd);
                 }
-                Ready::Two(mut sender) => {
-                    let mut request = build(head, body, credential)?;
-                    address_two(&mut request, &self.api)?;
-                    match sender.try_send_request(request).await {
-                        Ok(response) => {
-                            let odd = |fault: Fault| TargetError::Fault(fault.why);
-                            return Got::read(response).map_err(odd);
-                        }
-                        Err(mut error) => match error.take_message() {
-                            Some(unsent) if !fresh => (body, fresh) = (unsent.into_body(), true),
-                            _ => return Err(LineError::from(error.into_error()).into()),
-                        },
-                    }
-                }
+                Ready::Two(sender) => sender,
+            };
+            let mut request = build(head, body, credential)?;
+            address_two(&mut request, &self.api)?;
+            let sent = tokio::select! {
+                sent = sender.try_send_request(request) => sent,
+                late = &mut late => return Err(late),
+            };
+            match sent {
+                Ok(response) => return Got::read(response).map_err(odd),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if !fresh => (body, fresh) = (unsent.into_body(), true),
+                    _ => return Err(LineError::from(error.into_error()).into()),
+                },
             }
         }
     }

@@ -58,7 +58,7 @@ fn accepted(head: &Head) -> Option<String> {
 
 /// What was asked for, and is open.
 pub struct Opened {
-    pub head: Head,
+    pub head: Box<Head>,
     pub command: Command,
     /// What no message of the target may hold.
     pub never: Needles,
