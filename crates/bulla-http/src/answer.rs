@@ -465,7 +465,10 @@ impl Own {
         out.into()
     }
 
-    pub fn reply(self) -> Reply {
+    pub fn reply(mut self, now: Timestamp) -> Reply {
+        if self.headers.get("date").is_none() {
+            self.headers.push("date", &date(now));
+        }
         let body = Outgoing::Whole(Some(self.body).filter(|body| !body.is_empty()));
         Reply { status: self.status, headers: self.headers, message: None, body }
     }

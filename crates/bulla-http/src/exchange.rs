@@ -184,7 +184,8 @@ impl Exchange {
     /// Words of the gateway within a session: evidence first, like every other byte.
     pub async fn say(&self, own: Own) -> Reply {
         let mut own = self.shape(own);
-        let released = match self.live().aside(own.canonical(self.live().clock().now())) {
+        let now = self.live().clock().now();
+        let released = match self.live().aside(own.canonical(now)) {
             Ok(mut release) => poll_fn(|cx| release.poll_released(cx)).await.map(drop),
             Err(error) => Err(error),
         };
@@ -194,9 +195,9 @@ impl Exchange {
             let words = format!("refused: {}, and nothing passes unrecorded", error.public());
             let hint = "nothing was sent; tell the operators of the gateway";
             let own = Own::problem(503, RefusalKind::Recorder.as_str(), &words, hint).closing();
-            return self.shape(own).reply();
+            return self.shape(own).reply(now);
         }
-        own.reply()
+        own.reply(now)
     }
 
     /// gRPC has its own form for the same words.

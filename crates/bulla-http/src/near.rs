@@ -71,6 +71,8 @@ pub struct Near {
     leave: bool,
     /// Nobody reads the rest of the body.
     unwanted: bool,
+    /// Who looks whether the client is gone, once the body is over.
+    looks: Option<Waker>,
 }
 
 type Shared = Arc<Mutex<Near>>;
@@ -89,6 +91,7 @@ impl Near {
             reluctant: false,
             leave: false,
             unwanted: false,
+            looks: None,
         }))
     }
 
@@ -133,6 +136,7 @@ impl Near {
     /// Goes on behind the last request.
     fn next(&mut self) {
         (self.reluctant, self.unwanted, self.moved) = (false, false, true);
+        self.looks = None;
         self.pipe.came.over = false;
         self.pipe.filter.next(&mut self.pipe.came);
     }
@@ -199,6 +203,11 @@ impl Near {
                 }
             }
         }
+        if self.pipe.came.over
+            && let Some(looks) = self.looks.take()
+        {
+            looks.wake();
+        }
         if self.pipe.came.body.is_empty() {
             return Poll::Ready(None);
         }
@@ -214,7 +223,11 @@ impl Near {
             }
             // Of a body that goes on, whoever reads it hears that.
             let waits = filter.is_held() || filter.is_paused();
-            if !waits || filter.unread() > AHEAD_BYTES_MAX {
+            if !waits {
+                self.looks = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            if filter.unread() > AHEAD_BYTES_MAX {
                 return Poll::Pending;
             }
             if ready!(self.pipe.poll_read(cx, None)).is_err() {
@@ -494,3 +507,6 @@ async fn part(near: &Shared) {
     };
     let _ = tokio::time::timeout(PARTING, wasting).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -169,7 +169,7 @@ impl Conn {
         let hint = "send requests as RFC 9110 and RFC 9112 have them";
         let own = Own::problem(fault.status, "unreadable", &message, hint);
         let own = if self.two { own } else { own.closing() };
-        own.reply()
+        own.reply(self.door.now())
     }
 
     /// A request of HTTP/2.
@@ -224,7 +224,7 @@ impl Conn {
                     drain(body).await;
                 }
                 let own = if grpc { own.for_grpc() } else { own };
-                own.reply()
+                own.reply(self.door.now())
             }
         }
     }
