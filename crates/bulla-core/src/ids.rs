@@ -64,7 +64,8 @@ name!(
 );
 name!(
     /// An action as policy spells it: `protocol:verb`, or a verb of the gateway itself (`connect`).
-    ActionName, ":"
+    /// Operations of APIs have names with slashes in them: `http:repos/get`.
+    ActionName, ":/"
 );
 
 /// `issuer_alias|stable subject`: the stable key of a principal. Display only; compare whole.
@@ -288,6 +289,8 @@ mod tests {
             assert_eq!(ResourceName::new(good).unwrap().as_str(), good);
         }
         assert!(ActionName::new("postgres:select").is_ok());
+        assert!(ActionName::new("http:repos/get").is_ok());
+        assert!(ActionName::new("http:get repos").is_err());
         assert!(PrincipalId::new("k8s", "a|b").is_err());
         assert!(PrincipalId::new("k8s", "a\u{1b}[2J").is_err());
         let id = PrincipalId::new("k8s", "billing/api").unwrap();
