@@ -274,7 +274,7 @@ pub fn descriptor(apis: &[Api]) -> Result<&'static Descriptor, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::openapi;
+    use crate::openapi::openapi;
 
     #[test]
     fn hosts_and_prefixes_choose() {
@@ -297,7 +297,7 @@ mod tests {
     fn operations_become_actions_of_their_methods() {
         let mut api = Api::new("api", "t");
         let document = r#"{"openapi":"3.1.0","paths":{"/a":{"get":{"operationId":"listA"}}}}"#;
-        api.routes = Routes::new(openapi(document, "").unwrap());
+        api.routes = Routes::new(openapi(document, None).unwrap());
         let rule = |name: &str, kind| FactRule {
             name: name.into(),
             kind,

@@ -18,6 +18,7 @@
 //! | `wire` | HTTP/1.1 messages, strictly; pure |
 //! | `head` | the one form of a request's head; pure |
 //! | `route`, `json`, `graphql`, `multipart`, `reading` | what a request does; pure |
+//! | `openapi`, `document`, `yaml` | an API's description and the forms that it is written in; pure |
 //! | `api` | an API as it is configured; the descriptor |
 //! | `ws` | frames of WebSocket; pure |
 //! | `answer` | answers of the target and of the gateway |
@@ -33,6 +34,7 @@
 mod answer;
 mod api;
 mod coding;
+mod document;
 mod exchange;
 mod fields;
 mod flow;
@@ -47,6 +49,7 @@ mod multipart;
 mod names;
 mod near;
 mod needles;
+mod openapi;
 mod pipe;
 mod reading;
 mod render;
@@ -58,6 +61,7 @@ mod veil;
 mod websocket;
 mod wire;
 mod ws;
+mod yaml;
 
 use std::sync::Arc;
 
@@ -65,10 +69,12 @@ use bulla_core::{Boxed, Command, Descriptor};
 use bulla_host::{Arrival, Door, Hosted, Transport};
 
 pub use api::{Api, DESCRIPTOR, FactFrom, FactRule, LoginKind, Version, descriptor};
+pub use document::DOCUMENT_BYTES_MAX;
 pub use guard::Deadlines;
 pub use har::{Recorded, har};
+pub use openapi::openapi;
 pub use render::render;
-pub use route::{Route, Routes, openapi};
+pub use route::{Route, Routes};
 pub use sigv4::Scope;
 pub use veil::Masks;
 

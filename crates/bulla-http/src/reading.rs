@@ -126,6 +126,7 @@ pub fn request(
         Found::Unknown => {
             return Err(Fault { status: 403, why: "the API's description has no such operation" });
         }
+        Found::Doubt(why) => return Err(Fault { status: 403, why }),
     };
     let mut reading = Reading { api, head, facts: BTreeMap::new(), params, template, doubt: None };
     reading.own_facts(body);

@@ -1,7 +1,8 @@
 use super::*;
 use crate::{
     api::{FactRule, descriptor},
-    route::{Route, Routes, openapi},
+    openapi::openapi,
+    route::{Route, Routes},
 };
 
 fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> Head {
@@ -48,7 +49,7 @@ fn a_request_is_an_action_on_a_route() {
     assert_eq!((put.purity, put.effects.names()), (Purity::Effect, vec!["read", "write"]));
     assert_eq!(read(&api, &head("GET", "/nowhere", &[]), None).unwrap_err().status, 403);
     let document = r#"{"openapi":"3.1.0","paths":{"/a":{"get":{"operationId":"listA"}}}}"#;
-    api.routes = Routes::new(openapi(document, "").unwrap());
+    api.routes = Routes::new(openapi(document, None).unwrap());
     let list = read(&api, &head("GET", "/a", &[]), None).unwrap();
     assert_eq!(list.touches.seen()[0].to_string(), "http:listA route /a");
     assert!(read(&api, &head("POST", "/a", &[]), None).is_err());

@@ -1,6 +1,12 @@
 //! `[resources.NAME.http]`: an API as its operator writes it down.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bulla_core::FactKind;
 use bulla_http::{Api, FactFrom, FactRule, LoginKind, Masks, Route, Routes, Version};
@@ -35,8 +41,11 @@ pub struct HttpSettings {
     pub region: Option<String>,
     /// The service to sign for, where `login` is `sigv4`: `s3`, `execute-api`.
     pub service: Option<String>,
-    /// An OpenAPI document in JSON: its operations are actions, and there are no others.
+    /// An OpenAPI document, in YAML or JSON: its operations are actions, and there are no others.
     pub openapi: Option<PathBuf>,
+    /// The path before those of the document, instead of what its `servers` or `basePath` say:
+    /// `/v2`; empty: none.
+    pub openapi_base: Option<String>,
     /// Routes, instead of a document: `GET /orders/{id}`, `/files/**`. There are no others.
     pub routes: Vec<String>,
     /// Routes whose GET and HEAD have no effect, so that they may be sent while their intent is
@@ -133,6 +142,7 @@ impl Default for HttpSettings {
             region: None,
             service: None,
             openapi: None,
+            openapi_base: None,
             routes: Vec::new(),
             safe: Vec::new(),
             facts: BTreeMap::new(),
@@ -244,8 +254,8 @@ fn routes(config: &Config, from: &HttpSettings, api: &mut Api, mistakes: &mut Ve
     let mut all = Vec::new();
     if let Some(path) = &from.openapi {
         let path = config.path(path);
-        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
-        match read.and_then(|text| bulla_http::openapi(&text, "")) {
+        let base = from.openapi_base.as_deref();
+        match document(&path).and_then(|text| bulla_http::openapi(&text, base)) {
             Ok(routes) => all = routes,
             Err(why) => {
                 mistakes.push(("http.openapi", format!("`{}`: {why}", path.display())));
@@ -254,6 +264,8 @@ fn routes(config: &Config, from: &HttpSettings, api: &mut Api, mistakes: &mut Ve
         if !from.routes.is_empty() {
             mistakes.push(("http.routes", "a document is there too; keep one".to_owned()));
         }
+    } else if from.openapi_base.is_some() {
+        mistakes.push(("http.openapi_base", "needs `openapi`, which is not set".to_owned()));
     }
     for text in &from.routes {
         match Route::parse(text) {
@@ -262,6 +274,13 @@ fn routes(config: &Config, from: &HttpSettings, api: &mut Api, mistakes: &mut Ve
         }
     }
     api.routes = Routes::new(all);
+    if let Some(path) = &from.path
+        && !api.routes.is_empty()
+        && !api.routes.reach(path)
+    {
+        let words = format!("is `{path}`, and no described operation is below it");
+        mistakes.push(("http.path", words));
+    }
     for (key, named) in [("http.safe", &from.safe), ("http.websocket", &from.websocket)] {
         for template in named.iter().filter(|template| *template != "*") {
             let described = api.routes.templates().any(|own| **own == **template);
@@ -270,6 +289,19 @@ fn routes(config: &Config, from: &HttpSettings, api: &mut Api, mistakes: &mut Ve
             }
         }
     }
+}
+
+/// The text of a document, read no further than what one may be long.
+fn document(path: &Path) -> Result<String, String> {
+    let most = bulla_http::DOCUMENT_BYTES_MAX;
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let read = file.take(most as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
+    if bytes.len() > most {
+        return Err(format!("it is longer than {} MiB", most >> 20));
+    }
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8; save it as that".to_owned())
 }
 
 fn masks(

@@ -1,0 +1,127 @@
+//! A document that an operator hands over, in JSON or YAML, with one meaning. Pure.
+
+use std::{collections::BTreeMap, fmt, rc::Rc};
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::yaml;
+
+/// Longest document.
+pub const DOCUMENT_BYTES_MAX: usize = 32 << 20;
+/// Most collections within each other, with aliases followed.
+pub const DEPTH_MAX: usize = 128;
+
+pub type Table = BTreeMap<Rc<str>, Node>;
+
+/// A value, and where it stands.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// From 1, of the key where it has one; 0: not known, as in JSON.
+    pub line: usize,
+    pub value: Value,
+}
+
+#[derive(Debug, Clone)]
+pub enum Value {
+    Nothing,
+    Text(Rc<str>),
+    /// A number or a truth value of JSON.
+    Other,
+    List(Rc<[Node]>),
+    Table(Rc<Table>),
+}
+
+impl Node {
+    pub fn table(&self) -> Option<&Table> {
+        if let Value::Table(members) = &self.value { Some(members) } else { None }
+    }
+    pub fn list(&self) -> Option<&[Node]> {
+        if let Value::List(items) = &self.value { Some(items) } else { None }
+    }
+    pub fn text(&self) -> Option<&str> {
+        if let Value::Text(text) = &self.value { Some(text) } else { None }
+    }
+    pub fn is_nothing(&self) -> bool {
+        matches!(self.value, Value::Nothing)
+    }
+    /// What is wrong here, with its line.
+    pub fn wrong(&self, words: impl fmt::Display) -> String {
+        if self.line == 0 { words.to_string() } else { format!("line {}: {words}", self.line) }
+    }
+}
+
+/// Reads a document: JSON where it begins with `{`, else YAML.
+///
+/// # Errors
+/// Each says where and what to do.
+pub fn read(text: &str) -> Result<Node, String> {
+    if text.len() > DOCUMENT_BYTES_MAX {
+        return Err(format!("it is longer than {} MiB", DOCUMENT_BYTES_MAX >> 20));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim_start().starts_with('{') { json(text) } else { yaml::read(text) }
+}
+
+/// A reader of JSON bounds the depth itself, by as much.
+fn json(text: &str) -> Result<Node, String> {
+    serde_json::from_str(text).map_err(|error| {
+        let words = error.to_string();
+        let (line, column) = (error.line(), error.column());
+        let words = words.strip_suffix(&format!(" at line {line} column {column}"));
+        let words = words.map_or_else(|| error.to_string(), str::to_owned);
+        format!("line {line}: it begins as JSON does, but column {column} is not: {words}")
+    })
+}
+
+struct Reader;
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Reader).map(|value| Node { line: 0, value })
+    }
+}
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Value;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value of JSON")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.into()))
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Nothing)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = from.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::List(items.into()))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut members = Table::new();
+        while let Some(key) = from.next_key::<String>()? {
+            if members.contains_key(key.as_str()) {
+                return Err(A::Error::custom(format!("the key `{key}` stands twice; keep one")));
+            }
+            members.insert(key.into(), from.next_value()?);
+        }
+        Ok(Value::Table(members.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
