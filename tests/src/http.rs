@@ -239,7 +239,7 @@ impl World {
     /// # Errors
     /// The gateway does not start.
     pub fn start_as(program: Option<PathBuf>, policy: &str, apis: &[ApiSpec]) -> Result<Self> {
-        Self::start_all(program, policy, apis, "")
+        Self::start_all(program, policy, apis, "", &[])
     }
 
     /// `more`: further tables of the configuration; `LISTEN` stands for the port.
@@ -247,7 +247,20 @@ impl World {
     /// # Errors
     /// The gateway does not start.
     pub fn start_with(policy: &str, apis: &[ApiSpec], more: &str) -> Result<Self> {
-        Self::start_all(None, policy, apis, more)
+        Self::start_all(None, policy, apis, more, &[])
+    }
+
+    /// The same, with variables in the gateway's environment.
+    ///
+    /// # Errors
+    /// The gateway does not start.
+    pub fn start_in(
+        env: &[(String, String)],
+        policy: &str,
+        apis: &[ApiSpec],
+        more: &str,
+    ) -> Result<Self> {
+        Self::start_all(None, policy, apis, more, env)
     }
 
     fn start_all(
@@ -255,6 +268,7 @@ impl World {
         policy: &str,
         apis: &[ApiSpec],
         more: &str,
+        env: &[(String, String)],
     ) -> Result<Self> {
         let authority = Authority::new("http bed")?;
         let issuer = Issuer::start()?;
@@ -285,7 +299,7 @@ impl World {
         }
         last.push_str(&more.replace("LISTEN", &port.number().to_string()));
         let spec = Spec { last, program, ..Spec::empty(&issuer).policy("api.cedar", policy) };
-        let gateway = Gateway::start(&authority, spec)?;
+        let gateway = Gateway::start_with(&authority, spec, env)?;
         Ok(Self { gateway, issuer, authority, dir, port })
     }
 

@@ -53,6 +53,7 @@ mod tls;
 use std::{
     io::{self, Write},
     process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use anyhow::{Context, Result};
@@ -82,36 +83,49 @@ fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Worker threads of the runtime, unless `TOKIO_WORKER_THREADS` says it: one for two processors.
-/// Two that each have little to do wake each other for it, which costs more than the work; and the
-/// record's own threads want to run too.
-fn workers() -> Option<usize> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let is_said = std::env::var_os("TOKIO_WORKER_THREADS").is_some();
-    (!is_said).then(|| (processors / 2).max(1))
+/// What `TOKIO_WORKER_THREADS` says, where it says a number.
+fn said() -> Option<usize> {
+    let said = std::env::var("TOKIO_WORKER_THREADS").ok()?.parse().ok()?;
+    (said > 0).then_some(said)
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// With as many workers as `TOKIO_WORKER_THREADS` says, else one for two processors. Two that each
+/// have little to do wake each other for it, which costs more than the work; and the record's own
+/// threads want to run too.
 fn runtime() -> Result<Runtime> {
-    runtime_of(workers())
+    let workers = said().unwrap_or_else(|| (processors() / 2).max(1));
+    runtime_of(workers, |at| format!("bulla-main-{at}"))
 }
 
 /// For protocols whose connections need more processor time than one thread has: a thread for each
 /// processor, or as many as `TOKIO_WORKER_THREADS` says.
 fn lanes() -> Result<Lanes> {
-    let said = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|said| said.parse().ok());
-    let count = said.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let lanes: Result<Vec<Runtime>> = (0..count).map(|_| runtime_of(Some(1))).collect();
-    Ok(Lanes::new(lanes?))
+    let count = said().unwrap_or_else(processors);
+    let lane = |lane| runtime_of(1, move |_| format!("bulla-lane-{lane}"));
+    Ok(Lanes::new((0..count).map(lane).collect::<Result<_>>()?))
 }
 
-fn runtime_of(workers: Option<usize>) -> Result<Runtime> {
+/// `name`: of each worker, of 15 characters at most, which is what the kernel keeps. The first
+/// threads of a runtime are its workers; later ones wait for files and names.
+fn runtime_of(
+    workers: usize,
+    name: impl Fn(usize) -> String + Send + Sync + 'static,
+) -> Result<Runtime> {
+    let started = AtomicUsize::new(0);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // A worker that has found all its sessions' work wakes the record's thread once for all of it.
     builder.on_thread_start(bulla_ledger::gather_wake_ups);
     builder.on_thread_park(bulla_ledger::wake_committer);
-    if let Some(workers) = workers {
-        builder.worker_threads(workers);
-    }
+    builder.worker_threads(workers).thread_name_fn(move || {
+        match started.fetch_add(1, Ordering::Relaxed) {
+            at if at < workers => name(at),
+            _ => "bulla-aside".to_owned(),
+        }
+    });
     builder.enable_all().build().context("start the runtime")
 }
 
