@@ -26,10 +26,11 @@
 //!
 //! Map: [`facts`] the answer; [`catalog`] the snapshot and the name search; `analyzer` the door;
 //! `rewrite` masks at the scan; `cache`; `pool` big-stack threads; `parse` caps and the parser;
-//! `reading` the walk (`query` and
-//! `write` for rows, `expr`, `names`, `scope`, `utility` and `define` for the rest, `finish` for
-//! what lies behind the text); `view` what views reach; [`functions`] and [`settings`] the reviewed
-//! lists. `tests/cases/*.txt` show readings, one line a statement.
+//! `reading` the walk (`utility` tells statements apart; `query` and `write` for rows, `objects` and
+//! `define` for definitions, `roles`, `server` and `session` for what they say; `expr`, `names` and
+//! `scope` within all of them; `finish` for what lies behind the text); `view` what views reach;
+//! [`functions`] and [`settings`] the reviewed lists. `tests/cases/*.txt` show readings, one line a
+//! statement.
 
 mod analyzer;
 mod cache;

@@ -10,9 +10,10 @@ use pg_query::protobuf::{
 };
 
 use super::names::known;
+use super::objects::is_relation;
 use super::scope::{Item, Scope, Source};
 use super::tags::alter_tag;
-use super::utility::{Named, def_text, is_relation};
+use super::utility::{Named, def_text};
 use super::{FoundRelation, R, RELATIONS_MAX, Reader, inner, string, strings};
 use crate::catalog::{Fate, Object, Relation, is_system_schema};
 use crate::facts::{Access, Created, CreatedKind, Effects, Kind, RelationKind, Resolved};
