@@ -303,8 +303,7 @@ fn date(now: Timestamp) -> String {
     // The first day of 1970 was a Thursday.
     let days = usize::try_from(now.0 / 86_400_000_000_000).unwrap_or_default();
     let weekday = DAYS.get(days % 7).unwrap_or(&"Thu");
-    let month = usize::try_from(month).ok().and_then(|at| MONTHS.get(at.wrapping_sub(1)));
-    let month = month.unwrap_or(&"Jan");
+    let month = MONTHS.get(usize::from(month).wrapping_sub(1)).unwrap_or(&"Jan");
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 

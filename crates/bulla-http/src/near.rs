@@ -455,7 +455,7 @@ async fn write(near: &Shared, reply: Reply, asked: Asked) -> Then {
     drop(flow);
     let mut near = near.lock();
     if let Some(tell) = upgrade.filter(|_| upgraded) {
-        let ahead = near.pipe.filter.into_rest().freeze();
+        let ahead = near.pipe.filter.take_rest().freeze();
         // If nobody waits for it, it is closed.
         let _ = tell.send(Rest { ahead, io: near.pipe.take_io() });
         return Then::Upgraded;

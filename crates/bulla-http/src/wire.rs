@@ -448,7 +448,7 @@ impl Filter {
         self.push(&[], false, out);
     }
     /// What came behind a request whose upgrade was granted.
-    pub fn into_rest(&mut self) -> BytesMut {
+    pub fn take_rest(&mut self) -> BytesMut {
         self.at = At::Ended;
         std::mem::take(&mut self.input)
     }

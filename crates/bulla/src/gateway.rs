@@ -354,7 +354,7 @@ fn takes_lanes(config: &Config, resource: &file::Resource) -> bool {
 /// Threads for those resources that want them, if there is any.
 fn lanes(config: &Config) -> Result<Lanes> {
     let wanted = config.resources.values().any(|own| takes_lanes(config, own));
-    if wanted { crate::lanes() } else { Ok(Lanes::new(Vec::new())) }
+    if wanted { crate::lanes() } else { Ok(Lanes::default()) }
 }
 
 fn hosted_listeners(

@@ -105,8 +105,12 @@ fn runtime() -> Result<Runtime> {
 /// processor, or as many as `TOKIO_WORKER_THREADS` says.
 fn lanes() -> Result<Lanes> {
     let count = said().unwrap_or_else(processors);
-    let lane = |lane| runtime_of(1, move |_| format!("bulla-lane-{lane}"));
-    Ok(Lanes::new((0..count).map(lane).collect::<Result<_>>()?))
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.on_thread_park(bulla_ledger::wake_committer).thread_name("bulla-aside");
+        builder.enable_all().build()
+    };
+    Lanes::start(count, runtime, bulla_ledger::gather_wake_ups).context("start the lanes")
 }
 
 /// `name`: of each worker, of 15 characters at most, which is what the kernel keeps. The first
