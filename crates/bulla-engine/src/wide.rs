@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -17,30 +17,60 @@ use tokio::{
 /// As much is read at once, if it is there.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Spare buffers that a thread keeps.
+const SPARE_MAX: usize = 4;
+
 thread_local! {
     /// Where pieces arrive, so that a socket without traffic holds no memory for them.
-    static PIECE: RefCell<Vec<u8>> = RefCell::new(vec![0; PIECE_BYTES]);
+    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that were read and not taken yet.
+struct Piece {
+    bytes: Box<[u8]>,
+    from: usize,
+    to: usize,
+}
+
+impl Piece {
+    fn empty() -> Self {
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        let bytes = spare.unwrap_or_else(|| vec![0; PIECE_BYTES].into_boxed_slice());
+        Self { bytes, from: 0, to: 0 }
+    }
+
+    fn give_back(self) {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_MAX {
+                spare.push(self.bytes);
+            }
+        });
+    }
 }
 
 /// A socket, and bytes that were read from it already.
 pub(crate) struct Wide {
     ahead: BytesMut,
+    piece: Option<Piece>,
     tcp: TcpStream,
 }
 
 impl Wide {
     /// `ahead` was read from `tcp` before.
     pub(crate) fn new(tcp: TcpStream, ahead: BytesMut) -> Self {
-        Self { ahead, tcp }
+        Self { ahead, piece: None, tcp }
     }
 
-    fn serve(&mut self, buf: &mut ReadBuf<'_>) {
-        let n = self.ahead.len().min(buf.remaining());
-        buf.put_slice(self.ahead.get(..n).unwrap_or_default());
-        self.ahead.advance(n);
-        if self.ahead.is_empty() {
-            // Gives the memory back.
-            self.ahead = BytesMut::new();
+    /// Moves what there is of a piece on, and gives the memory back with its last byte.
+    fn serve(&mut self, mut piece: Piece, buf: &mut ReadBuf<'_>) {
+        let left = piece.bytes.get(piece.from..piece.to).unwrap_or_default();
+        let n = left.len().min(buf.remaining());
+        buf.put_slice(left.get(..n).unwrap_or_default());
+        piece.from += n;
+        if piece.from < piece.to {
+            self.piece = Some(piece);
+        } else {
+            piece.give_back();
         }
     }
 }
@@ -53,22 +83,26 @@ impl AsyncRead for Wide {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.ahead.is_empty() {
-            this.serve(buf);
+            let n = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(piece) = this.piece.take() {
+            this.serve(piece, buf);
             return Poll::Ready(Ok(()));
         }
         if buf.remaining() >= PIECE_BYTES || buf.remaining() == 0 {
             return Pin::new(&mut this.tcp).poll_read(cx, buf);
         }
-        PIECE.with_borrow_mut(|piece| {
-            let mut piece = ReadBuf::new(piece);
-            std::task::ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut piece))?;
-            let (now, later) = piece.filled().split_at(piece.filled().len().min(buf.remaining()));
-            buf.put_slice(now);
-            if !later.is_empty() {
-                this.ahead.extend_from_slice(later);
-            }
-            Poll::Ready(Ok(()))
-        })
+        let mut piece = Piece::empty();
+        let mut read = ReadBuf::new(&mut piece.bytes);
+        let polled = Pin::new(&mut this.tcp).poll_read(cx, &mut read);
+        piece.to = read.filled().len();
+        match polled {
+            Poll::Ready(Ok(())) => this.serve(piece, buf),
+            _ => piece.give_back(),
+        }
+        polled
     }
 }
 
@@ -129,6 +163,6 @@ mod tests {
         }
         sending.await.unwrap();
         assert!(got == sent);
-        assert_eq!(wide.ahead.capacity(), 0);
+        assert!(wide.piece.is_none() && wide.ahead.is_empty());
     }
 }
