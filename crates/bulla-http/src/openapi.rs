@@ -235,7 +235,9 @@ impl<'a> Reader<'a> {
         for _ in 0..=REFS_MAX {
             let item = node.table().ok_or_else(|| node.wrong(format!("`{path}` is no object")))?;
             let Some(to) = item.get("$ref") else { return Ok(item) };
-            if item.contains_key("servers") || METHODS.iter().any(|word| item.contains_key(*word)) {
+            let is_own =
+                |key: &str| METHODS.contains(&key) || OTHERS.contains(&key) || key == "servers";
+            if item.keys().any(|key| is_own(&key.to_ascii_lowercase())) {
                 let words = "has a `$ref` beside operations or servers of its own; keep one";
                 return Err(node.wrong(format!("`{path}` {words}")));
             }

@@ -1,5 +1,7 @@
 use std::fmt::Write;
 
+use proptest::prelude::*;
+
 use super::{DOCUMENT_BYTES_MAX, Node, Value, read};
 
 /// A document in one line: lists, tables in the order of their keys, text in quotes.
@@ -126,4 +128,64 @@ fn hostile_documents_are_answered() {
         assert_eq!(read(&format!("{{\"a\":{json}}}")).is_ok(), depth < 128, "{depth}");
     }
     assert!(read(&deep("[", "]", 129)).is_err());
+}
+
+/// What YAML is made of, and what readers of it stumble over.
+const PIECES: &[&str] = &[
+    "a",
+    "b",
+    ":",
+    ": ",
+    "- ",
+    "? ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "\t",
+    " ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    "&a ",
+    "*a",
+    "!",
+    "!!str ",
+    "|",
+    ">",
+    "|2-\n",
+    "'",
+    "\"",
+    "\\",
+    "\\x4",
+    "#",
+    " #",
+    "%YAML 1.2\n",
+    "---",
+    "\n---\n",
+    "\n...\n",
+    "<<",
+    "~",
+    "\u{feff}",
+    "\u{85}",
+    "\u{2028}",
+    "\r",
+    "\r\n",
+    "é",
+    "@",
+    "`",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn every_text_is_answered(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+        let text = pieces.concat();
+        // An error names a place, or says that there is nothing.
+        if let Err(why) = read(&text) {
+            prop_assert!(why.starts_with("line ") || why == "it is empty", "{}", why);
+        }
+    }
 }

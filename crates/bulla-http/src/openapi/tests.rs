@@ -167,6 +167,7 @@ fn references_within_the_document_are_followed() {
         ("/a: {$ref: '#/openapi'}", "is no object"),
         ("/a: {$ref: '#/components/pathItems/loop'}", "more than 8 others"),
         ("/a: {$ref: '#/components/pathItems/a', put: {}}", "beside operations"),
+        ("/a: {$ref: '#/components/pathItems/a', TRACE: {}}", "beside operations"),
         ("/a: {$ref: '#/components/pathItems/a', servers: []}", "beside operations"),
         ("/a: {$ref: ['#/components/pathItems/a']}", "a `$ref` is no text"),
         ("/a: {get: {$ref: '#/components/pathItems/a/get'}}", "which OpenAPI does not know"),
