@@ -18,7 +18,7 @@
 //! | `wire` | HTTP/1.1 messages, strictly; pure |
 //! | `head` | the one form of a request's head; pure |
 //! | `route`, `json`, `graphql`, `multipart`, `reading` | what a request does; pure |
-//! | `openapi`, `document`, `yaml` | an API's description and the forms that it is written in; pure |
+//! | `openapi`, `document`, `yaml` | an API's description, in JSON or YAML; pure |
 //! | `api` | an API as it is configured; the descriptor |
 //! | `ws` | frames of WebSocket; pure |
 //! | `answer` | answers of the target and of the gateway |

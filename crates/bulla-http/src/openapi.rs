@@ -1,11 +1,11 @@
 //! The operations of an OpenAPI document: 3.0 to 3.2, or 2.0 (Swagger). Pure.
 //!
-//! Of a document that describes everything about an API, what is called here and how: paths, methods,
+//! A document describes everything about an API; read here is what is called and how: paths, methods,
 //! operation ids, and the path that `servers` or `basePath` puts before them. What is not understood
 //! there is refused, never skipped: an operation that is missing here would be refused to every
 //! client, and one that is misplaced would be judged for another.
 //!
-//! Not looked at: schemas and parameters (a request is not checked against them), hosts and security
+//! Not looked at: schemas and parameters (no request is checked against them), hosts and security
 //! schemes (the gateway has its own), `webhooks` and `callbacks` (requests that others receive).
 
 use std::collections::{BTreeMap, BTreeSet};

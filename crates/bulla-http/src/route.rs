@@ -3,7 +3,7 @@
 //! An API is described by an OpenAPI document, by a list of route templates, or not at all. Where
 //! it is described, what is not in the description is refused.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bulla_core::ActionName;
 use http::Method;
@@ -107,18 +107,6 @@ impl Route {
     fn ends_as(&self, slash: bool) -> bool {
         let own = self.template.ends_with('/') && self.template.len() > 1;
         self.parts.last() == Some(&Part::Rest) || own == slash
-    }
-
-    /// What most routes of an API fail at, told without an allocation.
-    fn may_take(&self, segments: &[String]) -> bool {
-        let long = match self.parts.last() {
-            Some(Part::Rest) => segments.len() + 1 >= self.parts.len(),
-            _ => segments.len() == self.parts.len(),
-        };
-        long && self.parts.iter().zip(segments).all(|(part, segment)| match part {
-            Part::Exact(exact) => exact == segment,
-            Part::Mixed(_) | Part::Named(_) | Part::Rest => true,
-        })
     }
 
     fn takes(&self, segments: &[String], case: Case) -> Fit {
@@ -314,6 +302,19 @@ fn late(texts: &[String], rest: &str) -> Option<Vec<usize>> {
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     routes: Vec<Route>,
+    /// Where their segments lead; the first is where each begins.
+    steps: Vec<Step>,
+}
+
+/// What routes go on with behind the same segments.
+#[derive(Debug, Clone, Default)]
+struct Step {
+    exact: HashMap<String, usize>,
+    /// Behind whatever a name stands for.
+    named: Option<usize>,
+    /// Routes that end here, and those that take all below.
+    ends: Vec<usize>,
+    rests: Vec<usize>,
 }
 
 /// What a request is.
@@ -336,7 +337,41 @@ pub type Params = Vec<(Arc<str>, String)>;
 
 impl Routes {
     pub fn new(routes: Vec<Route>) -> Self {
-        Self { routes }
+        let mut steps = vec![Step::default()];
+        for (which, route) in routes.iter().enumerate() {
+            let mut at = 0;
+            for part in &route.parts {
+                let new = steps.len();
+                let Some(step) = steps.get_mut(at) else { break };
+                at = match part {
+                    Part::Exact(exact) => *step.exact.entry(exact.clone()).or_insert(new),
+                    Part::Mixed(_) | Part::Named(_) => *step.named.get_or_insert(new),
+                    Part::Rest => break,
+                };
+                if at == new {
+                    steps.push(Step::default());
+                }
+            }
+            let Some(step) = steps.get_mut(at) else { continue };
+            let rest = route.parts.last() == Some(&Part::Rest);
+            if rest { step.rests.push(which) } else { step.ends.push(which) }
+        }
+        Self { routes, steps }
+    }
+
+    /// The routes that these segments may be on, in their order.
+    fn led_to(&self, segments: &[String]) -> Vec<&Route> {
+        let mut found: Vec<usize> = Vec::new();
+        let mut at: Vec<&Step> = self.steps.first().into_iter().collect();
+        for segment in segments {
+            found.extend(at.iter().flat_map(|step| &step.rests));
+            let next = |step: &&Step| [step.exact.get(segment).copied(), step.named];
+            let next = at.iter().flat_map(next).flatten();
+            at = next.filter_map(|next| self.steps.get(next)).collect();
+        }
+        found.extend(at.iter().flat_map(|step| step.rests.iter().chain(&step.ends)));
+        found.sort_unstable();
+        found.into_iter().filter_map(|which| self.routes.get(which)).collect()
     }
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
@@ -363,14 +398,14 @@ impl Routes {
         }
         // A described HEAD comes before the GET that it is otherwise.
         let as_get = *method == Method::HEAD;
+        let led_to = self.led_to(segments);
         for wanted in [Some(method), as_get.then_some(&Method::GET)].into_iter().flatten() {
-            let fits = |route: &&Route| {
+            let fits = |route: &&&Route| {
                 route.method.as_ref().is_none_or(|own| own == wanted)
                     && route.ends_as(slash && !segments.is_empty())
-                    && route.may_take(segments)
                     && route.takes(segments, Case::Exact) != Fit::No
             };
-            let fitting: Vec<&Route> = self.routes.iter().filter(fits).collect();
+            let fitting: Vec<&Route> = led_to.iter().filter(fits).copied().collect();
             if !fitting.is_empty() {
                 return chosen(&fitting, segments);
             }
@@ -397,6 +432,8 @@ fn chosen<'a>(fitting: &[&'a Route], segments: &[String]) -> Found<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn routes(texts: &[&str]) -> Routes {
@@ -551,6 +588,26 @@ mod tests {
             ("/v2/**", "/v1", false),
         ] {
             assert_eq!(routes(&[template]).reach(path), expect, "{template} {path}");
+        }
+    }
+
+    const TEMPLATE: &str = "(/(a|b|\\{x\\}|\\{x\\}b|a\\{x\\})){0,3}/(\\*\\*|a|\\{x\\})?";
+
+    proptest! {
+        /// The steps lead to every route that takes a path.
+        #[test]
+        fn no_route_is_missed(
+            templates in prop::collection::vec(TEMPLATE, 1..8),
+            segments in prop::collection::vec("[abc]{1,2}", 0..5),
+        ) {
+            let all: Vec<&str> = templates.iter().map(String::as_str).collect();
+            let all = routes(&all);
+            let takes = |route: &&Route| route.takes(&segments, Case::Exact) != Fit::No;
+            let told = |routes: Vec<&Route>| -> Vec<String> {
+                routes.iter().map(|route| route.template.to_string()).collect()
+            };
+            let led_to = all.led_to(&segments).into_iter().filter(takes).collect();
+            prop_assert_eq!(told(led_to), told(all.routes.iter().filter(takes).collect()));
         }
     }
 }
