@@ -7,56 +7,47 @@
 //! is there, whole. A disk that is full is tried again; any other error stops the ledger. Segments
 //! of the journal are removed once a published checkpoint covers all of them.
 
+mod feed;
+mod files;
+mod thread;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
-use bulla_tlog::{
-    Hash,
-    checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint},
-    entry::{Entry, EntryError, Kind},
-    note::Signer,
-    tile::{BundleId, TILE_WIDTH, TileId, encode_tile, push_bundle_entry},
-    tree::{Edge, HashRead, TileHashes, TileRead},
-};
-use parking_lot::{Condvar, Mutex};
-
+use self::{feed::Batch, files::Files};
+pub(crate) use self::{feed::Feed, thread::ArchiveThread};
 use crate::{
-    config::LedgerConfig,
     index::{self, CHUNK_ENTRIES, Record},
     journal::{
         frame::{Frame, Payload},
         recover::{RecoverError, Tail},
         segment::segment_name,
-        writer::Written,
     },
     keys::KeyStore,
     pack::{self, OBJECT_HEAD_BYTES, PACK_BYTES_FULL, PACK_MAGIC, Place},
-    record::{Shared, now},
-    tracker::{State, Tracker},
+    tracker::{State, StateFiles, Tracker},
     vfs::{Access, Privacy, Vfs, VfsFile, is_full},
 };
+use bulla_tlog::{
+    Hash,
+    checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint},
+    entry::{Entry, EntryError},
+    note::Signer,
+    tile::{BundleId, TILE_WIDTH, TileId, encode_tile, push_bundle_entry},
+    tree::{Edge, HashRead, TileHashes, TileRead},
+};
 
-/// Bytes of frames at which the archive is woken before its time.
-const FEED_BYTES_WAKE: usize = 4 << 20;
-/// Bytes taken in and not yet written, at which they are written before more is taken in.
-const PENDING_BYTES_MAX: usize = 4 << 20;
-/// New files above which the whole file system is synced at once instead of each of them.
-const SYNC_EACH_MAX: usize = 16;
+/// Entries since the last checkpoint, above which the next ends with a bundle that is full.
+const BUSY_ENTRIES_MIN: u64 = 16 * TILE_WIDTH as u64;
+/// Bytes of entries that wait for their bundle to be full.
+const HELD_BYTES_MAX: usize = 1 << 20;
 pub(crate) const CHECKPOINT_BYTES_MAX: u64 = 1 << 20;
 /// Longest tile or bundle.
 pub(crate) const TILE_FILE_BYTES_MAX: u64 = 256 * (2 + 65_535);
-const STATE_BYTES_MAX: u64 = 1 << 30;
-/// How often old latencies are made to weigh less.
-const FADE: Duration = Duration::from_secs(30);
 
 /// Why the archive cannot be opened or continued.
 #[derive(Debug, thiserror::Error)]
@@ -84,71 +75,6 @@ pub enum ArchiveError {
     Journal(#[from] RecoverError),
     #[error("sign a checkpoint: {0}")]
     Sign(String),
-}
-
-/// What the committer has written and the archive has not seen.
-pub(crate) struct Feed {
-    bytes_max: usize,
-    state: Mutex<FeedState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct FeedState {
-    batches: Vec<Batch>,
-    bytes: usize,
-    stop: bool,
-}
-
-/// One frame; without payloads it must be read from the journal.
-pub(crate) struct Batch {
-    written: Written,
-    payloads: Option<Vec<Payload>>,
-}
-
-impl Feed {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, state: Mutex::default(), changed: Condvar::new() }
-    }
-
-    /// Called by the committer: wakes the archive only when much is waiting.
-    pub(crate) fn push(&self, written: Written, payloads: Vec<Payload>) {
-        let mut state = self.state.lock();
-        let before = state.bytes;
-        let bytes = before + written.bytes as usize;
-        if bytes > self.bytes_max {
-            state.batches.push(Batch { written, payloads: None });
-            return;
-        }
-        state.bytes = bytes;
-        state.batches.push(Batch { written, payloads: Some(payloads) });
-        if before < FEED_BYTES_WAKE && bytes >= FEED_BYTES_WAKE {
-            drop(state);
-            self.changed.notify_one();
-        }
-    }
-
-    pub(crate) fn stop(&self) {
-        self.state.lock().stop = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits until `until`, much is waiting, or the end. Whether it is the end.
-    fn wait(&self, until: Instant) -> bool {
-        let mut state = self.state.lock();
-        while !state.stop && state.bytes < FEED_BYTES_WAKE {
-            if self.changed.wait_until(&mut state, until).timed_out() {
-                break;
-            }
-        }
-        state.stop
-    }
-
-    fn take(&self) -> Vec<Batch> {
-        let mut state = self.state.lock();
-        state.bytes = 0;
-        std::mem::take(&mut state.batches)
-    }
 }
 
 /// Reads tiles from files.
@@ -194,10 +120,20 @@ pub(crate) fn read_bundle(
     Err(ArchiveError::Damaged { path: dir.join(bundle.path()), why })
 }
 
-/// A file that is to be written.
-struct NewFile {
-    path: PathBuf,
-    bytes: Vec<u8>,
+/// One entry that waits for others of its bundle.
+struct Held {
+    segment: u64,
+    index: u64,
+    payload: Payload,
+}
+
+/// What a checkpoint covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// While there is much, what fills whole bundles: the rest comes with the next checkpoint, and
+    /// no partial tile is written that the next makes useless.
+    Bundles,
+    Everything,
 }
 
 /// The pack that is being filled.
@@ -213,7 +149,6 @@ struct Pack {
 pub(crate) struct Archive {
     vfs: Arc<dyn Vfs>,
     dir: PathBuf,
-    state_dir: PathBuf,
     edge: Edge,
     /// Size that the checkpoint on disk covers.
     published: u64,
@@ -227,11 +162,16 @@ pub(crate) struct Archive {
     pack: Option<Pack>,
     /// Objects that are not in the pack's file yet, with the index of their entry.
     objects: Vec<(u64, Hash, Vec<u8>)>,
-    files: Vec<NewFile>,
+    files: Files,
+    /// Taken in and not written.
     pending_bytes: usize,
-    known_dirs: BTreeSet<PathBuf>,
-    /// Directories that hold new names.
-    dirty_dirs: BTreeSet<PathBuf>,
+    /// Taken in since the last checkpoint.
+    unpublished_bytes: usize,
+    held: Vec<Held>,
+    held_bytes: usize,
+    /// Partial tiles may stand where this run has put none, and states of earlier sizes.
+    is_untidy: bool,
+    states: StateFiles,
     /// Segments of the journal and the index after their last entry seen.
     segments: BTreeMap<u64, u64>,
 }
@@ -262,10 +202,11 @@ impl Archive {
         if edge.root() != root {
             return Err(damaged("the tiles do not have the root of the checkpoint".into()));
         }
+        let files = Files::new(vfs.clone(), dir).map_err(at(dir))?;
+        let states = StateFiles::new(vfs.clone(), state_dir);
         let mut archive = Self {
             vfs,
             dir: dir.to_path_buf(),
-            state_dir: state_dir.to_path_buf(),
             edge,
             published: size,
             bundle: vec![],
@@ -275,10 +216,13 @@ impl Archive {
             records: vec![],
             pack: None,
             objects: vec![],
-            files: vec![],
+            files,
             pending_bytes: 0,
-            known_dirs: BTreeSet::new(),
-            dirty_dirs: BTreeSet::new(),
+            unpublished_bytes: 0,
+            held: vec![],
+            held_bytes: 0,
+            is_untidy: true,
+            states,
             segments: BTreeMap::new(),
         };
         archive.restore(size)?;
@@ -300,11 +244,7 @@ impl Archive {
                 }
             }
         }
-        let path = self.state_dir.join(State::file_name(size));
-        let bytes = read_file(&*self.vfs, &path, STATE_BYTES_MAX)
-            .map_err(|error| ArchiveError::Io { path, error })?;
-        let state = bytes.and_then(|bytes| State::decode(&bytes)).filter(|s| s.size == size);
-        let state = match state {
+        let state = match self.states.read(size).map_err(at(self.states.dir()))? {
             Some(state) => state,
             None => self.rebuild_state(size)?,
         };
@@ -418,6 +358,7 @@ impl Archive {
     fn batch(&mut self, journal: &Path, batch: Batch) -> Result<(), ArchiveError> {
         let Batch { written, payloads } = batch;
         let Some(payloads) = payloads else {
+            self.release()?;
             let tail = Tail::open(&*self.vfs, journal, written.segment, written.offset)?;
             let frame = tail.map(|mut tail| tail.next(written.index)).transpose()?.flatten();
             let frame = frame.filter(|frame| frame.index == written.index);
@@ -425,9 +366,26 @@ impl Archive {
             return self.frame(written.segment, frame.ok_or(gap)?);
         };
         for (payload, index) in payloads.into_iter().zip(written.index..) {
-            let entry = decode_entry(index, &payload.entry)?;
-            self.take_in(written.segment, index, payload, &entry)?;
+            self.held_bytes += payload.body_bytes();
+            self.held.push(Held { segment: written.segment, index, payload });
+            let is_last = (index + 1).is_multiple_of(u64::from(TILE_WIDTH));
+            if is_last || self.held_bytes >= HELD_BYTES_MAX {
+                self.release()?;
+            }
         }
+        Ok(())
+    }
+
+    /// Takes in what was held.
+    fn release(&mut self) -> Result<(), ArchiveError> {
+        self.held_bytes = 0;
+        let mut held = std::mem::take(&mut self.held);
+        for Held { segment, index, payload } in held.drain(..) {
+            let entry = decode_entry(index, &payload.entry)?;
+            self.take_in(segment, index, payload, &entry)?;
+        }
+        // Its memory serves the next bundle.
+        self.held = held;
         Ok(())
     }
 
@@ -451,16 +409,16 @@ impl Archive {
         if !named.eq(payload.objects.iter().map(|(hash, _)| hash)) {
             return Err(ArchiveError::Objects { index });
         }
-        self.pending_bytes += payload.body_bytes();
+        let bytes = payload.body_bytes();
+        self.pending_bytes += bytes;
+        self.unpublished_bytes += bytes;
         self.tracker.observe(payload.leaf, entry);
         self.records.extend(Record::of(index, entry));
         self.objects.extend(payload.objects.into_iter().map(|(hash, body)| (index, hash, body)));
         push_bundle_entry(&mut self.bundle, &payload.entry)
             .map_err(|_| ArchiveError::Objects { index })?;
-        let (dir, files) = (&self.dir, &mut self.files);
-        let full = |tile: TileId, hashes: &[Hash]| {
-            files.push(NewFile { path: dir.join(tile.path()), bytes: encode_tile(hashes) });
-        };
+        let files = &mut self.files;
+        let full = |tile: TileId, hashes: &[Hash]| files.add(&tile.path(), encode_tile(hashes));
         if !self.edge.append(payload.leaf, full) {
             return Err(ArchiveError::Objects { index });
         }
@@ -468,35 +426,14 @@ impl Archive {
         if size.is_multiple_of(u64::from(TILE_WIDTH))
             && let Some(bundle) = BundleId::new(index / u64::from(TILE_WIDTH), TILE_WIDTH)
         {
-            let bytes = std::mem::take(&mut self.bundle);
-            self.files.push(NewFile { path: self.dir.join(bundle.path()), bytes });
+            let next = Vec::with_capacity(self.bundle.len() + self.bundle.len() / 8);
+            self.files.add(&bundle.path(), std::mem::replace(&mut self.bundle, next));
         }
         if size.is_multiple_of(CHUNK_ENTRIES) {
-            let bytes = index::encode(&mut std::mem::take(&mut self.records));
-            let path = self.dir.join(index::index_path(index / CHUNK_ENTRIES));
-            self.files.push(NewFile { path, bytes });
+            let bytes = index::encode(&mut self.records);
+            self.records.clear();
+            self.files.add(&index::index_path(index / CHUNK_ENTRIES), bytes);
         }
-        Ok(())
-    }
-
-    fn io<'p>(path: &'p Path) -> impl FnOnce(io::Error) -> ArchiveError + 'p {
-        |error| ArchiveError::Io { path: path.to_path_buf(), error }
-    }
-
-    fn sync_error<'p>(path: &'p Path) -> impl FnOnce(io::Error) -> ArchiveError + 'p {
-        |error| ArchiveError::Sync { path: path.to_path_buf(), error }
-    }
-
-    /// Creates a directory within the archive, with those above it.
-    fn make_dir(&mut self, dir: &Path) -> Result<(), ArchiveError> {
-        if dir == self.dir || self.known_dirs.contains(dir) {
-            return Ok(());
-        }
-        let Some(parent) = dir.parent().map(Path::to_path_buf) else { return Ok(()) };
-        self.make_dir(&parent)?;
-        self.vfs.create_dir(dir, Privacy::Shared).map_err(Self::io(dir))?;
-        self.dirty_dirs.insert(parent);
-        self.known_dirs.insert(dir.to_path_buf());
         Ok(())
     }
 
@@ -510,7 +447,7 @@ impl Archive {
         let path = self.dir.join(pack::pack_path(pack.first));
         let result = append_objects(&mut pack, &self.objects);
         self.pack = Some(pack);
-        result.map_err(Self::io(&path))?;
+        result.map_err(at(&path))?;
         self.objects.clear();
         Ok(())
     }
@@ -518,7 +455,7 @@ impl Archive {
     /// Written twice a key is still one key.
     fn flush_keys(&mut self) -> Result<(), ArchiveError> {
         for wrapped in &self.wrapped {
-            self.key_store.append(wrapped).map_err(Self::io(&self.dir))?;
+            self.key_store.append(wrapped).map_err(at(&self.dir))?;
         }
         self.wrapped.clear();
         Ok(())
@@ -527,127 +464,83 @@ impl Archive {
     fn new_pack(&mut self, first: u64) -> Result<Pack, ArchiveError> {
         let path = self.dir.join(pack::pack_path(first));
         let dir = self.dir.join("objects");
-        self.make_dir(&dir)?;
+        self.files.make_dir(&dir)?;
         // Residue of a run that was cut off before it published it.
-        if self.vfs.exists(&path).map_err(Self::io(&path))? {
-            self.vfs.remove(&path).map_err(Self::io(&path))?;
-        }
-        let file = self.vfs.create(&path, Privacy::Shared).map_err(Self::io(&path))?;
-        file.pwrite(PACK_MAGIC, 0).map_err(Self::io(&path))?;
-        self.dirty_dirs.insert(dir);
+        let file = self.vfs.create_anew(&path, Privacy::Shared).map_err(at(&path))?;
+        file.pwrite(PACK_MAGIC, 0).map_err(at(&path))?;
+        self.files.has_new_name(&dir);
         let len = PACK_MAGIC.len() as u64;
         Ok(Pack { first, len, file, places: vec![], dirty: true })
     }
 
+    /// Writes what is new, so that it needs no memory. It has no name yet and need not be durable.
+    fn spill(&mut self) -> Result<(), ArchiveError> {
+        self.flush_keys()?;
+        self.flush_objects()?;
+        self.files.stage()?;
+        self.pending_bytes = 0;
+        Ok(())
+    }
+
     /// Writes what is new, then a checkpoint over it. Nothing if nothing is new. May be called
     /// again after it failed for want of space.
-    pub(crate) fn publish(&mut self, signer: &Signer, origin: &str) -> Result<(), ArchiveError> {
+    pub(crate) fn publish(
+        &mut self,
+        signer: &Signer,
+        origin: &str,
+        extent: Extent,
+    ) -> Result<(), ArchiveError> {
+        let is_busy = self.size().saturating_sub(self.published) >= BUSY_ENTRIES_MIN;
+        if extent == Extent::Everything || !is_busy {
+            self.release()?;
+        }
         let size = self.size();
         if size == self.published && self.vfs.exists(&self.dir.join("checkpoint")).unwrap_or(false)
         {
             return Ok(());
         }
-        self.flush_keys()?;
-        self.flush_objects()?;
-        let mut written = vec![];
-        let full = std::mem::take(&mut self.files);
-        let result = self.write_files(&full, &mut written);
-        self.files = full;
-        result?;
-        let partial = self.partial_files();
-        self.write_files(&partial, &mut written)?;
-        let state = self.write_state(size)?;
-        self.sync(written)?;
-        self.files.clear();
-        self.pending_bytes = 0;
+        // Until all has gone well, partial tiles of a size without a checkpoint may be left.
+        let was_untidy = std::mem::replace(&mut self.is_untidy, true);
+        self.add_partials();
+        self.spill()?;
+        let pack = self.pack.as_ref().map(|pack| (pack.first, pack.len));
+        self.states.write(size, pack, &self.tracker).map_err(at(self.states.dir()))?;
+        self.sync()?;
         self.put_checkpoint(signer, origin, size)?;
-        self.tidy(self.published, size, &state);
+        self.states.stands();
+        self.tidy(self.published, size, was_untidy);
+        self.is_untidy = false;
+        self.files.stand();
         self.published = size;
+        self.unpublished_bytes = 0;
         self.complete_pack()
     }
 
-    fn partial_files(&self) -> Vec<NewFile> {
+    /// The partial tiles and the bundle at the right edge, but for those that the last checkpoint
+    /// has as well.
+    fn add_partials(&mut self) {
         let size = self.size();
-        let mut out: Vec<NewFile> = self
-            .edge
-            .partial_tiles()
-            .map(|(tile, hashes)| NewFile {
-                path: self.dir.join(tile.path()),
-                bytes: encode_tile(hashes),
-            })
-            .collect();
+        self.files.forget_partials();
+        for (tile, hashes) in self.edge.partial_tiles() {
+            if TileId::at(self.published, tile.level(), tile.index()) != Some(tile) {
+                self.files.add_partial(&tile.path(), encode_tile(hashes));
+            }
+        }
         let bundle = BundleId::at(size, size / u64::from(TILE_WIDTH));
         if let Some(bundle) = bundle.filter(|_| !self.bundle.is_empty()) {
-            out.push(NewFile { path: self.dir.join(bundle.path()), bytes: self.bundle.clone() });
+            self.files.add_partial(&bundle.path(), self.bundle.clone());
         }
-        out
-    }
-
-    /// Writes files under temporary names. One that is there already must be the same.
-    fn write_files(
-        &mut self,
-        files: &[NewFile],
-        written: &mut Vec<(PathBuf, PathBuf, Box<dyn VfsFile>)>,
-    ) -> Result<(), ArchiveError> {
-        for NewFile { path, bytes } in files {
-            let old = read_file(&*self.vfs, path, TILE_FILE_BYTES_MAX).map_err(Self::io(path))?;
-            if let Some(old) = old {
-                if old != *bytes {
-                    return Err(ArchiveError::OtherBytes { path: path.clone() });
-                }
-                continue;
-            }
-            let Some(dir) = path.parent().map(Path::to_path_buf) else { continue };
-            self.make_dir(&dir)?;
-            let mut name = path.file_name().unwrap_or_default().to_owned();
-            name.push(".tmp");
-            let temporary = path.with_file_name(name);
-            if self.vfs.exists(&temporary).map_err(Self::io(&temporary))? {
-                self.vfs.remove(&temporary).map_err(Self::io(&temporary))?;
-            }
-            let file =
-                self.vfs.create(&temporary, Privacy::Shared).map_err(Self::io(&temporary))?;
-            file.pwrite(bytes, 0).map_err(Self::io(&temporary))?;
-            self.dirty_dirs.insert(dir);
-            written.push((temporary, path.clone(), file));
-        }
-        Ok(())
-    }
-
-    fn write_state(&mut self, size: u64) -> Result<PathBuf, ArchiveError> {
-        let pack = self.pack.as_ref().map(|pack| (pack.first, pack.len));
-        let state = State { size, pack, tracker: self.tracker.clone() };
-        let path = self.state_dir.join(State::file_name(size));
-        self.vfs.replace(&path, &state.encode(), Privacy::Private).map_err(Self::io(&path))?;
-        Ok(path)
     }
 
     /// Makes what was written durable, then gives it its names, durably.
-    fn sync(
-        &mut self,
-        written: Vec<(PathBuf, PathBuf, Box<dyn VfsFile>)>,
-    ) -> Result<(), ArchiveError> {
+    fn sync(&mut self) -> Result<(), ArchiveError> {
         if let Some(pack) = self.pack.as_mut().filter(|pack| pack.dirty) {
             let path = self.dir.join(pack::pack_path(pack.first));
-            pack.file.fdatasync().map_err(Self::sync_error(&path))?;
+            pack.file.fdatasync().map_err(sync_at(&path))?;
             pack.dirty = false;
         }
-        self.key_store.sync().map_err(Self::sync_error(&self.dir))?;
-        if written.len() > SYNC_EACH_MAX {
-            self.vfs.sync_all(&self.dir).map_err(Self::sync_error(&self.dir))?;
-        } else {
-            for (temporary, _, file) in &written {
-                file.fdatasync().map_err(Self::sync_error(temporary))?;
-            }
-        }
-        for (temporary, path, _) in &written {
-            self.vfs.rename(temporary, path).map_err(Self::io(path))?;
-        }
-        // Deepest last does not matter: all are durable before the checkpoint.
-        while let Some(dir) = self.dirty_dirs.pop_first() {
-            self.vfs.sync_dir(&dir).map_err(Self::sync_error(&dir))?;
-        }
-        Ok(())
+        self.key_store.sync().map_err(sync_at(&self.dir))?;
+        self.files.settle()
     }
 
     fn put_checkpoint(&self, signer: &Signer, origin: &str, size: u64) -> Result<(), ArchiveError> {
@@ -656,35 +549,24 @@ impl Archive {
             Checkpoint::new(origin, size, self.edge.root()).map_err(|error| sign(&error))?;
         let signed = checkpoint.sign(signer).map_err(|error| sign(&error))?;
         let path = self.dir.join("checkpoint");
-        self.vfs
-            .replace(&path, signed.to_string().as_bytes(), Privacy::Shared)
-            .map_err(Self::io(&path))
+        self.vfs.replace(&path, signed.to_string().as_bytes(), Privacy::Shared).map_err(at(&path))
     }
 
-    /// Removes partial tiles and bundles whose full one exists, and states of earlier sizes. What
-    /// cannot be removed is left.
-    fn tidy(&self, old: u64, new: u64, state: &Path) {
-        let mut dirs = vec![];
+    /// Removes partial tiles and bundles whose full one exists now: those that the last checkpoint
+    /// had, or with `all` whatever stands there.
+    fn tidy(&mut self, old: u64, new: u64, all: bool) {
         for tile in bulla_tlog::tile::tiles_changed(old, new).filter(TileId::is_full) {
-            dirs.push(self.dir.join(tile.path()));
+            if all || TileId::at(old, tile.level(), tile.index()).is_some() {
+                self.files.remove_partials(&tile.path());
+            }
         }
         for bundle in bulla_tlog::tile::bundles_changed(old, new).filter(BundleId::is_full) {
-            dirs.push(self.dir.join(bundle.path()));
-        }
-        for full in dirs {
-            let mut name = full.file_name().unwrap_or_default().to_owned();
-            name.push(".p");
-            let partial = full.with_file_name(name);
-            for name in self.vfs.list(&partial).unwrap_or_default() {
-                let _ = self.vfs.remove(&partial.join(name));
+            if all || BundleId::at(old, bundle.index()).is_some() {
+                self.files.remove_partials(&bundle.path());
             }
-            let _ = self.vfs.remove_dir(&partial);
         }
-        for name in self.vfs.list(&self.state_dir).unwrap_or_default() {
-            let path = self.state_dir.join(&name);
-            if name.ends_with(".state") && path != *state {
-                let _ = self.vfs.remove(&path);
-            }
+        if all {
+            self.states.tidy();
         }
     }
 
@@ -701,7 +583,7 @@ impl Archive {
                 self.pack = Some(pack);
                 Ok(())
             }
-            other => other.map_err(Self::io(&path)),
+            other => other.map_err(at(&path)),
         }
     }
 
@@ -713,12 +595,20 @@ impl Archive {
             && *end <= self.published
         {
             let path = journal.join(segment_name(*segment));
-            self.vfs.remove(&path).map_err(Self::io(&path))?;
-            self.vfs.sync_dir(journal).map_err(Self::io(journal))?;
+            self.vfs.remove(&path).map_err(at(&path))?;
+            self.vfs.sync_dir(journal).map_err(at(journal))?;
             self.segments.pop_first();
         }
         Ok(())
     }
+}
+
+fn at<'p>(path: &'p Path) -> impl FnOnce(io::Error) -> ArchiveError + 'p {
+    |error| ArchiveError::Io { path: path.to_path_buf(), error }
+}
+
+fn sync_at<'p>(path: &'p Path) -> impl FnOnce(io::Error) -> ArchiveError + 'p {
+    |error| ArchiveError::Sync { path: path.to_path_buf(), error }
 }
 
 fn decode_entry(index: u64, bytes: &[u8]) -> Result<Entry, ArchiveError> {
@@ -774,153 +664,5 @@ pub(crate) fn scan_pack(file: &dyn VfsFile, len: u64) -> io::Result<(Vec<Place>,
     Ok((places, at))
 }
 
-/// The archive's thread, which is also the one that lets the log's heart beat.
-pub(crate) struct ArchiveThread {
-    thread: Option<JoinHandle<Result<(), ArchiveError>>>,
-    published: Arc<AtomicU64>,
-    error: Arc<Mutex<Option<Arc<str>>>>,
-}
-
-impl ArchiveThread {
-    pub(crate) fn start(
-        archive: Archive,
-        feed: Arc<Feed>,
-        shared: Arc<Shared>,
-        config: &LedgerConfig,
-        journal: &Path,
-    ) -> io::Result<Self> {
-        let published = Arc::new(AtomicU64::new(archive.published));
-        let error = Arc::new(Mutex::new(None));
-        let work = Work {
-            archive,
-            feed,
-            taken: VecDeque::new(),
-            shared,
-            journal: journal.to_path_buf(),
-            origin: config.origin.clone(),
-            checkpoint: Duration::from_millis(config.checkpoint_ms),
-            heartbeat: Duration::from_millis(config.heartbeat_ms),
-            heartbeat_idle: Duration::from_millis(config.heartbeat_idle_ms),
-            published: published.clone(),
-            error: error.clone(),
-        };
-        let thread =
-            std::thread::Builder::new().name("bulla-archive".into()).spawn(|| work.run())?;
-        Ok(Self { thread: Some(thread), published, error })
-    }
-
-    pub(crate) fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
-    }
-
-    /// Why checkpoints do not come, if they do not.
-    pub(crate) fn error(&self) -> Option<Arc<str>> {
-        self.error.lock().clone()
-    }
-
-    /// Waits for the last checkpoint, after [`Feed::stop`].
-    pub(crate) fn join(&mut self) -> Result<(), ArchiveError> {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(_)) => Err(ArchiveError::Sign("the archive's thread panicked".into())),
-            None => Ok(()),
-        }
-    }
-}
-
-struct Work {
-    archive: Archive,
-    feed: Arc<Feed>,
-    /// Out of the feed, and not in the archive yet.
-    taken: VecDeque<Batch>,
-    shared: Arc<Shared>,
-    journal: PathBuf,
-    origin: String,
-    checkpoint: Duration,
-    heartbeat: Duration,
-    heartbeat_idle: Duration,
-    published: Arc<AtomicU64>,
-    error: Arc<Mutex<Option<Arc<str>>>>,
-}
-
-impl Work {
-    fn run(mut self) -> Result<(), ArchiveError> {
-        let result = self.work();
-        if let Err(error) = &result {
-            tracing::error!(%error, "the archive has stopped, and the record with it");
-            let why: Arc<str> = format!("archive: {error}").into();
-            *self.error.lock() = Some(why.clone());
-            self.shared.gauge.stop(why);
-        }
-        result
-    }
-
-    fn work(&mut self) -> Result<(), ArchiveError> {
-        let mut tick = Instant::now() + self.checkpoint;
-        let (mut beat, mut fade) = (Instant::now(), Instant::now());
-        let mut beaten = 0;
-        loop {
-            let stop = self.feed.wait(tick);
-            self.take_in()?;
-            let late = Instant::now() >= tick;
-            if late || stop {
-                self.publish()?;
-            }
-            if stop {
-                return Ok(());
-            }
-            if late {
-                tick = Instant::now() + self.checkpoint;
-            }
-            let entries = self.shared.gauge.entries.load(Ordering::Relaxed);
-            let wait = if entries == beaten { self.heartbeat_idle } else { self.heartbeat };
-            // A run begins with its boot entry, however long that takes to come.
-            if beat.elapsed() >= wait && self.shared.has_begun.load(Ordering::Acquire) {
-                beat = Instant::now();
-                // The beat itself is no activity.
-                beaten = entries + 1;
-                let _ = self.shared.append_plain(&self.shared.entry(Kind::Heartbeat, now()));
-            }
-            if fade.elapsed() >= FADE {
-                fade = Instant::now();
-                self.shared.gauge.latency.fade();
-            }
-        }
-    }
-
-    /// Takes in what waits, a bounded part at a time: frames that did not fit into memory are read
-    /// from the journal, and there may be gigabytes of them. While the disk is full the rest waits.
-    fn take_in(&mut self) -> Result<(), ArchiveError> {
-        loop {
-            if self.taken.is_empty() {
-                self.taken = self.feed.take().into();
-            }
-            let Some(batch) = self.taken.pop_front() else { return Ok(()) };
-            self.archive.batch(&self.journal, batch)?;
-            if self.archive.pending_bytes >= PENDING_BYTES_MAX {
-                self.publish()?;
-                if self.archive.pending_bytes > 0 {
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    fn publish(&mut self) -> Result<(), ArchiveError> {
-        match self.archive.publish(&self.shared.keys.signer, &self.origin) {
-            Ok(()) => {
-                self.published.store(self.archive.published, Ordering::Release);
-                *self.error.lock() = None;
-                self.archive.prune(&self.journal)
-            }
-            Err(ArchiveError::Io { path, error }) if is_full(&error) => {
-                let why: Arc<str> = format!("`{}`: {error}", path.display()).into();
-                if self.error.lock().replace(why).is_none() {
-                    tracing::error!("no checkpoint can be published: the disk is full");
-                }
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

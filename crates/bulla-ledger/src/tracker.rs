@@ -1,13 +1,20 @@
 //! Which sessions are open at a size of the log, so that those which a crash cut off can be closed
-//! with the right counts. Kept beside the archive, in a file for each size; rebuilt by reading the
-//! archive where that file is missing or broken.
+//! with the right counts. Kept beside the archive, in two files that are written in turn; rebuilt by
+//! reading the archive where neither is of its size and whole.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bulla_tlog::{
     Hash,
     entry::{Counts, Entry, Kind, Mode, ObjectRef, Transcript},
 };
+
+use crate::vfs::{Access, Privacy, Vfs, VfsFile};
 
 /// A session whose close has not been seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,34 +75,31 @@ pub(crate) struct State {
 const MAGIC: &[u8; 8] = b"bullast1";
 const SESSION_BYTES: usize = 16 + 8 + 32 + 1 + 5 * 8;
 
+/// The bytes of a [`State`].
+fn encode(size: u64, pack: Option<(u64, u64)>, tracker: &Tracker) -> Vec<u8> {
+    let mut out = Vec::with_capacity(72 + tracker.sessions.len() * SESSION_BYTES);
+    out.extend_from_slice(MAGIC);
+    let (pack, pack_len) = pack.unwrap_or((u64::MAX, 0));
+    for number in [size, pack, pack_len, u64::from(tracker.run_closed)] {
+        out.extend_from_slice(&number.to_be_bytes());
+    }
+    for (sid, session) in &tracker.sessions {
+        out.extend_from_slice(sid);
+        out.extend_from_slice(&session.seq.to_be_bytes());
+        out.extend_from_slice(&session.leaf.0);
+        out.push(session.mode.code() as u8);
+        let c = &session.counts;
+        for count in [c.commands, c.denied, c.held, c.rows, c.bytes] {
+            out.extend_from_slice(&count.to_be_bytes());
+        }
+    }
+    let check = Hash::of(&out);
+    out.extend_from_slice(&check.0);
+    out
+}
+
 impl State {
-    pub(crate) fn file_name(size: u64) -> String {
-        format!("{size:020}.state")
-    }
-
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + self.tracker.sessions.len() * SESSION_BYTES);
-        out.extend_from_slice(MAGIC);
-        let (pack, pack_len) = self.pack.unwrap_or((u64::MAX, 0));
-        for number in [self.size, pack, pack_len, u64::from(self.tracker.run_closed)] {
-            out.extend_from_slice(&number.to_be_bytes());
-        }
-        for (sid, session) in &self.tracker.sessions {
-            out.extend_from_slice(sid);
-            out.extend_from_slice(&session.seq.to_be_bytes());
-            out.extend_from_slice(&session.leaf.0);
-            out.push(session.mode.code() as u8);
-            let c = &session.counts;
-            for count in [c.commands, c.denied, c.held, c.rows, c.bytes] {
-                out.extend_from_slice(&count.to_be_bytes());
-            }
-        }
-        let check = Hash::of(&out);
-        out.extend_from_slice(&check.0);
-        out
-    }
-
-    /// None unless it is what [`State::encode`] writes.
+    /// None unless it is what [`encode`] writes.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (body, check) = bytes.split_last_chunk::<32>()?;
         if Hash::of(body).0 != *check {
@@ -125,6 +129,97 @@ impl State {
     }
 }
 
+const FILE_NAMES: [&str; 2] = ["0.state", "1.state"];
+const STATE_BYTES_MAX: u64 = 1 << 30;
+
+/// The two files that hold a state. One belongs to the checkpoint on disk; the other is written
+/// over, in place, for the next: a write that a crash cuts off spoils nothing that counts.
+pub(crate) struct StateFiles {
+    vfs: Arc<dyn Vfs>,
+    dir: PathBuf,
+    files: [Option<Box<dyn VfsFile>>; 2],
+    /// Which is of the checkpoint on disk.
+    standing: usize,
+}
+
+impl StateFiles {
+    pub(crate) fn new(vfs: Arc<dyn Vfs>, dir: &Path) -> Self {
+        Self { vfs, dir: dir.to_path_buf(), files: [None, None], standing: 0 }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The state of this size, if there is one. Earlier versions named a file after its size.
+    pub(crate) fn read(&mut self, size: u64) -> io::Result<Option<State>> {
+        for name in self.names()? {
+            let bytes = self.vfs.read(&self.dir.join(&name), STATE_BYTES_MAX)?;
+            let state = State::decode(&bytes).filter(|state| state.size == size);
+            if let Some(state) = state {
+                self.standing = FILE_NAMES.iter().position(|own| *own == name).unwrap_or(0);
+                return Ok(Some(state));
+            }
+        }
+        Ok(None)
+    }
+
+    fn names(&self) -> io::Result<impl Iterator<Item = String> + use<>> {
+        let names = self.vfs.list(&self.dir)?.into_iter();
+        Ok(names.filter(|name| name.ends_with(".state")))
+    }
+
+    /// Writes the state that the next checkpoint needs, durably.
+    pub(crate) fn write(
+        &mut self,
+        size: u64,
+        pack: Option<(u64, u64)>,
+        tracker: &Tracker,
+    ) -> io::Result<()> {
+        let bytes = encode(size, pack, tracker);
+        let file = self.next()?;
+        file.pwrite(&bytes, 0)?;
+        if file.size()? > bytes.len() as u64 {
+            file.truncate(bytes.len() as u64)?;
+        }
+        file.fdatasync()
+    }
+
+    /// The file that may be written over.
+    fn next(&mut self) -> io::Result<&dyn VfsFile> {
+        let next = 1 - self.standing;
+        let (Some(file), Some(name)) = (self.files.get_mut(next), FILE_NAMES.get(next)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if file.is_none() {
+            let path = self.dir.join(name);
+            let opened = match self.vfs.open(&path, Access::Write) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let made = self.vfs.create(&path, Privacy::Private)?;
+                    self.vfs.sync_dir(&self.dir)?;
+                    made
+                }
+                other => other?,
+            };
+            *file = Some(opened);
+        }
+        file.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The checkpoint of the state that was written last is on disk.
+    pub(crate) fn stands(&mut self) {
+        self.standing = 1 - self.standing;
+    }
+
+    /// Removes what earlier versions left. What cannot be removed is left.
+    pub(crate) fn tidy(&self) {
+        let Ok(names) = self.names() else { return };
+        for name in names.filter(|name| !FILE_NAMES.contains(&name.as_str())) {
+            let _ = self.vfs.remove(&self.dir.join(name));
+        }
+    }
+}
+
 fn take<const N: usize>(at: &mut &[u8]) -> Option<[u8; N]> {
     let (head, rest) = at.split_first_chunk::<N>()?;
     *at = rest;
@@ -138,6 +233,7 @@ fn number(at: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vfs::sim::{Fault, Plan, SimVfs, Survive, Torn};
 
     #[test]
     fn a_state_reads_back_and_no_byte_may_change() {
@@ -145,7 +241,7 @@ mod tests {
         let mut entry = Entry::new(Kind::Open, 1, 2, [3; 16]);
         entry.session = Some(bulla_tlog::entry::Link { sid: [5; 16], seq: 0, prev: None });
         state.tracker.observe(Hash::of(b"leaf"), &entry);
-        let bytes = state.encode();
+        let bytes = encode(state.size, state.pack, &state.tracker);
         let mut back = State::decode(&bytes).unwrap();
         back.tracker.sessions.get_mut(&[5; 16]).unwrap().transcript =
             Some(Transcript::new(&[5; 16]));
@@ -155,5 +251,65 @@ mod tests {
             changed[i] ^= 1;
             assert_eq!(State::decode(&changed), None, "byte {i}");
         }
+    }
+
+    fn tracker(sessions: u8) -> Tracker {
+        let mut tracker = Tracker::default();
+        for sid in 0..sessions {
+            let mut entry = Entry::new(Kind::Open, 1, 2, [3; 16]);
+            entry.session = Some(bulla_tlog::entry::Link { sid: [sid; 16], seq: 0, prev: None });
+            tracker.observe(Hash::of(&[sid]), &entry);
+        }
+        tracker
+    }
+
+    #[test]
+    fn the_state_of_the_checkpoint_outlives_a_crash_while_the_next_is_written() {
+        let dir = Path::new("/state");
+        let new = |vfs: &SimVfs| StateFiles::new(Arc::new(vfs.clone()), dir);
+        let vfs = SimVfs::new();
+        vfs.create_dir(dir, Privacy::Private).unwrap();
+        vfs.sync_dir(Path::new("/")).unwrap();
+        // Shorter after longer: nothing of the longer may stay behind it.
+        for (size, sessions) in [(1, 9), (2, 60), (3, 2), (4, 60), (5, 0), (6, 2)] {
+            let mut files = new(&vfs);
+            assert_eq!(files.read(size - 1).unwrap().is_some(), size > 1, "{size}");
+            for at in 0..4 {
+                for (torn, survive) in [
+                    (Torn::Prefix(20), Survive::Nothing),
+                    (Torn::Sectors(0b101), Survive::Some(at)),
+                    (Torn::Prefix(usize::MAX), Survive::All),
+                ] {
+                    let cut = vfs.after_crash(Survive::Nothing);
+                    let mut files = new(&cut);
+                    files.read(size - 1).unwrap();
+                    cut.plan(Some(Plan { path: "/state".into(), at, fault: Fault::Crash(torn) }));
+                    let _ = files.write(size, None, &tracker(sessions));
+                    let found = new(&cut.after_crash(survive)).read(size - 1).unwrap();
+                    assert_eq!(found.is_some(), size > 1, "{size}, operation {at}");
+                }
+            }
+            files.write(size, Some((1, size)), &tracker(sessions)).unwrap();
+            files.stands();
+            let found = new(&vfs.after_crash(Survive::Nothing)).read(size).unwrap().unwrap();
+            assert_eq!(found.tracker.sessions.len(), usize::from(sessions));
+            assert_eq!(vfs.list(dir).unwrap().len(), (size as usize).min(2));
+        }
+    }
+
+    #[test]
+    fn a_state_of_an_earlier_version_is_read_and_tidied_away() {
+        let vfs = SimVfs::new();
+        let old = Path::new("/00000000000000000007.state");
+        let file = vfs.create(old, Privacy::Private).unwrap();
+        file.pwrite(&encode(7, None, &tracker(3)), 0).unwrap();
+        let mut files = StateFiles::new(Arc::new(vfs.clone()), Path::new("/"));
+        assert_eq!(files.read(8).unwrap(), None);
+        assert_eq!(files.read(7).unwrap().unwrap().tracker.sessions.len(), 3);
+        files.write(8, None, &tracker(1)).unwrap();
+        assert!(vfs.exists(old).unwrap(), "until there is a checkpoint of the next");
+        files.stands();
+        files.tidy();
+        assert_eq!(vfs.list(Path::new("/")).unwrap(), ["1.state"]);
     }
 }

@@ -6,10 +6,14 @@
 //! kernel may have dropped the pages, and the next sync would succeed without them.
 
 use std::{
+    ffi::CString,
     fmt, fs, io,
     os::{
         fd::AsRawFd,
-        unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+        },
     },
     path::Path,
 };
@@ -61,6 +65,13 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
     fn truncate(&self, bytes: u64) -> io::Result<()>;
 }
 
+/// A file system as a whole.
+pub trait VfsDisk: Send + Sync + fmt::Debug {
+    /// Makes everything durable that was written to it. Fails if any write to it has failed since
+    /// this was opened or last told so.
+    fn sync_all(&self) -> io::Result<()>;
+}
+
 /// A file system. Paths are taken as they are.
 pub trait Vfs: Send + Sync + fmt::Debug {
     /// Creates a file that must not exist, open for [`Access::Write`].
@@ -68,14 +79,17 @@ pub trait Vfs: Send + Sync + fmt::Debug {
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn VfsFile>>;
     /// Replaces `to`, atomically.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames within one directory; fails with [`io::ErrorKind::AlreadyExists`] if there is a `to`.
+    /// A crash may leave both names.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Creates one directory; that it exists already is no error.
     fn create_dir(&self, path: &Path, privacy: Privacy) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Makes everything durable that was written to the file system that holds `path`.
-    fn sync_all(&self, path: &Path) -> io::Result<()>;
+    /// The file system that holds `path`, a directory.
+    fn disk_of(&self, path: &Path) -> io::Result<Box<dyn VfsDisk>>;
     /// Names in a directory, sorted.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     fn exists(&self, path: &Path) -> io::Result<bool>;
@@ -94,15 +108,23 @@ pub trait Vfs: Send + Sync + fmt::Debug {
         Ok(out)
     }
 
+    /// Creates a file in place of one that a run which was cut off may have left.
+    fn create_anew(&self, path: &Path, privacy: Privacy) -> io::Result<Box<dyn VfsFile>> {
+        match self.create(path, privacy) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove(path)?;
+                self.create(path, privacy)
+            }
+            other => other,
+        }
+    }
+
     /// Replaces a small file so that a crash leaves the old one or the new one, whole. Durable when
     /// it returns.
     fn replace(&self, path: &Path, bytes: &[u8], privacy: Privacy) -> io::Result<()> {
         let Some(dir) = path.parent() else { return Err(io::ErrorKind::InvalidInput.into()) };
         let temporary = path.with_extension("tmp");
-        if self.exists(&temporary)? {
-            self.remove(&temporary)?;
-        }
-        let file = self.create(&temporary, privacy)?;
+        let file = self.create_anew(&temporary, privacy)?;
         file.pwrite(bytes, 0)?;
         file.fdatasync()?;
         self.rename(&temporary, path)?;
@@ -144,6 +166,43 @@ impl RealVfs {
     }
 }
 
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// rename(2), `RENAME_NOREPLACE`.
+fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (c_path(from)?, c_path(to)?);
+    let (cwd, flags) = (libc::AT_FDCWD, libc::RENAME_NOREPLACE);
+    // The standard library's rename always replaces.
+    // SAFETY: both paths are C strings that outlive the call, which changes no memory of ours.
+    match unsafe { libc::renameat2(cwd, from.as_ptr(), cwd, to.as_ptr(), flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The same by a second name, which link(2) never gives to what has it already.
+fn link_no_replace(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to)?;
+    fs::remove_file(from)
+}
+
+/// A descriptor of a file system: syncfs(2) tells each of them once of writes that failed.
+#[derive(Debug)]
+struct RealDisk(fs::File);
+
+impl VfsDisk for RealDisk {
+    fn sync_all(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open for as long as `self` lives; the call touches no memory of
+        // ours.
+        match unsafe { libc::syncfs(self.0.as_raw_fd()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
 impl Vfs for RealVfs {
     fn create(&self, path: &Path, privacy: Privacy) -> io::Result<Box<dyn VfsFile>> {
         let mode = match privacy {
@@ -181,6 +240,16 @@ impl Vfs for RealVfs {
         fs::rename(from, to)
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match rename_no_replace(from, to) {
+            // The kernel or the file system does not know the flag.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+                link_no_replace(from, to)
+            }
+            other => other,
+        }
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -204,14 +273,8 @@ impl Vfs for RealVfs {
         fs::File::open(path)?.sync_all()
     }
 
-    fn sync_all(&self, path: &Path) -> io::Result<()> {
-        let dir = fs::File::open(path)?;
-        // SAFETY: the descriptor is open until `dir` is dropped; the call touches no memory of
-        // ours.
-        match unsafe { libc::syncfs(dir.as_raw_fd()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+    fn disk_of(&self, path: &Path) -> io::Result<Box<dyn VfsDisk>> {
+        Ok(Box::new(RealDisk(fs::File::open(path)?)))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -231,9 +294,7 @@ impl Vfs for RealVfs {
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        use std::os::unix::ffi::OsStrExt;
-        let path = std::ffi::CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let path = c_path(path)?;
         let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
         // SAFETY: `path` is a C string that outlives the call, and `stat` is memory for one
         // `statvfs` to be written to.
@@ -303,5 +364,70 @@ impl VfsFile for RealFile {
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
         self.file.set_len(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{sim::SimVfs, *};
+
+    /// A directory that goes with the value.
+    struct Scratch(std::path::PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let name = format!("bulla-vfs-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn put(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) {
+        vfs.create(path, Privacy::Private).unwrap().pwrite(bytes, 0).unwrap();
+    }
+
+    type Rename<'a> = &'a dyn Fn(&Path, &Path) -> io::Result<()>;
+
+    #[test]
+    fn a_name_that_is_taken_is_not_taken_away() {
+        let (scratch, sim) = (Scratch::new("names"), SimVfs::new());
+        let cases: [(&dyn Vfs, &Path, Rename); 4] = [
+            (&RealVfs, &scratch.0, &|from, to| RealVfs.rename_new(from, to)),
+            (&RealVfs, &scratch.0, &rename_no_replace),
+            (&RealVfs, &scratch.0, &link_no_replace),
+            (&sim, Path::new("/"), &|from, to| sim.rename_new(from, to)),
+        ];
+        for (n, (vfs, dir, rename)) in cases.into_iter().enumerate() {
+            let (old, new) = (dir.join(format!("{n}-old")), dir.join(format!("{n}-new")));
+            put(vfs, &old, b"old");
+            rename(&old, &new).unwrap();
+            assert!(!vfs.exists(&old).unwrap(), "{n}");
+            put(vfs, &old, b"other");
+            let error = rename(&old, &new).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{n}");
+            let read = |path| vfs.read(path, 99).unwrap();
+            assert_eq!((read(&old), read(&new)), (b"other".to_vec(), b"old".to_vec()), "{n}");
+            let missing = rename(&dir.join("none"), &dir.join("else")).unwrap_err();
+            assert_eq!(missing.kind(), io::ErrorKind::NotFound, "{n}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_left_over_is_made_anew() {
+        let (scratch, sim) = (Scratch::new("anew"), SimVfs::new());
+        let cases: [(&dyn Vfs, &Path); 2] = [(&RealVfs, &scratch.0), (&sim, Path::new("/"))];
+        for (vfs, dir) in cases {
+            let path = dir.join("a");
+            put(vfs, &path, b"longer");
+            vfs.create_anew(&path, Privacy::Private).unwrap().pwrite(b"new", 0).unwrap();
+            assert_eq!(vfs.read(&path, 99).unwrap(), b"new");
+        }
     }
 }

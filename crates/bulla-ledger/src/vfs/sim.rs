@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Access, Privacy, Vfs, VfsFile};
+use super::{Access, Privacy, Vfs, VfsDisk, VfsFile};
 
 pub const SECTOR: usize = 512;
 
@@ -447,6 +447,13 @@ impl Vfs for SimVfs {
         Ok(())
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.exists(to)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.rename(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.0.lock();
         disk.file(path)?;
@@ -495,14 +502,13 @@ impl Vfs for SimVfs {
         Ok(())
     }
 
-    fn sync_all(&self, path: &Path) -> io::Result<()> {
+    fn disk_of(&self, path: &Path) -> io::Result<Box<dyn VfsDisk>> {
         let mut disk = self.0.lock();
-        if disk.op(path)?.is_some() {
+        if disk.crashed {
             return Err(crashed());
         }
-        disk.nodes.iter_mut().for_each(Node::sync);
-        disk.dirs.values_mut().for_each(Dir::sync);
-        Ok(())
+        disk.dir(path)?;
+        Ok(Box::new(SimDisk { disk: self.clone(), path: path.into() }))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -529,6 +535,33 @@ impl Vfs for SimVfs {
         let disk = self.0.lock();
         let used: u64 = disk.nodes.iter().map(|node| node.seen.len() as u64).sum();
         Ok(disk.bytes_max.unwrap_or(u64::MAX / 2).saturating_sub(used))
+    }
+}
+
+#[derive(Debug)]
+struct SimDisk {
+    disk: SimVfs,
+    path: PathBuf,
+}
+
+impl VfsDisk for SimDisk {
+    fn sync_all(&self) -> io::Result<()> {
+        let mut disk = self.disk.0.lock();
+        match disk.op(&self.path) {
+            Ok(None) => {
+                disk.nodes.iter_mut().for_each(Node::sync);
+                disk.dirs.values_mut().for_each(Dir::sync);
+                Ok(())
+            }
+            Ok(Some(_)) => Err(crashed()),
+            Err(error) => {
+                // As with a file: what was to be kept is gone, and only seen.
+                if !disk.crashed {
+                    disk.nodes.iter_mut().for_each(|node| node.pending.clear());
+                }
+                Err(error)
+            }
+        }
     }
 }
 
