@@ -97,14 +97,22 @@ pub fn wait_durable(mut pending: Pending) -> Result<Receipt, RecordError> {
     }
 }
 
+/// The session of the gateway's own administration.
+enum Gateway {
+    Unopened,
+    Open(Box<SessionJournal>),
+    /// The run is over.
+    Ended,
+}
+
 /// The durable record of one gateway. One per directory and origin.
 pub struct Ledger {
     shared: Arc<Shared>,
     vfs: Arc<dyn Vfs>,
     dir: PathBuf,
     recovery: Recovery,
-    /// The session of the gateway's own administration, opened with its first record.
-    gateway: Mutex<Option<SessionJournal>>,
+    /// Opened with its first record.
+    gateway: Mutex<Gateway>,
     running: Mutex<Option<Running>>,
 }
 
@@ -244,7 +252,7 @@ impl Ledger {
             vfs,
             dir: config.dir.clone(),
             recovery: Recovery::default(),
-            gateway: Mutex::new(None),
+            gateway: Mutex::new(Gateway::Unopened),
             running: Mutex::new(Some(running)),
         };
         ledger.recovery = ledger.begin_run(at.index, &tracker, torn.as_ref(), &paths)?;
@@ -346,9 +354,7 @@ impl Ledger {
 
     fn end_run(&self) -> Result<Option<Pending>, RecordError> {
         self.shared.gauge.check()?;
-        if let Some(mut gateway) = self.gateway.lock().take() {
-            gateway.close(&CloseRecord { at: now(), why: "drained".into(), detail: None })?;
-        }
+        self.end_own_session()?;
         // A run that is over may have no session that is not; the next run closes what it finds
         // open.
         let open = self.shared.open_sessions.load(Ordering::Acquire);
@@ -362,6 +368,15 @@ impl Ledger {
         let mut close = self.shared.entry(Kind::Close, now());
         close.status = Some("drained".into());
         self.shared.append_last(&close).map(Some)
+    }
+
+    /// Whatever is noted from here on would open another session, which nothing closes.
+    fn end_own_session(&self) -> Result<(), RecordError> {
+        let own = std::mem::replace(&mut *self.gateway.lock(), Gateway::Ended);
+        if let Gateway::Open(mut gateway) = own {
+            gateway.close(&CloseRecord { at: now(), why: "drained".into(), detail: None })?;
+        }
+        Ok(())
     }
 
     fn open_gateway_session(&self, at: Timestamp) -> Result<SessionJournal, RecordError> {
@@ -430,13 +445,16 @@ impl Recorder for Ledger {
 
     fn admin(&self, record: &AdminRecord) -> Result<Pending, RecordError> {
         let mut gateway = self.gateway.lock();
-        if let Some(journal) = &mut *gateway {
-            return journal.admin(record);
+        match &mut *gateway {
+            Gateway::Open(journal) => journal.admin(record),
+            Gateway::Ended => Err(RecordError::Stopped("the ledger is closed".into())),
+            Gateway::Unopened => {
+                let mut journal = self.open_gateway_session(record.at)?;
+                let pending = journal.admin(record);
+                *gateway = Gateway::Open(Box::new(journal));
+                pending
+            }
         }
-        let mut journal = self.open_gateway_session(record.at)?;
-        let pending = journal.admin(record);
-        *gateway = Some(journal);
-        pending
     }
 
     fn health(&self) -> RecordHealth {

@@ -158,9 +158,13 @@ impl Door {
         Ok(())
     }
 
-    /// Takes no more connections and ends the tunnels.
-    pub fn stop(&self) {
+    /// Takes no more connections and ends the tunnels; waits until their ends are on record.
+    pub async fn stop(&self) {
         self.stop.send_replace(true);
+        // A record that takes nothing more does not hold the gateway up.
+        if tokio::time::timeout(HANDSHAKE_MAX, self.stop.closed()).await.is_err() {
+            tracing::error!("tunnels do not end");
+        }
     }
 
     /// Binds and serves until [`Self::stop`]. Returns the bound address.
@@ -478,6 +482,8 @@ impl Door {
             round_trip_us: Default::default(),
             end: watch::channel(None).0,
         });
+        // Whoever stops the door waits for it.
+        let _here = self.stop.subscribe();
         let words = format!("agent {member} connects from {peer}, {}", tunnel.build);
         if let Err(error) = self.notes.note("gateway", &words).await {
             tracing::error!(error, "record an agent's tunnel; it is closed");

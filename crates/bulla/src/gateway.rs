@@ -415,7 +415,7 @@ async fn stop(running: &Arc<Running>) -> Result<()> {
     }
     running.engine.drain().await;
     if let Some(door) = &running.door {
-        door.stop();
+        door.stop().await;
     }
     let _ = std::fs::remove_file(running.config.socket());
     let ledger = running.ledger.clone();

@@ -445,3 +445,26 @@ fn an_archive_that_falls_behind_reads_the_journal() {
     ledger.shutdown().unwrap();
     check(&vfs, &vkey, &receipts, "behind");
 }
+
+#[test]
+fn what_is_noted_while_a_run_ends_opens_no_session() {
+    let vfs = SimVfs::new();
+    let note = || AdminRecord {
+        at: at(1),
+        kind: "agent",
+        by: "gateway".into(),
+        detail: "it disconnects".into(),
+        digest: None,
+    };
+    for begun in [false, true] {
+        let ledger = open(&vfs).unwrap();
+        if begun {
+            ledger.admin(&note()).unwrap();
+        }
+        // Between the end of its session and the end of the run.
+        ledger.end_own_session().unwrap();
+        assert!(matches!(ledger.admin(&note()), Err(RecordError::Stopped(_))));
+        ledger.shutdown().unwrap();
+        check(&vfs, ledger.vkey(), &[], "a note at the end");
+    }
+}
