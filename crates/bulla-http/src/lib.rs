@@ -1,12 +1,14 @@
-//! HTTP through Bulla: HTTP/1.1 and HTTP/2 with gRPC, WebSocket and streams, hosted on hyper.
+//! HTTP through Bulla: HTTP/1.1 and HTTP/2 with gRPC, WebSocket and streams.
 //!
-//! hyper moves the bytes. What they mean is read here, strictly and once: a head is checked,
-//! normalised, judged, recorded and sent in one and the same form. This crate is *not* a cache, a
-//! load balancer or a place where anything is decided: that is the gate, behind the door.
+//! HTTP/1.1 is read and written here, in the task of its connection; hyper moves the bytes of
+//! HTTP/2. What they mean is read strictly and once: a head is checked, normalised, judged,
+//! recorded and sent in one and the same form. This crate is *not* a cache, a load balancer or a
+//! place where anything is decided: that is the gate, behind the door.
 //!
 //! Invariants:
-//! - **No byte of HTTP/1.1 reaches hyper's parser that was not read strictly before**, on either
-//!   side; what is ambiguous is refused, and the connection with it.
+//! - **No byte of HTTP/1.1 is acted on that was not read strictly**, on either side; what is
+//!   ambiguous is refused, and the connection with it.
+//! - **What a client of HTTP/1.1 gets of an answer is what the record holds**, byte for byte.
 //! - **No request is sent but out of a `Cleared`, no piece of its body but out of a `Released`.**
 //! - **No caller's credential goes further, and no target's credential is recorded.**
 //! - **No connection to a target serves two principals.**
@@ -15,8 +17,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `wire` | HTTP/1.1 messages, strictly; pure |
-//! | `head` | the one form of a request's head; pure |
+//! | `wire`, `fields` | HTTP/1.1 messages, strictly, and their header fields; pure |
+//! | `head`, `names` | the one form of a request's head; what is done with headers by name; pure |
 //! | `route`, `json`, `graphql`, `multipart`, `reading` | what a request does; pure |
 //! | `openapi`, `document`, `yaml` | an API's description, in JSON or YAML; pure |
 //! | `api` | an API as it is configured; the descriptor |
@@ -25,8 +27,9 @@
 //! | `coding`, `veil` | compressed bodies; what of an answer may not be seen, and masking it; pure |
 //! | `needles` | texts that no answer may hold; pure |
 //! | `render`, `har` | the record, read back |
-//! | `guard` | the stream that hands on only what `wire` has read |
-//! | `serve` | one connection: identity, sessions |
+//! | `pipe` | the bytes of a connection of HTTP/1.1, in through `wire` and out in order |
+//! | `near`, `serve` | one connection of a client: HTTP/1.1; HTTP/2, identity, sessions |
+//! | `guard` | what is known of it; the stream for a library, of only what `wire` has read |
 //! | `exchange`, `flow`, `websocket` | one request: judged, sent, answered; bodies; messages |
 //! | `hold` | requests that wait for an approval |
 //! | `target`, `line`, `sigv4` | connections to a target, one of HTTP/1.1, the credential |
