@@ -85,6 +85,10 @@ impl AsyncRead for Wide {
         if !this.ahead.is_empty() {
             let n = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead.split_to(n));
+            if this.ahead.is_empty() {
+                // Gives the memory back.
+                this.ahead = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         if let Some(piece) = this.piece.take() {
@@ -163,6 +167,7 @@ mod tests {
         }
         sending.await.unwrap();
         assert!(got == sent);
-        assert!(wide.piece.is_none() && wide.ahead.is_empty());
+        assert_eq!(wide.ahead.capacity(), 0);
+        assert!(wide.piece.is_none());
     }
 }
