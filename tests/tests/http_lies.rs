@@ -7,12 +7,14 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bulla_e2e::ca::Authority;
 use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::frames::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PUSH_PROMISE, RST_STREAM, SETTINGS,
     field, fields, frame, status,
 };
 use bulla_e2e::http::{ApiSpec, Raw, Recorder, World};
+use bulla_e2e::place::Port;
 
 const EVERYTHING: &str = r#"
 @id("everything")
@@ -229,6 +231,21 @@ fn a_flood_of_answers_before_the_answer_ends() {
     has(&world.curl("/a", &["-X", "POST"]).unwrap().out(), &["HTTP/2 502"]);
     target.answer(None);
     has(&world.curl("/a", &[]).unwrap().out(), &["{\"ok\":true}"]);
+    world.verified().unwrap();
+}
+
+#[test]
+fn a_target_that_never_shakes_hands_is_late() {
+    let (port, authority) = (Port::new().unwrap(), Authority::new("silent").unwrap());
+    // It is connected to by the kernel, and says nothing.
+    let _silent = TcpListener::bind(("127.0.0.1", port.number())).unwrap();
+    let api = ApiSpec::new("api", port.number()).tls(&authority).http("first_byte = \"1s\"");
+    let world = World::start(EVERYTHING, &[api]).unwrap();
+    for client in ["--http1.1", "--http2"] {
+        let got = world.curl("/a", &[client]).unwrap().out();
+        has(&got, &[" 504", "did not answer in time"]);
+    }
+    has(&world.replayed().unwrap(), &["cut:first_byte"]);
     world.verified().unwrap();
 }
 

@@ -272,7 +272,12 @@ impl Pool {
         let mut late = std::pin::pin!(patience.over());
         let (mut body, mut fresh) = (body, false);
         loop {
-            let mut sender = match self.ready(fresh, one).await? {
+            let ready = tokio::select! {
+                biased;
+                ready = self.ready(fresh, one) => ready?,
+                late = &mut late => return Err(late),
+            };
+            let mut sender = match ready {
                 Ready::One(_) if needs_h2 => return Err(TargetError::Version),
                 Ready::One(mut line) => {
                     let sent = sent(head, &self.api.authority, credential, body, asked);
