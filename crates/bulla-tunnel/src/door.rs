@@ -47,6 +47,8 @@ const REFUSAL_EVERY: Duration = Duration::from_secs(1);
 /// that comes more often would fill the record.
 const ENTRIES_PER_MINUTE_MAX: u32 = 60;
 const MINUTE: Duration = Duration::from_secs(60);
+/// How long a gateway that stops waits for the ends of its tunnels.
+const ENDING_MAX: Duration = Duration::from_secs(10);
 
 /// Where what happens to agents is recorded.
 pub trait Notes: Send + Sync {
@@ -162,7 +164,7 @@ impl Door {
     pub async fn stop(&self) {
         self.stop.send_replace(true);
         // A record that takes nothing more does not hold the gateway up.
-        if tokio::time::timeout(HANDSHAKE_MAX, self.stop.closed()).await.is_err() {
+        if tokio::time::timeout(ENDING_MAX, self.stop.closed()).await.is_err() {
             tracing::error!("tunnels do not end");
         }
     }

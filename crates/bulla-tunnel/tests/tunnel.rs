@@ -208,6 +208,7 @@ async fn an_agent_is_with_all_of_its_gateways_at_once() {
         (one.open("orders").await.unwrap(), two.open("orders").await.unwrap());
     // One of them goes: the other does not notice.
     one.door.stop().await;
+    assert!(one.notes.has("disconnects"), "whoever stops it waits for the record");
     assert!(first.stream.read_u8().await.is_err());
     assert_eq!(echo(&mut second.stream, b"still here").await, b"still here");
     two.open("orders").await.unwrap();
