@@ -369,6 +369,22 @@ impl World {
     }
 }
 
+/// Permits everything.
+pub const EVERYTHING: &str = r#"
+@id("everything")
+permit (principal, action, resource);
+"#;
+
+/// A gateway that permits everything, before one target that keeps every byte.
+///
+/// # Errors
+/// One of them does not start.
+pub fn recorded() -> Result<(World, Recorder)> {
+    let target = Recorder::start()?;
+    let api = ApiSpec::new("api", target.port());
+    Ok((World::start(EVERYTHING, &[api])?, target))
+}
+
 /// curl, trusting one authority, with status line and headers in the answer.
 ///
 /// # Errors

@@ -6,20 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use bulla_e2e::expect::has;
-use bulla_e2e::http::{ApiSpec, Recorder, World};
+use bulla_e2e::http::{ApiSpec, EVERYTHING, Recorder, World, recorded};
 use bulla_e2e::proc::capture;
-
-const EVERYTHING: &str = r#"
-@id("everything")
-permit (principal, action, resource);
-"#;
-
-/// A gateway before one target that keeps every byte.
-fn recorded() -> (World, Recorder) {
-    let target = Recorder::start().unwrap();
-    let api = ApiSpec::new("api", target.port());
-    (World::start(EVERYTHING, &[api]).unwrap(), target)
-}
 
 /// What every client finds in its environment.
 fn environment(world: &World) -> Vec<(&'static str, String)> {
@@ -38,7 +26,7 @@ fn run(mut command: Command, world: &World) -> String {
 
 #[test]
 fn python_clients() {
-    let (world, target) = recorded();
+    let (world, target) = recorded().unwrap();
     let script = r#"
 import os, ssl, requests, httpx
 url, root = os.environ["URL"], os.environ["ROOT"]
@@ -62,7 +50,7 @@ for version in (False, True):
 
 #[test]
 fn node_undici() {
-    let (world, target) = recorded();
+    let (world, target) = recorded().unwrap();
     let script = r#"
 const { Agent, request } = require('undici');
 const { readFileSync } = require('fs');
@@ -97,7 +85,7 @@ const { readFileSync } = require('fs');
 
 #[test]
 fn java_net_http() {
-    let (world, target) = recorded();
+    let (world, target) = recorded().unwrap();
     let program = r#"
 import java.io.FileInputStream; import java.net.URI; import java.net.http.*;
 import java.security.KeyStore; import java.security.cert.CertificateFactory; import javax.net.ssl.*;
@@ -135,7 +123,7 @@ public class Client {
 
 #[test]
 fn go_net_http() {
-    let (world, target) = recorded();
+    let (world, target) = recorded().unwrap();
     let program = r#"package main
 import ("bytes"; "crypto/tls"; "crypto/x509"; "fmt"; "io"; "net/http"; "os")
 func main() {

@@ -3,19 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::http::{ApiSpec, Recorder, World};
-
-const EVERYTHING: &str = r#"
-@id("everything")
-permit (principal, action, resource);
-"#;
-
-/// A gateway before one target that keeps every byte.
-fn recorded() -> (World, Recorder) {
-    let target = Recorder::start().unwrap();
-    let api = ApiSpec::new("api", target.port());
-    (World::start(EVERYTHING, &[api]).unwrap(), target)
-}
+use bulla_e2e::http::recorded;
 
 /// Requests whose end or meaning two servers could see differently. `AUTH` stands for a good
 /// credential, so that nothing but the form can be the reason of a refusal.
@@ -319,7 +307,7 @@ const BENIGN: &[(&str, &str)] = &[
 
 #[test]
 fn no_request_smuggles_another() {
-    let (world, target) = recorded();
+    let (world, target) = recorded().unwrap();
     let auth = format!("authorization: Bearer {}", world.token().unwrap());
     let fill = |text: &str| text.replace("AUTH", &auth).replace("LONG", &"x".repeat(80_000));
     for (name, request) in BENIGN {
@@ -361,7 +349,7 @@ fn no_request_smuggles_another() {
 
 #[test]
 fn h15_an_answer_of_two_meanings_is_no_answer() {
-    let (world, target) = recorded();
+    let (world, target) = recorded().unwrap();
     for (name, answer) in [
         ("CL and TE", &b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"[..]),
         ("two CL", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nevil!"),

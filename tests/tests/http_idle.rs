@@ -5,23 +5,11 @@
 use std::time::{Duration, Instant};
 
 use bulla_e2e::expect::has;
-use bulla_e2e::http::{ApiSpec, Recorder, World};
-
-const EVERYTHING: &str = r#"
-@id("everything")
-permit (principal, action, resource);
-"#;
-
-/// A gateway before one target that keeps every byte.
-fn recorded() -> (World, Recorder) {
-    let target = Recorder::start().unwrap();
-    let api = ApiSpec::new("api", target.port());
-    (World::start(EVERYTHING, &[api]).unwrap(), target)
-}
+use bulla_e2e::http::recorded;
 
 #[test]
 fn slow_clients_are_ended_and_hurt_nobody() {
-    let (world, _target) = recorded();
+    let (world, _target) = recorded().unwrap();
     let started = Instant::now();
     let mut slow: Vec<_> = (0..200)
         .map(|_| {
@@ -78,7 +66,7 @@ fn ten_thousand_idle_connections_hurt_nobody() {
         limit > IDLE + 500,
         "{limit} open files are too few: raise the hard limit (ulimit -Hn)"
     );
-    let (world, _target) = recorded();
+    let (world, _target) = recorded().unwrap();
     let pid = world.gateway.proc().pid();
     let before = resident_kib(pid);
     let auth = format!("authorization: Bearer {}", world.token().unwrap());

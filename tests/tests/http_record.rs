@@ -6,18 +6,7 @@
 use std::time::{Duration, Instant};
 
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::http::{ApiSpec, Recorder, World};
-
-const EVERYTHING: &str = r#"
-@id("everything")
-permit (principal, action, resource);
-"#;
-
-fn recorded() -> (World, Recorder) {
-    let target = Recorder::start().unwrap();
-    let api = ApiSpec::new("api", target.port());
-    (World::start(EVERYTHING, &[api]).unwrap(), target)
-}
+use bulla_e2e::http::{World, recorded};
 
 fn newest(world: &World) -> String {
     let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
@@ -27,7 +16,7 @@ fn newest(world: &World) -> String {
 
 #[test]
 fn a_client_gets_what_the_record_holds() {
-    let (world, target) = recorded();
+    let (world, target) = recorded().unwrap();
     let token = world.token().unwrap();
     let ask = |path: &str, version: &str, more: &str| {
         format!(
@@ -84,7 +73,7 @@ fn a_client_gets_what_the_record_holds() {
 
 #[test]
 fn who_leaves_before_the_answer_is_noted_and_its_next_request_is_not_sent() {
-    let (world, target) = recorded();
+    let (world, target) = recorded().unwrap();
     target.slowly();
     let token = world.token().unwrap();
     let head = format!("host: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
