@@ -162,17 +162,24 @@ impl Reply {
                 if flow.is_none() && !bare && headers.get("content-length").is_none() {
                     headers.set("content-length", &first.len().to_string());
                 }
-                (record(self.status, &headers, false, 0), first, flow)
+                (record(self.status, &headers, false).into(), first, flow)
             }
         }
     }
 
     /// For a library that writes it.
     pub fn response(self) -> Response<Outgoing> {
-        let mut response = Response::new(self.body);
-        *response.status_mut() = self.status;
-        // They were read strictly, or are the gateway's own.
-        *response.headers_mut() = self.headers.into_map().unwrap_or_default();
+        let (status, headers, body) = match self.headers.into_map() {
+            Ok(headers) => (self.status, headers, self.body),
+            // Nothing goes on without what was said of it.
+            Err(fault) => {
+                tracing::error!(why = fault.why, "an answer cannot be written");
+                (StatusCode::BAD_GATEWAY, HeaderMap::new(), Outgoing::Whole(None))
+            }
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
         response
     }
 }
@@ -194,7 +201,7 @@ impl Answer {
     /// `no_body`: the answer to `HEAD`. `now`: for a target that has no clock.
     pub fn read(
         status: StatusCode,
-        headers: &Headers,
+        mut headers: Headers,
         no_body: bool,
         now: Timestamp,
     ) -> Result<Self, Fault> {
@@ -202,21 +209,19 @@ impl Answer {
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(fault("the answer is none yet"));
         }
-        let named = named(headers);
+        let named = named(&headers);
         if named.iter().any(|name| END_TO_END.iter().any(|own| name.starts_with(own))) {
             return Err(fault("the answer takes away what it may not"));
         }
-        let mut kept = headers.clone();
-        kept.retain(|name, _| !DROPPED.contains(&name) && !named.iter().any(|own| own == name));
-        let mut lengths = headers.all("content-length");
-        let length = lengths.next().map(content_length).transpose();
-        let length = length.map_err(|_| fault("the answer's length is odd"))?;
-        if lengths.next().is_some() {
+        headers.retain(|name, _| !DROPPED.contains(&name) && !named.iter().any(|own| own == name));
+        if headers.all("content-length").nth(1).is_some() {
             return Err(fault("the answer has two lengths"));
         }
+        let length = headers.get("content-length").map(content_length).transpose();
+        let length = length.map_err(|_| fault("the answer's length is odd"))?;
         // RFC 9110 6.6.1: who has a clock says when it came.
-        if kept.get("date").is_none() && status != StatusCode::SWITCHING_PROTOCOLS {
-            kept.push("date", &date(now));
+        if headers.get("date").is_none() && status != StatusCode::SWITCHING_PROTOCOLS {
+            headers.push("date", &date(now));
         }
         let bare =
             no_body || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
@@ -225,8 +230,8 @@ impl Answer {
             Some(length) => (Framing::Length(length), Some(length)),
             None => (Framing::Chunked, None),
         };
-        let head = record(status, &kept, framing == Framing::Chunked, 0);
-        Ok(Self { status, headers: kept, framing, head, promised, masked: Default::default() })
+        let head = record(status, &headers, framing == Framing::Chunked).into();
+        Ok(Self { status, headers, framing, head, promised, masked: Default::default() })
     }
 
     /// What has to be done to the body, with headers that are true of what it becomes.
@@ -265,7 +270,7 @@ impl Answer {
         if empty {
             self.headers.set("content-length", "0");
         }
-        self.head = record(self.status, &self.headers, self.framing == Framing::Chunked, 0);
+        self.head = record(self.status, &self.headers, self.framing == Framing::Chunked).into();
         Ok(lens)
     }
 
@@ -307,10 +312,10 @@ fn date(now: Timestamp) -> String {
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// A response's head as HTTP/1.1, with room for so much behind it.
-fn record(status: StatusCode, headers: &Headers, chunked: bool, room: usize) -> Bytes {
+/// A response's head as HTTP/1.1.
+fn record(status: StatusCode, headers: &Headers, chunked: bool) -> Vec<u8> {
     let (reason, fields) = (status.canonical_reason().unwrap_or(""), headers.as_text());
-    let mut out = Vec::with_capacity(fields.len() + reason.len() + room + 64);
+    let mut out = Vec::with_capacity(fields.len() + reason.len() + 64);
     for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n", fields] {
         out.extend_from_slice(part.as_bytes());
     }
@@ -318,7 +323,7 @@ fn record(status: StatusCode, headers: &Headers, chunked: bool, room: usize) -> 
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    out.into()
+    out
 }
 
 /// Words of the gateway itself.
@@ -459,7 +464,7 @@ impl Own {
         self.headers.set("date", &date(now));
         let mut headers = self.headers.clone();
         headers.set("content-length", &self.body.len().to_string());
-        let mut out = Vec::from(record(self.status, &headers, false, self.body.len()));
+        let mut out = record(self.status, &headers, false);
         out.extend_from_slice(&self.body);
         out.into()
     }
@@ -483,7 +488,7 @@ mod tests {
     fn read(status: u16, all: &[(&str, &str)], no_body: bool) -> Result<Answer, Fault> {
         let mut headers = Headers::default();
         all.iter().for_each(|(name, value)| headers.push(name, value));
-        Answer::read(StatusCode::from_u16(status).unwrap(), &headers, no_body, NOW)
+        Answer::read(StatusCode::from_u16(status).unwrap(), headers, no_body, NOW)
     }
 
     #[test]

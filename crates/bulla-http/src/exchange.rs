@@ -456,7 +456,7 @@ impl Exchange {
         }
         let asked_head = head.method == Method::HEAD;
         let now = self.live().clock().now();
-        let mut answer = Answer::read(status, &headers, asked_head, now)
+        let mut answer = Answer::read(status, headers, asked_head, now)
             .map_err(|fault| TargetError::Fault(fault.why))?;
         if never.are_in(&answer.head) {
             return Err(TargetError::Fault("the answer holds the target's own secret").into());

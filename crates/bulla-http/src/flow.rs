@@ -21,9 +21,10 @@ use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::{
+    alarm::Alarm,
     answer,
     line::{LineError, Source},
     multipart,
@@ -241,8 +242,8 @@ pub struct Flow<D: Direction> {
     complete: bool,
     /// When something last moved.
     moved: Instant,
-    /// Both are made when there is something to wait for.
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
+    /// Made when there is something to wait for.
     stop: Option<Pin<Box<dyn Future<Output = &'static str> + Send>>>,
     /// Told when the source has ended, whichever way.
     done: Option<tokio::sync::oneshot::Sender<()>>,
@@ -269,7 +270,7 @@ impl<D: Direction> Flow<D> {
             ended: false,
             complete: false,
             moved: Instant::now(),
-            timer: None,
+            alarm: Alarm::default(),
             stop: None,
             done: None,
             _keep: None,
@@ -652,16 +653,11 @@ impl<D: Direction> Flow<D> {
             return false;
         }
         let due = self.moved + self.terms.idle;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        while timer.as_mut().poll(cx).is_ready() {
-            // Something may have moved since it was set.
-            if timer.deadline() >= due {
-                self.fail("nothing came for too long", Status::Cut("idle".into()));
-                return true;
-            }
-            timer.as_mut().reset(due);
+        let late = self.alarm.poll(cx, due).is_ready();
+        if late {
+            self.fail("nothing came for too long", Status::Cut("idle".into()));
         }
-        false
+        late
     }
 }
 

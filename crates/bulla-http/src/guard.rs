@@ -8,12 +8,8 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bulla_host::Stream;
@@ -21,65 +17,10 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::wire::{Fault, Filter};
+use crate::wire::Filter;
 
 /// Read at most this much at once.
 const READ_BYTES: usize = 16 << 10;
-
-/// How long a client may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadlines {
-    /// Between two requests.
-    pub idle: Duration,
-    /// For the whole of a head, from its first byte.
-    pub head: Duration,
-    /// Between two pieces of a body.
-    pub body: Duration,
-}
-
-/// What is known of a client's connection.
-#[derive(Default)]
-pub struct Watch {
-    fault: Mutex<Option<Fault>>,
-    /// Requests that are not answered yet.
-    active: AtomicUsize,
-    /// Somebody was identified on this connection.
-    known: AtomicBool,
-}
-
-impl Watch {
-    /// Why the connection's input ended, if it was a fault.
-    pub fn fault(&self) -> Option<Fault> {
-        *self.fault.lock()
-    }
-    pub fn broke(&self, fault: Fault) {
-        self.fault.lock().get_or_insert(fault);
-    }
-    /// Somebody is known.
-    pub fn known(&self) {
-        self.known.store(true, Ordering::Relaxed);
-    }
-    pub fn is_stranger(&self) -> bool {
-        !self.known.load(Ordering::Relaxed)
-    }
-    /// Counts a request as under way until the guard drops.
-    pub fn busy(self: &Arc<Self>) -> Busy {
-        self.active.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
-    }
-    pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
-    }
-}
-
-/// A request under way.
-pub struct Busy(Arc<Watch>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The stream.
 pub struct Guard {

@@ -8,7 +8,8 @@
 //! Invariants:
 //! - **No byte of HTTP/1.1 is acted on that was not read strictly**, on either side; what is
 //!   ambiguous is refused, and the connection with it.
-//! - **What a client of HTTP/1.1 gets of an answer is what the record holds**, byte for byte.
+//! - **What a client of HTTP/1.1 gets of an answer is what the record holds**, byte for byte, but
+//!   for what is of its connection (`connection`, an upgrade).
 //! - **No request is sent but out of a `Cleared`, no piece of its body but out of a `Released`.**
 //! - **No caller's credential goes further, and no target's credential is recorded.**
 //! - **No connection to a target serves two principals.**
@@ -29,11 +30,13 @@
 //! | `render`, `har` | the record, read back |
 //! | `pipe` | the bytes of a connection of HTTP/1.1, in through `wire` and out in order |
 //! | `near`, `serve` | one connection of a client: HTTP/1.1; HTTP/2, identity, sessions |
-//! | `guard` | what is known of it; the stream for a library, of only what `wire` has read |
+//! | `watch`, `alarm` | what is known of it, and how long it may take |
+//! | `guard` | the stream for a library that reads a target, of only what `wire` has read |
 //! | `exchange`, `flow`, `websocket` | one request: judged, sent, answered; bodies; messages |
 //! | `hold` | requests that wait for an approval |
 //! | `target`, `line`, `sigv4` | connections to a target, one of HTTP/1.1, the credential |
 
+mod alarm;
 mod answer;
 mod api;
 mod coding;
@@ -61,6 +64,7 @@ mod serve;
 mod sigv4;
 mod target;
 mod veil;
+mod watch;
 mod websocket;
 mod wire;
 mod ws;
@@ -73,13 +77,13 @@ use bulla_host::{Arrival, Door, Hosted, Transport};
 
 pub use api::{Api, DESCRIPTOR, FactFrom, FactRule, LoginKind, Version, descriptor};
 pub use document::DOCUMENT_BYTES_MAX;
-pub use guard::Deadlines;
 pub use har::{Recorded, har};
 pub use openapi::openapi;
 pub use render::render;
 pub use route::{Route, Routes};
 pub use sigv4::Scope;
 pub use veil::Masks;
+pub use watch::Deadlines;
 
 /// The protocol, with every API that is configured.
 pub struct Http {

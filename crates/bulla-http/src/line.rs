@@ -19,9 +19,10 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::{
+    alarm::Alarm,
     fields::Headers,
     flow::{Broken, Flow},
     near::NearBody,
@@ -72,8 +73,7 @@ pub struct Line {
     /// How long an answer may take to begin, and until when this one may.
     limit: Duration,
     due: Option<Instant>,
-    /// It may go off before, and is set anew then: most answers come long before they are due.
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl Line {
@@ -86,7 +86,7 @@ impl Line {
             since: Instant::now(),
             limit: Duration::ZERO,
             due: None,
-            timer: None,
+            alarm: Alarm::default(),
         })
     }
 
@@ -145,17 +145,7 @@ impl Line {
     /// Ready once the answer is too late to begin.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let due = *self.due.get_or_insert_with(|| Instant::now() + self.limit);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= due {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due);
-        }
-        Poll::Pending
+        self.alarm.poll(cx, due)
     }
 
     /// Writes what is to be written of the request. Ready once that is all of it, or no more of it

@@ -15,22 +15,22 @@ use std::{
 
 use bulla_gate::ToClient;
 use bulla_host::Stream;
-use bytes::{Buf as _, Bytes};
+use bytes::{Bytes, BytesMut};
 use hyper::body::Body as _;
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{oneshot, watch},
-    time::{Instant, Sleep},
+    time::Instant,
 };
 
 use crate::{
+    alarm::Alarm,
     answer::Reply,
     flow::Flow,
-    guard::{Deadlines, Watch},
     line::{LineError, Source},
     pipe::{PIECE_BYTES, Pipe},
     serve::{Conn, stopping},
+    watch::{Deadlines, Watch},
     wire::{Fault, Filter, Limits, RequestHead, Side, lists},
 };
 
@@ -62,9 +62,9 @@ pub struct Near {
     /// Something came, or went, since the time was set. Kept over calls: a reader that was busy
     /// elsewhere is not the client's delay.
     moved: bool,
-    /// When the client's patience is at its end; the timer may go off before, and is set anew then.
+    /// When our patience is at its end.
     due: Instant,
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
     /// The client waits for leave to send the body.
     reluctant: bool,
     /// Such leave is being written.
@@ -87,7 +87,7 @@ impl Near {
             phase: Phase::Idle,
             moved: true,
             due: Instant::now() + deadlines.head,
-            timer: Box::pin(tokio::time::sleep(deadlines.head)),
+            alarm: Alarm::default(),
             reluctant: false,
             leave: false,
             unwanted: false,
@@ -112,25 +112,19 @@ impl Near {
             self.moved = false;
             self.phase = phase;
             self.due = Instant::now() + self.time(phase);
-            if self.timer.deadline() > self.due {
-                let due = self.due;
-                self.timer.as_mut().reset(due);
-            }
         }
-        while self.timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= self.due {
-                return Poll::Ready(());
-            }
-            let due = self.due;
-            self.timer.as_mut().reset(due);
-        }
-        Poll::Pending
+        self.alarm.poll(cx, self.due)
     }
 
     /// The request took too long: a fault like every other.
     fn late(&mut self) {
         let why = "the request took too long to arrive";
         self.pipe.filter.fail(Fault { status: 408, why });
+    }
+
+    /// Whether nothing of the request's body is left.
+    fn is_over(&self) -> bool {
+        self.pipe.came.over && self.pipe.came.body.is_empty()
     }
 
     /// Goes on behind the last request.
@@ -150,6 +144,8 @@ impl Near {
         loop {
             if let Some(head) = self.pipe.came.request.take() {
                 self.reluctant = head.headers.get("expect").is_some() && !head.http_10;
+                // What follows it is no body.
+                self.pipe.came.over |= head.upgrade;
                 return Poll::Ready(Some(Ok(head)));
             }
             if let Some(fault) = self.pipe.filter.fault() {
@@ -258,8 +254,7 @@ impl NearBody {
         self.0.lock().poll_body(cx)
     }
     pub fn is_over(&self) -> bool {
-        let near = self.0.lock();
-        near.pipe.came.over && near.pipe.came.body.is_empty()
+        self.0.lock().is_over()
     }
 }
 
@@ -271,44 +266,13 @@ impl Drop for NearBody {
 
 /// What follows a request that asked for an upgrade, once that was granted.
 pub struct Rest {
-    ahead: Bytes,
-    io: Box<dyn Stream>,
+    /// Came with it.
+    pub ahead: BytesMut,
+    pub io: Box<dyn Stream>,
 }
 
 /// Where it comes from.
 pub type Upgraded = oneshot::Receiver<Rest>;
-
-impl AsyncRead for Rest {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
-        }
-        let n = self.ahead.len().min(buf.remaining());
-        buf.put_slice(self.ahead.get(..n).unwrap_or_default());
-        self.ahead.advance(n);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rest {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
 
 /// How a connection goes on after a request.
 enum Then {
@@ -327,20 +291,19 @@ pub async fn serve(conn: Arc<Conn>, io: Box<dyn Stream>, draining: watch::Receiv
     let mut stop = pin!(stopping(draining.clone()));
     // Who is told once the gateway stops, so that it need not be asked again.
     let mut told: Option<Waker> = None;
-    let mut closing = false;
     loop {
         let head = poll_fn(|cx| {
+            let closing = *draining.borrow();
             let polled = near.lock().poll_head(cx, closing);
-            let asked = told.as_ref().is_some_and(|told| told.will_wake(cx.waker()));
-            if polled.is_ready() || closing || (asked && !*draining.borrow()) {
+            let is_told = told.as_ref().is_some_and(|told| told.will_wake(cx.waker()));
+            if polled.is_ready() || closing || is_told {
                 return polled;
             }
             told = Some(cx.waker().clone());
-            if stop.as_mut().poll(cx).is_pending() {
-                return polled;
+            match stop.as_mut().poll(cx) {
+                Poll::Pending => polled,
+                Poll::Ready(()) => near.lock().poll_head(cx, true),
             }
-            closing = true;
-            near.lock().poll_head(cx, closing)
         });
         let then = match head.await {
             None => Then::Ends,
@@ -370,9 +333,8 @@ async fn one(
             let (tell, upgraded) = oneshot::channel();
             let upgraded = head.upgrade.then_some(upgraded);
             asked.upgrade = head.upgrade.then_some(tell);
-            let over = near.lock().pipe.came.over || head.upgrade;
-            let body = (!over || !near.lock().pipe.came.body.is_empty())
-                .then(|| Source::Near(NearBody(near.clone())));
+            let bodied = !near.lock().is_over();
+            let body = bodied.then(|| Source::Near(NearBody(near.clone())));
             let mut answering = pin!(conn.clone().answer_one(head, body, upgraded));
             let reply = poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(reply) => Poll::Ready(Some(reply)),
@@ -400,12 +362,10 @@ async fn write(near: &Shared, reply: Reply, asked: Asked) -> Then {
     {
         let mut near = near.lock();
         // Nobody knows where the next request would begin.
-        let open = |near: &Near| !near.pipe.came.over && near.unwanted;
-        last |= near.pipe.filter.fault().is_some() || open(&near);
-        if upgrade.is_some() && !upgraded {
+        last |= near.pipe.filter.fault().is_some() || (!near.pipe.came.over && near.unwanted);
+        if !upgraded {
             // Whoever asked for an upgrade and did not get it goes on with HTTP.
             near.pipe.filter.upgraded(false);
-            near.pipe.came.over = true;
         }
         near.reluctant = false;
     }
@@ -455,7 +415,7 @@ async fn write(near: &Shared, reply: Reply, asked: Asked) -> Then {
     drop(flow);
     let mut near = near.lock();
     if let Some(tell) = upgrade.filter(|_| upgraded) {
-        let ahead = near.pipe.filter.take_rest().freeze();
+        let ahead = near.pipe.filter.take_rest();
         // If nobody waits for it, it is closed.
         let _ = tell.send(Rest { ahead, io: near.pipe.take_io() });
         return Then::Upgraded;

@@ -22,11 +22,11 @@ use crate::{
     api::Api,
     exchange::Exchange,
     flow::drain,
-    guard::{Deadlines, Watch},
     head::{Head, Presented, Scheme},
     line::Source,
     near::{self, Upgraded},
     target::Pool,
+    watch::{Deadlines, Watch},
     wire::{Fault, Limits, RequestHead},
 };
 
@@ -178,7 +178,7 @@ impl Conn {
         let (parts, body) = request.into_parts();
         let head = Head::read(&parts, self.tls.server_name.as_deref());
         let reluctant = parts.headers.contains_key(header::EXPECT);
-        self.answer(head, reluctant, Some(Source::Library(body)), None).await
+        self.answer(head, reluctant, Some(Source::Library(body)), false, None).await
     }
 
     /// A request of HTTP/1.1. `upgrade`: what the connection becomes, where that is asked for.
@@ -191,16 +191,18 @@ impl Conn {
         let reluctant = head.headers.get("expect").is_some();
         let message = !head.http_10;
         let head = Head::of_one(&head, self.tls.server_name.as_deref());
-        self.answer(head, reluctant, body, Some((message, upgrade))).await
+        self.answer(head, reluctant, body, message, upgrade).await
     }
 
-    /// `reluctant`: the client waits for leave to send its body.
+    /// `reluctant`: the client waits for leave to send its body. `message`: it is answered with a
+    /// message of HTTP/1.1.
     async fn answer(
         self: Arc<Self>,
         head: Result<Head, Fault>,
         reluctant: bool,
         body: Option<Source>,
-        one: Option<(bool, Option<Upgraded>)>,
+        message: bool,
+        upgrade: Option<Upgraded>,
     ) -> Reply {
         let mut head = match head {
             Ok(head) => Box::new(head),
@@ -211,7 +213,6 @@ impl Conn {
                 return self.broken(fault);
             }
         };
-        let (message, upgrade) = one.unwrap_or_default();
         let media = head.media_type().unwrap_or_default();
         let grpc = media == "application/grpc" || media.starts_with("application/grpc+");
         match self.admit(&mut head).await {

@@ -9,8 +9,9 @@ use aws_lc_rs::{
 };
 use base64::Engine as _;
 use bulla_core::{Command, Draft, Outcome, RecordError, Status};
+use bulla_host::Stream;
 use bulla_mask::Counts;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -36,6 +37,7 @@ use crate::{
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 type Write<T> = Arc<Mutex<WriteHalf<T>>>;
+type Client = Box<dyn Stream>;
 type Target = TokioIo<Upgraded>;
 
 /// Why one direction is over: a close code for both sides, words, and how the command ended.
@@ -84,7 +86,7 @@ pub async fn open(
         return exchange.failed(&passing, &failed).await;
     };
     let now = exchange.seat.live.clock().now();
-    let answer = match Answer::read(got.status, &got.headers, true, now) {
+    let answer = match Answer::read(got.status, got.headers, true, now) {
         Ok(answer) => answer,
         Err(fault) => {
             let failed = Failed::Target(TargetError::Fault(fault.why));
@@ -123,12 +125,14 @@ async fn relay(
     client: Rest,
     target: Upgraded,
 ) {
-    let (client_read, client_write) = tokio::io::split(client);
+    let Rest { ahead, io } = client;
+    let (client_read, client_write) = tokio::io::split(io);
     let (target_read, target_write) = tokio::io::split(TokioIo::new(target));
-    let client_write: Write<Rest> = Arc::new(Mutex::new(client_write));
+    let client_write: Write<Client> = Arc::new(Mutex::new(client_write));
     let target_write: Write<Target> = Arc::new(Mutex::new(target_write));
     let mut counts = Counts::new();
-    let up = up(&exchange, &opened, client_read, &client_write, &target_write);
+    let from = (ahead, client_read);
+    let up = up(&exchange, &opened, from, &client_write, &target_write);
     let mut down = Down { exchange: &exchange, opened: &opened, passing, counts: &mut counts };
     let down = down.run(target_read, &client_write, &target_write);
     let ended = tokio::select! {
@@ -177,11 +181,12 @@ async fn write<T: AsyncWrite>(to: &Write<T>, bytes: &[u8], lost: Status) -> Resu
 async fn up(
     exchange: &Exchange,
     opened: &Opened,
-    mut from: ReadHalf<Rest>,
-    client: &Write<Rest>,
+    (ahead, mut from): (BytesMut, ReadHalf<Client>),
+    client: &Write<Client>,
     target: &Write<Target>,
 ) -> Over {
     let mut reader = Reader::new(ws::From::Client);
+    *reader.buffer() = ahead;
     loop {
         let event = match reader.next() {
             Ok(Some(event)) => event,
@@ -266,7 +271,7 @@ impl Down<'_> {
     async fn run(
         &mut self,
         mut from: ReadHalf<Target>,
-        client: &Write<Rest>,
+        client: &Write<Client>,
         target: &Write<Target>,
     ) -> Over {
         let mut reader = Reader::new(ws::From::Server);
@@ -292,7 +297,7 @@ impl Down<'_> {
     async fn event(
         &mut self,
         event: Event,
-        client: &Write<Rest>,
+        client: &Write<Client>,
         target: &Write<Target>,
     ) -> Result<(), Over> {
         let (opcode, payload) = match event {

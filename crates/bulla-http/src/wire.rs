@@ -17,6 +17,7 @@ const CHUNK_DIGITS_MAX: usize = 16;
 const TRAILER_BYTES_MAX: usize = 8 << 10;
 /// Digits of the longest content length.
 const LENGTH_DIGITS_MAX: usize = 18;
+
 /// Why a message is refused. The words are public and hold nothing that the client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
@@ -467,6 +468,7 @@ impl Filter {
     pub fn fault(&self) -> Option<Fault> {
         self.fault
     }
+
     /// Says what the next response answers. A response that nobody asked for is a fault.
     pub fn ask(&mut self, asked: Asked) {
         self.asked = asked;

@@ -1,0 +1,68 @@
+//! What is known of a client's connection, and how long its client may take.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::wire::Fault;
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// Between two requests.
+    pub idle: Duration,
+    /// For the whole of a head, from its first byte.
+    pub head: Duration,
+    /// Between two pieces of a body.
+    pub body: Duration,
+}
+
+/// What is known of a client's connection.
+#[derive(Default)]
+pub struct Watch {
+    fault: Mutex<Option<Fault>>,
+    /// Requests that are not answered yet.
+    active: AtomicUsize,
+    /// Somebody was identified on this connection.
+    known: AtomicBool,
+}
+
+impl Watch {
+    /// Why the connection's input ended, if it was a fault.
+    pub fn fault(&self) -> Option<Fault> {
+        *self.fault.lock()
+    }
+    pub fn broke(&self, fault: Fault) {
+        self.fault.lock().get_or_insert(fault);
+    }
+    /// Somebody is known.
+    pub fn known(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+    pub fn is_stranger(&self) -> bool {
+        !self.known.load(Ordering::Relaxed)
+    }
+    /// Counts a request as under way until the guard drops.
+    pub fn busy(self: &Arc<Self>) -> Busy {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+/// A request under way.
+pub struct Busy(Arc<Watch>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
