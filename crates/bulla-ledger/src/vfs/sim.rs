@@ -239,10 +239,12 @@ impl Disk {
         }
     }
 
+    /// Whether `more` bytes fit. What has its place already fits a disk that is more than full, as
+    /// one is that was made smaller.
     fn room(&self, more: u64) -> io::Result<()> {
         let used: u64 = self.nodes.iter().map(|node| node.seen.len() as u64).sum();
         match self.bytes_max {
-            Some(max) if used + more > max => Err(io::ErrorKind::StorageFull.into()),
+            Some(max) if more > 0 && used + more > max => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }
     }
@@ -716,6 +718,22 @@ mod tests {
         assert_eq!((&prefix[..4], prefix.len()), (&[7, 7, 7, 0][..], 2_048));
         let sectors = crash(Torn::Sectors(0b1010));
         assert_eq!((sectors[0], sectors[512], sectors[1_024], sectors[1_536]), (0, 7, 0, 7));
+    }
+
+    #[test]
+    fn a_full_disk_takes_what_needs_no_room() {
+        let vfs = SimVfs::new();
+        let file = vfs.create(Path::new("/a"), Privacy::Private).unwrap();
+        file.allocate(10).unwrap();
+        // Smaller than what is on it: something else was written before the limit was set.
+        vfs.set_capacity(Some(vfs.used() - 1));
+        file.pwrite(b"place", 5).unwrap();
+        file.write_durable(b"place", 0).unwrap();
+        for refused in [file.pwrite(b"more", 7), file.allocate(11)] {
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        }
+        assert!(vfs.create(Path::new("/b"), Privacy::Private).is_err());
+        assert_eq!(read(&vfs, "/a").unwrap(), b"placeplace");
     }
 
     #[test]
