@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -395,6 +395,27 @@ pub fn curl(root: &Path, url: &str, args: &[&str]) -> Result<Captured> {
     command.args(["-sS", "-i", "--max-time", "30", "--noproxy", "*", "--path-as-is"]);
     command.arg("--cacert").arg(root).args(args).arg(url);
     capture(command, None, PATIENCE)
+}
+
+/// What a filter makes of `text`.
+///
+/// # Errors
+/// It cannot be started, or fails.
+pub fn piped(command: &mut Command, text: &[u8]) -> Result<Vec<u8>> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut input = child.stdin.take().context("its input")?;
+    let text = text.to_vec();
+    let writing = thread::spawn(move || input.write_all(&text));
+    let done = child.wait_with_output()?;
+    writing.join().map_err(|_| anyhow::anyhow!("writing its input panicked"))??;
+    ensure!(done.status.success(), "{command:?} failed");
+    Ok(done.stdout)
+}
+
+/// # Errors
+/// There is no `gzip`.
+pub fn gzip(text: &[u8]) -> Result<Vec<u8>> {
+    piped(Command::new("gzip").arg("-c"), text)
 }
 
 /// A TLS connection on which a test writes bytes as it likes.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::http::recorded;
+use bulla_e2e::http::{gzip, recorded};
 
 /// Requests whose end or meaning two servers could see differently. `AUTH` stands for a good
 /// credential, so that nothing but the form can be the reason of a refusal.
@@ -142,6 +142,14 @@ const ATTACKS: &[(&str, &str)] = &[
     (
         "method override in a form of parts that streams",
         "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: close\r\ncontent-type: multipart/form-data; boundary=b\r\ntransfer-encoding: chunked\r\n\r\n48\r\n--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nsmuggled\r\n--b--\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "method override in JSON",
+        "POST /smuggled HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 20\r\n\r\n{\"_method\":\"DELETE\"}",
+    ),
+    (
+        "method override in JSON that streams",
+        "POST /a HTTP/1.1\r\nhost: localhost\r\nAUTH\r\nconnection: close\r\ncontent-type: application/vnd.api+json\r\ntransfer-encoding: chunked\r\n\r\n1c\r\n{\"a\":1,\"_method\":\"smuggled\"}\r\n0\r\n\r\n",
     ),
     (
         "address override",
@@ -375,5 +383,65 @@ fn h15_an_answer_of_two_meanings_is_no_answer() {
     }
     target.answer(None);
     has(&world.curl("/a", &[]).unwrap().out(), &["{\"ok\":true}"]);
+    world.verified().unwrap();
+}
+
+/// A body that is looked into goes on as it came, and one that cannot be looked into does not.
+#[test]
+fn h6_json_is_looked_into_as_it_streams() {
+    let (world, target) = recorded().unwrap();
+    let auth = format!("authorization: Bearer {}", world.token().unwrap());
+    let row = |n: u64| format!("{{\"_method\":{}}},", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let long = format!("{{\"rows\":[{}0]", (0..20_000).map(row).collect::<String>());
+    let bad = ",\"\\u005fmethod\":\"DELETE\"}";
+    let odd = ",'b':1}";
+    let own = "the body is called JSON and is not";
+    let packed = |text: &str| gzip(text.as_bytes()).unwrap();
+    let gz = "content-encoding: gzip\r\n";
+    for (name, headers, body, expect) in [
+        ("short", "", b"{\"a\":1}".to_vec(), None),
+        ("long", "", format!("{long}}}").into(), None),
+        ("short, gzip", gz, packed("{\"a\":1}"), None),
+        ("long, gzip", gz, packed(&format!("{long}}}")), None),
+        ("long, bad at its end", "", format!("{long}{bad}").into(), Some("replace the method")),
+        ("short, gzip, bad", gz, packed(&format!("{{\"a\":1{bad}")), Some("replace the method")),
+        ("long, gzip, bad", gz, packed(&format!("{long}{bad}")), Some("replace the method")),
+        ("long, gzip, cut", gz, packed(&long)[..900].to_vec(), Some("not compressed as it says")),
+        ("not gzip", gz, b"{\"a\":1}".to_vec(), Some("not compressed as it says")),
+        ("short, no JSON", "", format!("{{\"a\":1{odd}").into(), Some(own)),
+        ("long, no JSON", "", format!("{long}{odd}").into(), Some(own)),
+        ("coded", "content-encoding: dcz\r\n", b"{}".to_vec(), Some("its coding is gzip")),
+    ] {
+        for chunked in [false, true] {
+            target.forget();
+            let (length, chunk) = (body.len(), format!("{:x}\r\n", body.len()));
+            let (framing, body) = if chunked {
+                let body = [chunk.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+                ("transfer-encoding: chunked".to_owned(), body)
+            } else {
+                (format!("content-length: {length}"), body.clone())
+            };
+            let mut raw = world.raw(&[]).unwrap();
+            raw.send(format!(
+                "POST /a HTTP/1.1\r\nhost: localhost\r\n{auth}\r\nconnection: close\r\n\
+                 content-type: application/json\r\n{headers}{framing}\r\n\r\n"
+            ))
+            .unwrap();
+            // The gateway may close before all of it is written.
+            let _ = raw.send(&body);
+            let answer = String::from_utf8_lossy(&raw.rest()).into_owned();
+            match expect {
+                None => has(&answer, &["HTTP/1.1 200 OK", "{\"ok\":true}"]),
+                Some(why) => {
+                    let code = if why.contains("coding") { " 415 " } else { " 400 " };
+                    assert!(answer.contains(code), "{name}, chunked {chunked}: {answer}");
+                    has(&answer, &[why]);
+                    has_not(&target.got(), &["DELETE"]);
+                    let ended = target.got().ends_with("0\r\n\r\n");
+                    assert!(!ended, "{name}: a whole message reached the target");
+                }
+            }
+        }
+    }
     world.verified().unwrap();
 }

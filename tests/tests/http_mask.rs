@@ -3,15 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use bulla_e2e::ca::Authority;
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::http::{ApiSpec, Nginx, Recorder, World, curl, python};
+use bulla_e2e::http::{ApiSpec, Nginx, Recorder, World, curl, piped, python};
 use bulla_e2e::place::Port;
 use bulla_e2e::proc::{Proc, Signal, capture};
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    bulla_e2e::http::gzip(text).unwrap()
+}
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -49,21 +52,6 @@ fn audit(world: &World) -> String {
 
 const PERSON: &str = r#"{"name":"Ann","ssn":"536-90-4399","note":"ask ann@example.com"}"#;
 
-fn piped(command: &mut Command, text: &[u8]) -> Vec<u8> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let text = text.to_vec();
-    let writing = std::thread::spawn(move || input.write_all(&text).unwrap());
-    let done = child.wait_with_output().unwrap();
-    writing.join().unwrap();
-    assert!(done.status.success());
-    done.stdout
-}
-
-fn gzip(text: &[u8]) -> Vec<u8> {
-    piped(Command::new("gzip").arg("-c"), text)
-}
-
 /// As servers compress, not as this project decodes.
 fn brotli(text: &[u8]) -> Vec<u8> {
     let node = xtask::places::which("node");
@@ -71,7 +59,7 @@ fn brotli(text: &[u8]) -> Vec<u8> {
     let script = "const { brotliCompressSync: c, constants: k } = require('zlib');\
         process.stdout.write(c(require('fs').readFileSync(0), \
         { params: { [k.BROTLI_PARAM_QUALITY]: 5 } }));";
-    piped(Command::new(node.unwrap()).args(["-e", script]), text)
+    piped(Command::new(node.unwrap()).args(["-e", script]), text).unwrap()
 }
 
 /// nginx with the same person in several forms.

@@ -20,9 +20,9 @@ use crate::{
     head::Head,
     hold::{self, Found, Hold, Judging},
     line::{Got, OutBody, Source},
-    multipart,
     near::Upgraded,
     needles::Needles,
+    overrides,
     reading::{self, Need},
     serve::{Conn, Seat},
     target::{Patience, TargetError},
@@ -364,6 +364,11 @@ impl Exchange {
                 return self.failed(&passing, &Failed::Broken("the body is gone")).await;
             }
             (Plan::Stream, Some(source)) => {
+                let Ok(watch) = overrides::of(&head) else {
+                    // Its reading has refused it already.
+                    left.keep();
+                    return self.failed(&passing, &Failed::Broken("the body is unreadable")).await;
+                };
                 let terms = Terms {
                     framing: head.length.map_or(Framing::Chunked, Framing::Length),
                     head: Bytes::new(),
@@ -374,7 +379,7 @@ impl Exchange {
                     never: Needles::default(),
                     promised: None,
                     lens: Lens::Nothing,
-                    form: multipart::of(&head),
+                    watch,
                     message: false,
                 };
                 let (done, told) = tokio::sync::oneshot::channel();
@@ -480,7 +485,7 @@ impl Exchange {
             never,
             promised: answer.promised.filter(|_| !bare),
             lens,
-            form: None,
+            watch: None,
             message: self.message,
         };
         let mut flow = Flow::new(source, passing.clone(), terms);
@@ -513,8 +518,8 @@ impl Exchange {
             (_, Some("the body exceeds its limit")) => {
                 (413, "too_large", "the body exceeds its limit".to_owned())
             }
-            (_, Some(why)) if multipart::is_fault(why) => {
-                (400, "unreadable", format!("refused: {why}"))
+            (_, Some(why)) if let Some(fault) = overrides::fault(why) => {
+                (fault.status, "unreadable", format!("refused: {why}"))
             }
             (Failed::Withheld(VeilError::Secret), _) => {
                 (502, "target_violation", format!("`{name}` told its own secret"))

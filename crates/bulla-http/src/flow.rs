@@ -27,8 +27,8 @@ use crate::{
     alarm::Alarm,
     answer,
     line::{LineError, Source},
-    multipart,
     needles::Needles,
+    overrides,
     veil::{Lens, VeilError},
 };
 
@@ -212,8 +212,8 @@ pub struct Terms {
     /// The length that the source promised, where it is not that of what goes on.
     pub promised: Option<u64>,
     pub lens: Lens,
-    /// Looks for what may not stand in a request's form.
-    pub form: Option<multipart::Watch>,
+    /// Looks for what would replace a request's method.
+    pub watch: Option<overrides::Watch>,
     /// What goes on is the message as it is recorded, head and framing and all.
     pub message: bool,
 }
@@ -403,7 +403,7 @@ impl<D: Direction> Flow<D> {
         if self.terms.promised.or(framed).is_some_and(|length| self.total != length) {
             return self.fail("the body was cut short", D::LOST);
         }
-        if let Some(Err(fault)) = self.terms.form.as_ref().map(multipart::Watch::finish) {
+        if let Some(Err(fault)) = self.terms.watch.as_mut().map(overrides::Watch::finish) {
             return self.fail(fault.why, Status::Cut("violation".into()));
         }
         if let Err(error) = self.terms.lens.finish(&mut self.gathered) {
@@ -453,8 +453,8 @@ impl<D: Direction> Flow<D> {
         if !self.count(data.len()) {
             return;
         }
-        if let Some(form) = &mut self.terms.form
-            && let Err(fault) = form.push(data)
+        if let Some(watch) = &mut self.terms.watch
+            && let Err(fault) = watch.push(data)
         {
             return self.fail(fault.why, Status::Cut("violation".into()));
         }
@@ -502,7 +502,7 @@ impl<D: Direction> Flow<D> {
     /// Takes one piece of what the source has, or its end.
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(source) = &mut self.source else { return Poll::Ready(()) };
-        let whole = matches!(self.terms.framing, Framing::Length(_)) && self.terms.form.is_none();
+        let whole = matches!(self.terms.framing, Framing::Length(_)) && self.terms.watch.is_none();
         if let Source::Line(body) = source
             && whole
             && matches!(self.terms.lens, Lens::Nothing)

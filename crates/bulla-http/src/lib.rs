@@ -20,7 +20,7 @@
 //! |---|---|
 //! | `wire`, `fields` | HTTP/1.1 messages, strictly, and their header fields; pure |
 //! | `head`, `names` | the one form of a request's head; what is done with headers by name; pure |
-//! | `route`, `json`, `graphql`, `multipart`, `reading` | what a request does; pure |
+//! | `route`, `json`, `graphql`, `multipart`, `members`, `overrides`, `reading` | what a request does; pure |
 //! | `openapi`, `document`, `yaml` | an API's description, in JSON or YAML; pure |
 //! | `api` | an API as it is configured; the descriptor |
 //! | `ws` | frames of WebSocket; pure |
@@ -51,11 +51,13 @@ mod head;
 mod hold;
 mod json;
 mod line;
+mod members;
 mod multipart;
 mod names;
 mod near;
 mod needles;
 mod openapi;
+mod overrides;
 mod pipe;
 mod reading;
 mod render;

@@ -7,7 +7,7 @@
 use bulla_mask::normal;
 
 use crate::{
-    head::{Head, replaces_method},
+    head::replaces_method,
     wire::{Fault, bad},
 };
 
@@ -16,23 +16,15 @@ const HEADER: &[u8] = b"content-disposition";
 /// Longest headers of one part.
 const PART_HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// Why such a body is refused.
 const OVERRIDE: Fault = bad("a field of the form would replace the method");
 const LONG: Fault = bad("the headers of a part of the form are too long");
+
+/// Why such a body is refused.
+pub const FAULTS: &[Fault] = &[OVERRIDE, LONG];
 
 /// Whether a media type is one of parts.
 pub fn is_multipart(media: &str) -> bool {
     media.starts_with("multipart/")
-}
-
-/// What looks through the body of a request that streams, where it could hold such a field.
-pub fn of(head: &Head) -> Option<Watch> {
-    head.media_type().filter(|media| is_multipart(media)).map(|_| Watch::default())
-}
-
-/// Whether this is why a form is refused.
-pub fn is_fault(why: &str) -> bool {
-    why == OVERRIDE.why || why == LONG.why
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

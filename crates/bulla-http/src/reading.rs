@@ -19,7 +19,8 @@ use crate::{
     graphql,
     head::{Head, check_form, leniently},
     json,
-    multipart::{self, is_multipart},
+    multipart::is_multipart,
+    overrides,
     route::{Found, Params},
     wire::{Fault, bad},
 };
@@ -55,6 +56,15 @@ fn is_grpc(media: &str) -> bool {
 
 fn is_form(media: &str) -> bool {
     media == "application/x-www-form-urlencoded"
+}
+
+fn is_coded(head: &Head) -> bool {
+    head.headers.all("content-encoding").any(|coding| coding != "identity")
+}
+
+/// Whether policy sees parts of the body.
+fn looks_into(api: &Api, head: &Head) -> bool {
+    api.reads_json() || is_graphql(api, head)
 }
 
 fn has_body(head: &Head) -> bool {
@@ -111,12 +121,17 @@ pub fn request(
     body: Option<&[u8]>,
     facts: &[bulla_core::FactSpec],
 ) -> Result<Command, Fault> {
-    let coded = head.header("content-encoding").is_some_and(|coding| coding != "identity");
-    if coded && is_multipart(&head.media_type().unwrap_or_default()) {
+    if is_coded(head) && is_multipart(&head.media_type().unwrap_or_default()) {
         let why = "a form of several parts is looked into, so it may not be compressed";
         return Err(Fault { status: 415, why });
     }
     check_charset(head)?;
+    if let Some(mut watch) = overrides::of(head)?
+        && let Some(body) = body
+    {
+        watch.push(body)?;
+        watch.finish()?;
+    }
     let slash = head.path.ends_with('/');
     let (template, own, params) = match api.routes.find(&head.method, &head.segments, slash) {
         Found::Undescribed => (None, None, Params::new()),
@@ -185,29 +200,27 @@ impl Reading<'_> {
         }
     }
 
-    /// The body as JSON, where policy looks into it.
+    /// The body as JSON, where policy looks into it. A form is read in any case: a field of it could
+    /// replace the method.
     fn document(&mut self, body: Option<&[u8]>) -> Result<Option<Value>, Fault> {
         let Some(body) = body.filter(|body| !body.is_empty()) else { return Ok(None) };
         let media = self.head.media_type().unwrap_or_default();
-        if self.head.header("content-encoding").is_some_and(|coding| coding != "identity") {
-            return Err(Fault {
-                status: 415,
-                why: "policy looks into this body, so it may not be compressed",
-            });
+        let (form, looked) = (is_form(&media), looks_into(self.api, self.head));
+        if !form && !looked {
+            return Ok(None);
         }
-        if is_form(&media) {
+        if is_coded(self.head) {
+            let why = "the gateway looks into this body, so it may not be compressed";
+            return Err(Fault { status: 415, why });
+        }
+        if form {
             check_form(body)?;
         }
-        if is_multipart(&media) {
-            let mut watch = multipart::Watch::default();
-            watch.push(body)?;
-            watch.finish()?;
+        if !looked {
+            return Ok(None);
         }
         if !is_json(&media) {
-            let looked = self.api.reads_json() || is_graphql(self.api, self.head);
-            if looked {
-                self.doubt = Some("its body is not JSON, and policy looks into it");
-            }
+            self.doubt = Some("its body is not JSON, and policy looks into it");
             return Ok(None);
         }
         let charset = self.head.media_parameter("charset");
