@@ -40,6 +40,60 @@ impl From<CodingError> for Fault {
     }
 }
 
+/// What a byte outside of strings says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    /// Nothing.
+    Blank,
+    /// Whether a string behind it is a name.
+    Comma,
+    Colon,
+    /// Numbers and words, and also `NaN`, which many write. No name is behind a colon and these.
+    Word,
+    Quote,
+    Open,
+    Close,
+    Doubt,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Doubt; 256];
+    let mut at = 0;
+    while at < 256 {
+        classes[at] = match at as u8 {
+            b' ' | b'\t' | b'\r' | b'\n' | RECORD => Class::Blank,
+            b',' => Class::Comma,
+            b':' => Class::Colon,
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'+' | b'-' | b'.' => Class::Word,
+            b'"' => Class::Quote,
+            b'{' | b'[' => Class::Open,
+            b'}' | b']' => Class::Close,
+            _ => Class::Doubt,
+        };
+        at += 1;
+    }
+    classes
+};
+
+impl Class {
+    fn of(byte: u8) -> Self {
+        CLASSES.get(usize::from(byte)).copied().unwrap_or(Self::Doubt)
+    }
+}
+
+/// Strings are short, mostly.
+const SHORT: usize = 24;
+
+/// Where a string ends, or something in it is escaped.
+fn string_end(text: &[u8]) -> usize {
+    let end = |byte: &u8| *byte == b'"' || *byte == b'\\';
+    let first = text.get(..SHORT).unwrap_or(text);
+    first.iter().position(end).unwrap_or_else(|| {
+        let rest = text.get(first.len()..).unwrap_or_default();
+        first.len() + memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())
+    })
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     /// The mark of UTF-8 that some begin with: so many of its bytes were seen.
@@ -86,6 +140,14 @@ impl Scan {
                     }
                 }
                 At::Between => {
+                    // Only in an outermost object it matters what is before a string.
+                    let deep = self.depth != 1 || !self.object;
+                    let skipped = if deep { Class::Word } else { Class::Blank };
+                    let some = |byte: &u8| Class::of(*byte) > skipped;
+                    let Some(at) = rest.iter().position(some) else { break };
+                    let Some((&byte, after)) = rest.get(at..).and_then(<[u8]>::split_first) else {
+                        break;
+                    };
                     rest = after;
                     self.between(byte)?;
                 }
@@ -95,8 +157,7 @@ impl Scan {
                     self.at = At::String { name, escaped: false };
                 }
                 At::String { name, escaped: false } => {
-                    let end = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-                    let (text, behind) = rest.split_at(end);
+                    let (text, behind) = rest.split_at(string_end(rest));
                     self.keep(name, text);
                     let Some((&byte, after)) = behind.split_first() else { break };
                     rest = after;
@@ -114,28 +175,26 @@ impl Scan {
     }
 
     fn between(&mut self, byte: u8) -> Result<(), Fault> {
-        match byte {
-            b'"' => {
+        match Class::of(byte) {
+            Class::Quote => {
                 let name = self.depth == 1 && self.object && !self.value;
                 self.at = At::String { name, escaped: false };
             }
-            b'{' | b'[' => {
+            Class::Open => {
                 if self.depth == 0 {
                     self.object = byte == b'{';
                 }
                 self.depth += 1;
                 self.value = false;
             }
-            b'}' | b']' => {
+            Class::Close => {
                 self.depth = self.depth.checked_sub(1).ok_or(DOUBT)?;
                 self.value = false;
             }
-            b':' => self.value = true,
-            b',' => self.value = false,
-            b' ' | b'\t' | b'\r' | b'\n' | RECORD | b'+' | b'-' | b'.' => {}
-            // Numbers and words, and also `NaN`, which many write.
-            _ if byte.is_ascii_alphanumeric() => self.value = false,
-            _ => return Err(DOUBT),
+            Class::Colon => self.value = true,
+            Class::Comma | Class::Word => self.value = false,
+            Class::Blank => {}
+            Class::Doubt => return Err(DOUBT),
         }
         Ok(())
     }
