@@ -353,6 +353,41 @@ fn events_are_masked_and_a_secret_of_the_target_is_told_in_no_spelling() {
 }
 
 /// A short answer is refused as a whole, with a status of its own, whenever its parts come.
+/// What a target says when it opens a WebSocket is an answer like every other.
+#[test]
+fn h14_a_handshake_tells_nothing_that_may_not_be_seen() {
+    const ASKED: &str = "connection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    // RFC 6455 1.3.
+    const OPEN: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+    let target = Recorder::start().unwrap();
+    let api = ApiSpec::new("api", target.port()).secret("s3cr3t/of+the=target");
+    let world = world(api.http("login = \"bearer\"\nwebsocket = [\"/ws\"]"));
+    let own = format!("authorization: Bearer {}", world.token().unwrap());
+    for (who, field, shown) in [
+        (&own, "x-own: a", "x-own: a\r\n"),
+        (&own, "x-owner: ann@example.com", "x-owner: [email]\r\n"),
+        (&audit(&world), "x-owner: ann@example.com", "x-owner: ann@example.com\r\n"),
+        (&own, "x-echo: Bearer s3cr3t/of+the=target", ""),
+        (&own, "set-cookie: t=s3cr3t%2Fof%2Bthe%3Dtarget", ""),
+    ] {
+        target.answer(Some(format!("{OPEN}{field}\r\n\r\n").as_bytes()));
+        let mut raw = world.raw(&[]).unwrap();
+        raw.send(format!("GET /ws HTTP/1.1\r\nhost: localhost\r\n{who}\r\n{ASKED}\r\n")).unwrap();
+        let got = raw.until("\r\n\r\n").unwrap();
+        let status = if shown.is_empty() { "HTTP/1.1 502 " } else { "HTTP/1.1 101 " };
+        assert!(got.starts_with(status) && got.contains(shown), "{field}: {got}");
+        has_not(&got, &["s3cr3t"]);
+        let accept = got.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n");
+        assert_eq!(accept, !shown.is_empty(), "{field}: {got}");
+    }
+    let replay = world.replayed().unwrap();
+    has(&replay, &["x-owner: [email]"]);
+    has_not(&replay, &["s3cr3t"]);
+    world.verified().unwrap();
+}
+
 #[test]
 fn a_secret_in_a_short_answer_is_refused_before_its_head_went_on() {
     let target = Recorder::start().unwrap();

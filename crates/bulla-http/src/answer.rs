@@ -274,6 +274,13 @@ impl Answer {
         Ok(lens)
     }
 
+    /// Hides of a head that no body follows what may not be seen. `kept`: a field that stays.
+    pub fn hide(&mut self, plan: &Plan, kept: (&str, &str)) {
+        veil::headers(&plan.hidden, &mut self.headers, &mut self.masked);
+        self.headers.set(kept.0, kept.1);
+        self.head = record(self.status, &self.headers, false).into();
+    }
+
     /// Whether there is no body, whatever the length says.
     pub fn is_bare(&self, asked_head: bool) -> bool {
         asked_head || matches!(self.status.as_u16(), 204 | 304)

@@ -1,7 +1,7 @@
 //! WebSocket: each message of a client is a command of its own; each message of the target is
 //! evidence before it goes on.
 
-use std::sync::Arc;
+use std::{io, sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     digest::{SHA1_FOR_LEGACY_USE_ONLY, digest},
@@ -29,14 +29,36 @@ use crate::{
     needles::Needles,
     reading,
     target::TargetError,
-    veil,
+    veil::{self, Plan as Hiding},
     ws::{self, CLOSE_AWAY, CLOSE_INTERNAL, CLOSE_POLICY, Event, Reader, close, frame},
 };
 
+/// How long the last word to a side may take.
+const PARTING: Duration = Duration::from_secs(2);
 /// RFC 6455 1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-type Write<T> = Arc<Mutex<WriteHalf<T>>>;
+/// What goes to one side.
+struct Half<T> {
+    io: WriteHalf<T>,
+    /// A frame was begun and not ended: what followed would be taken for its rest.
+    cut: bool,
+}
+
+impl<T: AsyncWrite> Half<T> {
+    fn new(io: WriteHalf<T>) -> Write<T> {
+        Arc::new(Mutex::new(Self { io, cut: false }))
+    }
+    async fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.cut = true;
+        self.io.write_all(frame).await?;
+        self.io.flush().await?;
+        self.cut = false;
+        Ok(())
+    }
+}
+
+type Write<T> = Arc<Mutex<Half<T>>>;
 type Client = Box<dyn Stream>;
 type Target = TokioIo<Upgraded>;
 
@@ -74,25 +96,34 @@ pub async fn open(
     got: Got,
     client: near::Upgraded,
 ) -> Reply {
-    let agreed = got.headers.only("sec-websocket-accept");
-    let extended = got.headers.get("sec-websocket-extensions").is_some();
+    let agreed = accepted(&opened.head).filter(|accepted| {
+        got.headers.only("sec-websocket-accept") == Some(accepted)
+            && got.headers.get("sec-websocket-extensions").is_none()
+    });
     let target = got.upgrade;
-    if agreed.is_none() || agreed != accepted(&opened.head).as_deref() || extended {
+    let Some(agreed) = agreed else {
         let fault = TargetError::Fault("the handshake was not what was asked for");
         return exchange.failed(&passing, &Failed::Target(fault)).await;
-    }
+    };
     let Some(target) = target else {
         let failed = Failed::Broken("the target's connection is gone");
         return exchange.failed(&passing, &failed).await;
     };
     let now = exchange.seat.live.clock().now();
-    let answer = match Answer::read(got.status, got.headers, true, now) {
-        Ok(answer) => answer,
-        Err(fault) => {
-            let failed = Failed::Target(TargetError::Fault(fault.why));
+    let read = Answer::read(got.status, got.headers, true, now);
+    let mut answer = match read {
+        Ok(answer) if !opened.never.are_in(&answer.head) => answer,
+        told => {
+            let why = told.err().map_or("the answer holds the target's own secret", |f| f.why);
+            let failed = Failed::Target(TargetError::Fault(why));
             return exchange.failed(&passing, &failed).await;
         }
     };
+    if let Some(hiding) = exchange.hiding(&opened.head).filter(Hiding::hides) {
+        // It is what was awaited, and no value of the target's.
+        answer.hide(&hiding, ("sec-websocket-accept", &agreed));
+        passing.masked(&answer.masked);
+    }
     let recorded = match passing.reply(answer.head.clone(), None) {
         Ok(mut release) => std::future::poll_fn(|cx| release.poll_released(cx)).await.map(drop),
         Err(error) => Err(error),
@@ -128,8 +159,8 @@ async fn relay(
     let Rest { ahead, io } = client;
     let (client_read, client_write) = tokio::io::split(io);
     let (target_read, target_write) = tokio::io::split(TokioIo::new(target));
-    let client_write: Write<Client> = Arc::new(Mutex::new(client_write));
-    let target_write: Write<Target> = Arc::new(Mutex::new(target_write));
+    let client_write: Write<Client> = Half::new(client_write);
+    let target_write: Write<Target> = Half::new(target_write);
     let mut counts = Counts::new();
     let from = (ahead, client_read);
     let up = up(&exchange, &opened, from, &client_write, &target_write);
@@ -145,20 +176,32 @@ async fn relay(
     passing.masked(&counts);
     passing.end(Outcome { status: ended.status, tag: Some("101".into()), rows: 0 });
     let words = close(ended.code, &ended.words);
-    // Either side may be gone already; there is nobody else to tell.
     let own = passing.live().aside(frame(8, &words, None));
-    if let Ok(mut release) = own
-        && std::future::poll_fn(|cx| release.poll_released(cx)).await.is_ok()
-    {
-        let mut client = client_write.lock().await;
-        let _ = client.write_all(&frame(8, &words, None)).await;
-        let _ = client.shutdown().await;
-    }
-    if let Ok(key) = mask() {
-        let mut target = target_write.lock().await;
-        let _ = target.write_all(&frame(8, &close(ended.code, ""), Some(key))).await;
-        let _ = target.shutdown().await;
-    }
+    let tells_client = async {
+        if let Ok(mut release) = own
+            && std::future::poll_fn(|cx| release.poll_released(cx)).await.is_ok()
+        {
+            part(&client_write, &frame(8, &words, None)).await;
+        }
+    };
+    let tells_target = async {
+        if let Ok(key) = mask() {
+            part(&target_write, &frame(8, &close(ended.code, ""), Some(key))).await;
+        }
+    };
+    tokio::join!(tells_client, tells_target);
+}
+
+/// The last word to a side. It may be gone already, or take nothing; there is nobody else to tell.
+async fn part<T: AsyncWrite>(to: &Write<T>, bytes: &[u8]) {
+    let parting = async {
+        let mut to = to.lock().await;
+        if !to.cut {
+            to.write(bytes).await?;
+        }
+        to.io.shutdown().await
+    };
+    let _ = tokio::time::timeout(PARTING, parting).await;
 }
 
 fn mask() -> Result<[u8; 4], Over> {
@@ -168,13 +211,22 @@ fn mask() -> Result<[u8; 4], Over> {
     Ok(key)
 }
 
-async fn write<T: AsyncWrite>(to: &Write<T>, bytes: &[u8], lost: Status) -> Result<(), Over> {
-    let mut to = to.lock().await;
-    let written = async {
-        to.write_all(bytes).await?;
-        to.flush().await
-    };
-    written.await.map_err(|_| over(CLOSE_AWAY, "the other side is gone", lost))
+/// `idle`: how long it may take.
+async fn write<T: AsyncWrite>(
+    to: &Write<T>,
+    bytes: &[u8],
+    lost: Status,
+    idle: Duration,
+) -> Result<(), Over> {
+    let written = async { to.lock().await.write(bytes).await };
+    match tokio::time::timeout(idle, written).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(over(CLOSE_AWAY, "the other side is gone", lost)),
+        Err(_) => {
+            let words = "the other side took nothing for too long";
+            Err(over(CLOSE_AWAY, words, Status::Cut("idle".into())))
+        }
+    }
 }
 
 /// From the client to the target: every message is judged.
@@ -211,7 +263,8 @@ async fn up(
             Event::Text(text) => message(exchange, opened, 1, text, target).await,
             Event::Binary(bytes) => message(exchange, opened, 2, bytes, target).await,
             Event::Ping(payload) => {
-                write(client, &frame(10, &payload, None), Status::ClientLost).await
+                let idle = exchange.seat.api.idle;
+                write(client, &frame(10, &payload, None), Status::ClientLost, idle).await
             }
             Event::Pong => Ok(()),
             Event::Close(said) => {
@@ -250,8 +303,8 @@ async fn message(
     let sent = cleared.spend();
     let head_len = sent.len() - payload.len();
     let key = mask()?;
-    let wrote =
-        write(target, &frame(opcode, &sent[head_len..], Some(key)), Status::TargetLost).await;
+    let masked = frame(opcode, &sent[head_len..], Some(key));
+    let wrote = write(target, &masked, Status::TargetLost, exchange.seat.api.idle).await;
     let status = if wrote.is_ok() { Status::Ok } else { Status::TargetLost };
     let finished = passage.finish(Outcome { status, tag: None, rows: 0 });
     finished
@@ -300,13 +353,14 @@ impl Down<'_> {
         client: &Write<Client>,
         target: &Write<Target>,
     ) -> Result<(), Over> {
+        let idle = self.exchange.seat.api.idle;
         let (opcode, payload) = match event {
             Event::Text(text) => (1, text),
             Event::Binary(bytes) => (2, bytes),
             Event::Pong => return Ok(()),
             Event::Ping(payload) => {
                 let pong = frame(10, &payload, Some(mask()?));
-                return write(target, &pong, Status::TargetLost).await;
+                return write(target, &pong, Status::TargetLost, idle).await;
             }
             Event::Close(said) => {
                 let (code, mut words) = said.unwrap_or((1000, String::new()));
@@ -323,7 +377,8 @@ impl Down<'_> {
         let frame = frame(opcode, &payload, None);
         let mut release = self.passing.reply(frame, None).map_err(recorded)?;
         let released = std::future::poll_fn(|cx| release.poll_released(cx)).await;
-        write(client, &released.map_err(recorded)?.spend(), Status::ClientLost).await
+        let released = released.map_err(recorded)?.spend();
+        write(client, &released, Status::ClientLost, idle).await
     }
 
     /// What of a message the client may see, by the policies of the moment.
