@@ -426,7 +426,12 @@ impl<D: Direction> Flow<D> {
         if much {
             self.fail("the body exceeds its limit", Status::Cut("bytes_max".into()));
         }
-        !much
+        // What is behind the end would be another message in HTTP/1.1.
+        let long = matches!(self.terms.framing, Framing::Length(length) if self.total > length);
+        if long {
+            self.fail("the body is longer than its length", D::LOST);
+        }
+        !(much || long)
     }
 
     /// Trailers go on where they are recorded, and hold no secret either.
@@ -633,8 +638,8 @@ impl<D: Direction> Flow<D> {
         if self.ended { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    /// What stops a body that is under way.
-    fn poll_stop(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether its session was ended: nothing more of it goes on.
+    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> bool {
         if self.ended {
             return false;
         }
@@ -647,7 +652,16 @@ impl<D: Direction> Flow<D> {
             self.fail("the session was ended", Status::Cut(why.into()));
             return true;
         }
-        if !self.waiting.is_empty()
+        false
+    }
+
+    /// What stops a body that is under way.
+    fn poll_stop(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.poll_ended(cx) {
+            return true;
+        }
+        if self.ended
+            || !self.waiting.is_empty()
             || !(self.gathered.is_empty() || self.is_awaited() || self.is_held())
         {
             return false;

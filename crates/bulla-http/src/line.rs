@@ -92,8 +92,10 @@ impl Line {
 
     /// Whether an idle connection may serve: the target has neither closed it nor said anything.
     pub fn is_open(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.pipe.poll_waste(&mut cx).is_pending()
+        // Looked for whatever the task has done since it last yielded: nothing is not "not now".
+        let looks = std::future::poll_fn(|cx| self.pipe.poll_waste(cx));
+        let looks = std::pin::pin!(tokio::task::unconstrained(looks));
+        looks.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// Sends a request and waits for the head of its answer, for so long once the request is sent.
@@ -134,7 +136,8 @@ impl Line {
                 read?;
                 continue;
             }
-            return if self.is_sent() {
+            // Its time begins when it has the whole request, and whenever it takes no more of it.
+            return if self.is_sent() || !self.pipe.is_flushed() {
                 self.poll_late(cx).map(|()| Err(LineError::Late))
             } else {
                 Poll::Pending
@@ -153,7 +156,12 @@ impl Line {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LineError>> {
         loop {
             let more = self.poll_more(cx)?;
-            match self.pipe.poll_out(cx) {
+            let before = self.pipe.out.bytes();
+            let written = self.pipe.poll_out(cx);
+            if self.pipe.out.bytes() < before {
+                self.due = None;
+            }
+            match written {
                 Poll::Ready(Ok(())) if more.is_pending() => return Poll::Pending,
                 Poll::Ready(Ok(())) if self.body.is_none() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => {}
@@ -406,7 +414,7 @@ impl Got {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::poll_fn;
+    use std::{future::poll_fn, pin::pin};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     fn get(asked: Asked) -> Sent {
@@ -546,5 +554,15 @@ mod tests {
         let mut line = Line::new(Box::new(near));
         drop(far);
         assert!(!line.is_open(), "closed");
+        // However much its task has done in this turn.
+        let (near, mut far) = tokio::io::duplex(1 << 10);
+        let mut line = Line::new(Box::new(near));
+        far.write_all(b"HTTP/1.1 408 Late\r\n").await.unwrap();
+        poll_fn(|cx| {
+            while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+            Poll::Ready(())
+        })
+        .await;
+        assert!(!line.is_open(), "an answer that nobody asked for, unheard");
     }
 }

@@ -131,6 +131,9 @@ impl Near {
     fn next(&mut self) {
         (self.reluctant, self.unwanted, self.moved) = (false, false, true);
         self.looks = None;
+        self.phase = Phase::Idle;
+        // What nobody took of the last body is of no other request.
+        self.pipe.came.body.clear();
         self.pipe.came.over = false;
         self.pipe.filter.next(&mut self.pipe.came);
     }
@@ -398,8 +401,14 @@ async fn write(near: &Shared, reply: Reply, asked: Asked) -> Then {
                     }
                 }
             }
-            if ready!(near.lock().poll_out(cx)).is_err() {
-                return Poll::Ready(false);
+            match near.lock().poll_out(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(false),
+                // Nobody else looks, while nothing more is taken.
+                Poll::Pending => {
+                    let ended = flow.as_mut().is_some_and(|body| body.poll_ended(cx));
+                    return if ended { Poll::Ready(false) } else { Poll::Pending };
+                }
             }
             if flow.is_none() {
                 return Poll::Ready(whole);

@@ -405,6 +405,8 @@ pub struct Filter {
     /// How far the head was already searched for its end.
     searched: usize,
     asked: Asked,
+    /// Of answers before the answer.
+    interim_bytes: usize,
     trailer_bytes: usize,
     fault: Option<Fault>,
     /// What is behind a message waits until it is asked for.
@@ -422,6 +424,7 @@ impl Filter {
             input: BytesMut::new(),
             searched: 0,
             asked: Asked::Nothing,
+            interim_bytes: 0,
             trailer_bytes: 0,
             fault: None,
             one_by_one: false,
@@ -471,7 +474,7 @@ impl Filter {
 
     /// Says what the next response answers. A response that nobody asked for is a fault.
     pub fn ask(&mut self, asked: Asked) {
-        self.asked = asked;
+        (self.asked, self.interim_bytes) = (asked, 0);
     }
 
     /// The upgrade that was asked for was granted, or not.
@@ -720,10 +723,14 @@ impl Filter {
         Ok(Some(framing))
     }
 
-    fn response(&mut self, head: &[u8], out: &mut impl Sink) -> Result<Option<Framing>, Fault> {
-        let head = response_head(head, self.asked, &self.limits)?;
+    fn response(&mut self, text: &[u8], out: &mut impl Sink) -> Result<Option<Framing>, Fault> {
+        let head = response_head(text, self.asked, &self.limits)?;
         // Interim answers are not passed on: we make our own where they are needed.
         if (100..=199).contains(&head.status) && head.status != 101 {
+            self.interim_bytes += text.len();
+            if self.interim_bytes > self.limits.head_bytes_max {
+                return Err(bad("there are too many answers before the answer"));
+            }
             return Ok(Some(Framing::None));
         }
         self.asked = Asked::Nothing;

@@ -174,3 +174,40 @@ async fn who_leaves_is_heard_and_who_sends_ahead_is_not_read_without_end() {
     drop(client);
     looking.await.unwrap();
 }
+
+#[tokio::test]
+async fn what_nobody_took_of_a_body_is_of_no_other_request() {
+    let chunks = "transfer-encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n";
+    for framed in ["content-length: 4\r\n\r\nevil", chunks] {
+        for (next, expect) in [("content-length: 3\r\n\r\nown", &b"own"[..]), ("\r\n", b"")] {
+            let (own, mut client) = near(patient(), 1 << 16);
+            let both = ["1", "2"].map(|path| format!("POST /{path} HTTP/1.1\r\nhost: a\r\n"));
+            let sent = format!("{}{framed}{}{next}", both[0], both[1]);
+            client.write_all(sent.as_bytes()).await.unwrap();
+            assert_eq!(head(&own).await.unwrap().unwrap().target, "/1");
+            assert!(own.lock().pipe.came.over && !own.lock().is_over());
+            own.lock().next();
+            assert_eq!(head(&own).await.unwrap().unwrap().target, "/2");
+            assert_eq!(own.lock().is_over(), expect.is_empty());
+            assert_eq!(body(&own).await.unwrap(), expect, "{framed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_time_for_a_head_begins_with_it() {
+    let deadlines = Deadlines { idle: NEVER, head: SHORT, body: NEVER };
+    let (own, mut client) = near(deadlines, 1 << 10);
+    let mut cx = Context::from_waker(Waker::noop());
+    let (begin, end) = GET.split_at(20);
+    client.write_all(begin.as_bytes()).await.unwrap();
+    assert!(own.lock().poll_head(&mut cx, false).is_pending());
+    client.write_all([end, begin].concat().as_bytes()).await.unwrap();
+    head(&own).await.unwrap().unwrap();
+    // The answer takes longer than a head may, while the beginning of the next one is there.
+    tokio::time::sleep(SHORT * 2).await;
+    own.lock().next();
+    assert!(own.lock().poll_head(&mut cx, false).is_pending(), "the time of another one");
+    let fault = head(&own).await.unwrap().unwrap_err();
+    assert_eq!(fault.status, 408);
+}

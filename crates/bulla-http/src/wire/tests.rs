@@ -360,6 +360,29 @@ fn only_a_body_with_a_length_goes_on_unread() {
     }
 }
 
+#[test]
+fn answers_before_the_answer_have_an_end() {
+    let one = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let most = Limits::default().head_bytes_max / one.len();
+    for (count, passes) in [(0, true), (1, true), (most, true), (most + 1, false)] {
+        for size in [7, 1 << 20] {
+            let all = one.repeat(count) + ok;
+            let (out, fault) = feed(Side::Responses, Asked::Other, all.as_bytes(), size);
+            assert_eq!(fault.is_none(), passes, "{count}");
+            assert_eq!(!out.is_empty(), passes, "{count}");
+        }
+    }
+    // Each answer has its own.
+    let mut filter = Filter::new(Side::Responses, Limits::default());
+    let mut out = BytesMut::new();
+    for _ in 0..3 {
+        filter.ask(Asked::Other);
+        filter.push((one.repeat(most) + ok).as_bytes(), false, &mut out);
+        assert_eq!(filter.fault(), None);
+    }
+}
+
 proptest::proptest! {
     /// Arbitrary bytes never panic, and how they are cut changes neither verdict nor meaning.
     #[test]

@@ -1,0 +1,216 @@
+//! Two sides that lose step with each other: bodies that nobody read, answers that go on beyond
+//! their end, and sides that neither take nor give.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bulla_e2e::expect::{has, has_not};
+use bulla_e2e::frames::{DATA, END_HEADERS, GOAWAY, HEADERS, SETTINGS, fields, frame};
+use bulla_e2e::http::{ApiSpec, EVERYTHING, Recorder, World};
+
+/// Longer than anything here may take; a loaded machine included.
+const LONG: Duration = Duration::from_secs(25);
+
+/// A target without TLS whose connections a test drives, each in a thread of its own.
+fn scripted(each: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let each = each.clone();
+            thread::spawn(move || each(stream));
+        }
+    });
+    port
+}
+
+fn world(port: u16, http: &str) -> World {
+    World::start(EVERYTHING, &[ApiSpec::new("api", port).http(http)]).unwrap()
+}
+
+fn bearer(world: &World) -> String {
+    format!("authorization: Bearer {}\r\n", world.token().unwrap())
+}
+
+/// Who expects leave to send a body may send it all the same. If that request is refused, the body
+/// is of no other request on its connection.
+#[test]
+fn h2_what_nobody_read_of_a_body_is_in_no_other() {
+    const POLICY: &str = r#"
+@id("everything") permit (principal, action, resource);
+@id("no-deletes") forbid (principal, action == Bulla::Action::"http:delete", resource);
+"#;
+    let target = Recorder::start().unwrap();
+    let world = World::start(POLICY, &[ApiSpec::new("api", target.port())]).unwrap();
+    let auth = bearer(&world);
+    let body = "evil ".repeat(20);
+    let length = format!("content-length: 100\r\n\r\n{body}");
+    let chunks = format!("transfer-encoding: chunked\r\n\r\n64\r\n{body}\r\n0\r\n\r\n");
+    let unknown = "POST /.well-known/bulla/approvals/none";
+    let mut wrong = Vec::new();
+    for (status, line, who) in
+        [(401, "POST /a", ""), (404, unknown, &auth), (403, "DELETE /a", &auth)]
+    {
+        for (framed, next, own) in [
+            (&length, "POST /own", "content-length: 3\r\n\r\nown"),
+            (&chunks, "POST /own", "content-length: 3\r\n\r\nown"),
+            (&length, "POST /own", "transfer-encoding: chunked\r\n\r\n3\r\nown\r\n0\r\n\r\n"),
+            (&length, "GET /own", "\r\n"),
+        ] {
+            target.forget();
+            let mut raw = world.raw(&[]).unwrap();
+            let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\n{who}");
+            raw.send(format!("{head}expect: 100-continue\r\n{framed}")).unwrap();
+            has(&raw.until("}\n").unwrap(), &[&format!("HTTP/1.1 {status} ")]);
+            let head = format!("{next} HTTP/1.1\r\nhost: localhost\r\n{auth}");
+            raw.send(format!("{head}connection: close\r\n{own}")).unwrap();
+            let got = String::from_utf8_lossy(&raw.rest()).into_owned();
+            let read = target.got();
+            // The end of what nobody read is known, so that the connection goes on.
+            if !got.starts_with("HTTP/1.1 200 ") || read.contains("evil") {
+                wrong.push(format!("{status}, {framed:.20}, {next}: {got}; {read}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    world.verified().unwrap();
+}
+
+/// A target of HTTP/2 whose connections answer the first request with one row each, and leave the
+/// stream open.
+fn open_streams(rows: Vec<Vec<u8>>) -> u16 {
+    let rows = Arc::new(Mutex::new(rows.into_iter()));
+    scripted(move |stream| {
+        let answer = rows.lock().unwrap().next().unwrap();
+        // Its end, whichever, is no matter of the test's.
+        let _ = open_stream(stream, &answer);
+    })
+}
+
+fn open_stream(mut stream: TcpStream, answer: &[u8]) -> Option<()> {
+    stream.read_exact(&mut [0; 24]).ok()?;
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).ok()?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).ok()?;
+        let [a, b, c, kind, flags, ..] = head;
+        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        stream.read_exact(&mut vec![0; length]).ok()?;
+        match kind {
+            SETTINGS if flags == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).ok()?,
+            HEADERS => stream.write_all(answer).ok()?,
+            GOAWAY => return None,
+            _ => {}
+        }
+    }
+}
+
+/// What a stream holds beyond the end of an answer would be the next answer in HTTP/1.1.
+#[test]
+fn h15_nothing_behind_the_end_of_an_answer_is_another_one() {
+    let evil = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
+    let all: Vec<(&str, &str, Vec<u8>)> = [
+        ("POST", "204", None, ""),
+        ("GET", "304", None, ""),
+        ("GET", "304", Some("42"), ""),
+        ("POST", "205", Some("0"), ""),
+        ("POST", "200", Some("1"), "x"),
+        ("HEAD", "200", Some("42"), ""),
+    ]
+    .into_iter()
+    .map(|(method, status, length, body)| {
+        let length = length.map(|length| ("content-length", length));
+        let head: Vec<_> = [(":status", status)].into_iter().chain(length).collect();
+        let head = frame(HEADERS, END_HEADERS, 1, &fields(&head));
+        let data = [body.as_bytes(), evil].map(|data| frame(DATA, 0, 1, data)).concat();
+        (method, status, [head, data].concat())
+    })
+    .collect();
+    let target = open_streams(all.iter().map(|row| row.2.clone()).collect());
+    let world = world(target, "version = \"2\"");
+    let auth = bearer(&world);
+    let mut wrong = Vec::new();
+    for (method, status, _) in &all {
+        let asked = |method: &str| format!("{method} /a HTTP/1.1\r\nhost: localhost\r\n{auth}\r\n");
+        let mut raw = world.raw(&[]).unwrap();
+        raw.send(asked(method) + &asked("GET")).unwrap();
+        let got = String::from_utf8_lossy(&raw.rest()).into_owned();
+        if got.contains("evil") {
+            wrong.push(format!("{method} {status}: {got}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    has_not(&world.replayed().unwrap(), &["evil"]);
+    world.verified().unwrap();
+}
+
+/// What comes before an answer may not go on for ever, and no deadline is dodged by it.
+#[test]
+fn h16_answers_before_the_answer_have_an_end() {
+    let (told, ended) = mpsc::channel();
+    let target = scripted(move |mut stream| {
+        let _ = stream.read(&mut [0; 16 << 10]);
+        let flood = "HTTP/1.1 100 C\r\n\r\n".repeat(10_000);
+        while stream.write_all(flood.as_bytes()).is_ok() {}
+        let _ = told.send(());
+    });
+    let world = world(target, "first_byte = \"20s\"");
+    for client in ["--http1.1", "--http2"] {
+        let got = world.curl("/a", &[client]).unwrap().out();
+        has(&got, &[" 502", "no HTTP of one meaning"]);
+        ended.recv_timeout(LONG).expect("the target is hung up on");
+    }
+    world.verified().unwrap();
+}
+
+/// The target's time does not stand still because it takes nothing.
+#[test]
+fn h16_a_target_that_takes_nothing_is_late() {
+    let target = scripted(|stream| {
+        thread::sleep(LONG * 2);
+        drop(stream);
+    });
+    let world = world(target, "first_byte = \"1s\"");
+    let body = world.dir.write("body", vec![b'x'; 48 << 20]).unwrap();
+    let body = format!("@{}", body.display());
+    for client in ["--http1.1", "--http2"] {
+        let asked = Instant::now();
+        let form = "content-type: application/octet-stream";
+        let args = [client, "-X", "POST", "-H", form, "--data-binary", &body];
+        let done = world.curl("/a", &args).unwrap();
+        // The answer may be missed by who still writes.
+        assert!(asked.elapsed() < LONG, "{client}: {}{}", done.out(), done.err());
+    }
+    assert_eq!(world.replayed().unwrap().matches("cut:first_byte").count(), 2);
+    world.verified().unwrap();
+}
+
+/// A session that was ended gives nothing more, though its client takes nothing.
+#[test]
+fn a_kill_is_heard_by_who_does_not_listen() {
+    let (told, ended) = mpsc::channel();
+    let target = scripted(move |mut stream| {
+        let _ = stream.read(&mut [0; 16 << 10]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n");
+        while stream.write_all(&[b'x'; 64 << 10]).is_ok() {}
+        let _ = told.send(());
+    });
+    let world = world(target, "");
+    let mut raw = world.raw(&[]).unwrap();
+    raw.send(format!("GET /a HTTP/1.1\r\nhost: localhost\r\n{}\r\n", bearer(&world))).unwrap();
+    raw.until("\r\n\r\n").unwrap();
+    assert!(ended.recv_timeout(Duration::from_secs(3)).is_err(), "it is under way");
+    let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let id = listed[0]["session"].as_str().unwrap();
+    world.gateway.cli(&["sessions", "kill", id]).unwrap().success().unwrap();
+    ended.recv_timeout(LONG).expect("the target is hung up on");
+    drop(raw);
+    has(&world.replayed().unwrap(), &["cut:killed"]);
+    world.verified().unwrap();
+}
