@@ -14,6 +14,8 @@ mod case;
 mod framing;
 #[path = "smuggling/heads.rs"]
 mod heads;
+#[path = "smuggling/mutants.rs"]
+mod mutants;
 #[path = "smuggling/streams.rs"]
 mod streams;
 
@@ -21,6 +23,7 @@ use std::collections::BTreeMap;
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use bulla_e2e::ca::Authority;
 use bulla_e2e::frames::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, SETTINGS, field_of, frame, status,
@@ -35,6 +38,9 @@ const EVERYTHING: &str = r#"
 @id("everything")
 permit (principal, action, resource);
 "#;
+
+/// Connections whose requests chance has changed.
+const MUTANTS: usize = 60;
 
 fn corpus() -> Vec<Case> {
     [framing::all(), heads::all(), addresses::all()].concat()
@@ -280,6 +286,99 @@ fn before_one_that_keeps_every_byte() {
     }
     assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), all.len(), wrong.join("\n"));
     world.verified().unwrap();
+}
+
+/// What one session has on record: requests that the target answered, and requests that may have
+/// reached it though nobody has its answer.
+fn sent(world: &World, id: &str, port: u16) -> (Vec<Seen>, Vec<Seen>) {
+    let archive = world.gateway.cli(&["sessions", "replay", id, "--har", "--offline"]).unwrap();
+    let archive: Value = serde_json::from_str(&archive.success().unwrap()).unwrap();
+    let (mut answered, mut open) = (Vec::new(), Vec::new());
+    for entry in archive["log"]["entries"].as_array().unwrap() {
+        let request = &entry["request"];
+        let url = request["url"].as_str().unwrap();
+        let path = url.find("//").and_then(|at| url[at + 2..].find('/').map(|end| at + 2 + end));
+        let body = request["postData"]["text"].as_str().unwrap_or_default().as_bytes();
+        let body = match request["postData"]["encoding"].as_str() {
+            Some(_) => base64::engine::general_purpose::STANDARD.decode(body).unwrap(),
+            None => body.to_vec(),
+        };
+        let one = Seen {
+            method: request["method"].as_str().unwrap().to_owned(),
+            target: url[path.unwrap()..].to_owned(),
+            host: format!("localhost:{port}"),
+            body: digest(&body),
+        };
+        match entry["response"]["status"].as_i64() {
+            Some(200) => answered.push(one),
+            Some(0 | 502) => open.push(one),
+            Some(400..500) => {}
+            status => panic!("{status:?}: {one:?}"),
+        }
+    }
+    (answered, open)
+}
+
+/// Requests that chance has changed: whatever comes of them, a target reads what is on record, and
+/// as many requests as are. `port`: of the target that the gateway speaks to.
+fn changed_by_chance(world: &World, target: &Target, port: u16, seed: u64) {
+    let auth = format!("authorization: Bearer {}", world.token().unwrap());
+    let all = mutants::all(seed, MUTANTS);
+    for changed in &all {
+        let mut raw = world.raw(&[]).unwrap();
+        // The gateway may close before all of it is written, or wait for more, which does not come.
+        let _ = raw.send(replaced(changed, b"AUTH", auth.as_bytes()));
+        let _ = raw.closes_within(Duration::from_millis(700));
+    }
+    assert!(world.curl("/sentinel", &["--http1.1"]).unwrap().out().contains(" 200"));
+    let seen = target.seen_with("/sentinel").unwrap();
+    let listed = world.gateway.cli(&["sessions", "ls", "--json", "--limit", "100000"]).unwrap();
+    let listed: Value = serde_json::from_str(&listed.success().unwrap()).unwrap();
+    let ids = listed.as_array().unwrap().iter().map(|one| one["session"].as_str().unwrap());
+    let (mut answered, mut open) = (Vec::new(), Vec::new());
+    for (own, others) in ids.map(|id| sent(world, id, port)) {
+        answered.extend(own);
+        open.extend(others);
+    }
+    let mut wrong = Vec::new();
+    let mut left = answered.clone();
+    for one in &seen {
+        let all = [&mut left, &mut open];
+        let found = all.into_iter().find_map(|own| {
+            let at = own.iter().position(|recorded| recorded == one)?;
+            Some(own.swap_remove(at))
+        });
+        if found.is_none() {
+            wrong.push(format!("read, and not on record: {one:?}"));
+        }
+    }
+    wrong.extend(left.iter().map(|one| format!("on record, and not read: {one:?}")));
+    assert!(wrong.is_empty(), "seed {seed}: {}", wrong.join("\n"));
+    // Of those that were not changed some pass, and of the others not all.
+    let (sent, passed) = (all.len() * 3, answered.len());
+    eprintln!("{passed} of about {sent} requests passed; {} were cut off", open.len());
+    assert!(passed > sent / 5 && passed < sent * 9 / 10, "{passed} of {sent}");
+}
+
+fn mutants_before(hand: Hand, seed: u64) {
+    let target = Target::start(hand).unwrap();
+    let world = World::start(EVERYTHING, &[ApiSpec::new("api", target.port())]).unwrap();
+    changed_by_chance(&world, &target, target.port(), seed);
+}
+
+#[test]
+fn mutants_before_go() {
+    mutants_before(Hand::Go, 1);
+}
+
+#[test]
+fn mutants_before_node() {
+    mutants_before(Hand::Node, 2);
+}
+
+#[test]
+fn mutants_before_h11() {
+    mutants_before(Hand::Python, 3);
 }
 
 /// The status of the answer to a row in HTTP/2; none: the stream or the connection was ended.
