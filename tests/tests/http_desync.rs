@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bulla_e2e::ca::{Authority, Wish};
 use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::frames::{DATA, END_HEADERS, GOAWAY, HEADERS, SETTINGS, fields, frame};
 use bulla_e2e::http::{ApiSpec, EVERYTHING, Recorder, World};
+use rustls::ServerConfig;
 
 /// Longer than anything here may take; a loaded machine included.
 const LONG: Duration = Duration::from_secs(25);
@@ -212,5 +214,38 @@ fn a_kill_is_heard_by_who_does_not_listen() {
     ended.recv_timeout(LONG).expect("the target is hung up on");
     drop(raw);
     has(&world.replayed().unwrap(), &["cut:killed"]);
+    world.verified().unwrap();
+}
+
+/// What has no length ends with its connection, and TLS says whether that was its sender's end.
+#[test]
+fn h15_a_body_without_a_length_is_not_cut_unseen() {
+    let authority = Authority::new("cut").unwrap();
+    let leaf = authority.issue(&Wish::server().unwrap()).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![leaf.cert_der.clone()], leaf.key_der()).unwrap();
+    let config = Arc::new(config);
+    let target = scripted(move |tcp| {
+        let own = rustls::ServerConnection::new(config.clone()).unwrap();
+        let mut tls = rustls::StreamOwned::new(own, tcp);
+        let mut asked = vec![0; 16 << 10];
+        let length = tls.read(&mut asked).unwrap();
+        tls.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nall of it").unwrap();
+        if asked[..length].starts_with(b"GET /whole") {
+            tls.conn.send_close_notify();
+        }
+        tls.flush().unwrap();
+    });
+    let api = ApiSpec::new("api", target).tls(&authority).http("version = \"1.1\"");
+    let world = World::start(EVERYTHING, &[api]).unwrap();
+    let auth = bearer(&world);
+    for (path, whole) in [("/whole", true), ("/cut", false)] {
+        let mut raw = world.raw(&[]).unwrap();
+        let last = "connection: close\r\n";
+        raw.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{auth}{last}\r\n")).unwrap();
+        let got = String::from_utf8_lossy(&raw.rest()).into_owned();
+        assert_eq!(got.ends_with("0\r\n\r\n") && got.contains(" 200 "), whole, "{path}: {got}");
+    }
+    assert_eq!(world.replayed().unwrap().matches("target_lost").count(), 1);
     world.verified().unwrap();
 }
