@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::http::{World, recorded};
+use bulla_e2e::http::{ApiSpec, Recorder, World, recorded};
 
 fn newest(world: &World) -> String {
     let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
@@ -68,6 +68,30 @@ fn a_client_gets_what_the_record_holds() {
     let turn = ["one", "two", "three", "four"].map(|path| format!("{path} HTTP/1.1"));
     assert!(turns.chunks(4).all(|own| own == turn.each_ref().map(String::as_str)), "{turns:?}");
     assert_eq!(turns.len(), 20);
+    world.verified().unwrap();
+}
+
+/// What the gateway itself says to `HEAD` is a head, and so is what the record holds of it.
+#[test]
+fn a_refused_head_is_on_record_as_it_was_told() {
+    const POLICY: &str = r#"
+@id("everything") permit (principal, action, resource);
+@id("no-heads") forbid (principal, action == Bulla::Action::"http:head", resource);
+"#;
+    let target = Recorder::start().unwrap();
+    let world = World::start(POLICY, &[ApiSpec::new("api", target.port())]).unwrap();
+    let auth = format!("authorization: Bearer {}\r\n", world.token().unwrap());
+    let head = format!("HEAD /a HTTP/1.1\r\nhost: localhost\r\n{auth}");
+    let mut raw = world.raw(&[]).unwrap();
+    raw.send(format!("{head}\r\n{head}connection: close\r\n\r\n")).unwrap();
+    let got = String::from_utf8(raw.rest()).unwrap();
+    let held = world.gateway.cli(&["sessions", "replay", &newest(&world), "--raw"]).unwrap();
+    assert_eq!(got.matches("HTTP/1.1 403 Forbidden\r\n").count(), 2, "{got}");
+    has_not(&got, &["detail", "content-length: 0"]);
+    assert_eq!(got.replace("connection: close\r\n", ""), held.success().unwrap());
+    let two = world.curl("/a", &["--http2", "--head"]).unwrap();
+    assert_eq!(two.code(), 0, "{}", two.err());
+    has(&two.out(), &["HTTP/2 403"]);
     world.verified().unwrap();
 }
 

@@ -411,6 +411,13 @@ impl Own {
         self.headers.set("connection", "close");
         self
     }
+    /// The head alone, as `HEAD` is answered (RFC 9110 9.3.2).
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.headers.set("content-length", &self.body.len().to_string());
+        self.body = Bytes::new();
+        self
+    }
     #[must_use]
     pub fn member(mut self, name: &str, value: serde_json::Value) -> Self {
         if let Ok(mut members) = serde_json::from_slice::<serde_json::Value>(&self.body) {
@@ -470,7 +477,9 @@ impl Own {
     pub fn canonical(&mut self, now: Timestamp) -> Bytes {
         self.headers.set("date", &date(now));
         let mut headers = self.headers.clone();
-        headers.set("content-length", &self.body.len().to_string());
+        if headers.get("content-length").is_none() {
+            headers.set("content-length", &self.body.len().to_string());
+        }
         let mut out = record(self.status, &headers, false);
         out.extend_from_slice(&self.body);
         out.into()

@@ -66,6 +66,8 @@ pub struct Exchange {
     pub conn: Arc<Conn>,
     pub seat: Arc<Seat>,
     pub grpc: bool,
+    /// It is answered with a head alone.
+    pub bare: bool,
     /// The client is answered with a message of HTTP/1.1 as it is recorded.
     pub message: bool,
 }
@@ -200,9 +202,10 @@ impl Exchange {
         own.reply(now)
     }
 
-    /// gRPC has its own form for the same words.
+    /// gRPC has its own form for the same words, and `HEAD` has none of them.
     fn shape(&self, own: Own) -> Own {
-        if self.grpc { own.for_grpc() } else { own }
+        let own = if self.grpc { own.for_grpc() } else { own };
+        if self.bare { own.bare() } else { own }
     }
 
     async fn refused(&self, number: u64, bytes: &Bytes, fault: Fault) -> Reply {

@@ -215,9 +215,10 @@ impl Conn {
         };
         let media = head.media_type().unwrap_or_default();
         let grpc = media == "application/grpc" || media.starts_with("application/grpc+");
+        let bare = head.method == Method::HEAD;
         match self.admit(&mut head).await {
             Ok(seat) => {
-                let exchange = Exchange { conn: self.clone(), seat, grpc, message };
+                let exchange = Exchange { conn: self.clone(), seat, grpc, bare, message };
                 exchange.run(head, body, upgrade).await
             }
             Err(own) => {
