@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bulla_e2e::ca::{Authority, Wish};
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::frames::{DATA, END_HEADERS, GOAWAY, HEADERS, SETTINGS, fields, frame};
+use bulla_e2e::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, SETTINGS, fields, frame};
 use bulla_e2e::http::{ApiSpec, EVERYTHING, Recorder, World};
 use rustls::ServerConfig;
 
@@ -177,18 +177,26 @@ fn h16_a_target_that_takes_nothing_is_late() {
         thread::sleep(LONG * 2);
         drop(stream);
     });
-    let world = world(target, "first_byte = \"1s\"");
+    // HTTP/1.1, and HTTP/2 without a window for more.
+    let two = open_streams(vec![Vec::new(); 2]);
+    let own = [("one", target, "1.1"), ("two", two, "2")].map(|(name, port, version)| {
+        let settings = format!("path = \"/{name}\"\nversion = \"{version}\"");
+        ApiSpec::new(name, port).http(&settings).http("first_byte = \"1s\"")
+    });
+    let world = World::start(EVERYTHING, &own).unwrap();
     let body = world.dir.write("body", vec![b'x'; 48 << 20]).unwrap();
     let body = format!("@{}", body.display());
-    for client in ["--http1.1", "--http2"] {
-        let asked = Instant::now();
-        let form = "content-type: application/octet-stream";
-        let args = [client, "-X", "POST", "-H", form, "--data-binary", &body];
-        let done = world.curl("/a", &args).unwrap();
-        // The answer may be missed by who still writes.
-        assert!(asked.elapsed() < LONG, "{client}: {}{}", done.out(), done.err());
+    let form = "content-type: application/octet-stream";
+    for path in ["/one/a", "/two/a"] {
+        for client in ["--http1.1", "--http2"] {
+            let asked = Instant::now();
+            let args = [client, "-X", "POST", "-H", form, "--data-binary", &body];
+            let done = world.curl(path, &args).unwrap();
+            // The answer may be missed by who still writes.
+            assert!(asked.elapsed() < LONG, "{path}, {client}: {}{}", done.out(), done.err());
+        }
     }
-    assert_eq!(world.replayed().unwrap().matches("cut:first_byte").count(), 2);
+    assert_eq!(world.replayed().unwrap().matches("cut:first_byte").count(), 4);
     world.verified().unwrap();
 }
 
@@ -203,17 +211,66 @@ fn a_kill_is_heard_by_who_does_not_listen() {
         let _ = told.send(());
     });
     let world = world(target, "");
-    let mut raw = world.raw(&[]).unwrap();
-    raw.send(format!("GET /a HTTP/1.1\r\nhost: localhost\r\n{}\r\n", bearer(&world))).unwrap();
-    raw.until("\r\n\r\n").unwrap();
-    assert!(ended.recv_timeout(Duration::from_secs(3)).is_err(), "it is under way");
+    let auth = bearer(&world);
+    let mut one = world.raw(&[]).unwrap();
+    one.send(format!("GET /a HTTP/1.1\r\nhost: localhost\r\n{auth}\r\n")).unwrap();
+    one.until("\r\n\r\n").unwrap();
+    let mut two = world.raw(&["h2"]).unwrap();
+    let auth = format!("Bearer {}", world.token().unwrap());
+    let head = [
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":path", "/a"),
+        (":authority", "localhost"),
+        ("authorization", &auth),
+    ];
+    let settings = [frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, 1, 0, &[])].concat();
+    let head = frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields(&head));
+    let begin = &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..];
+    two.send([begin, &settings, &head].concat()).unwrap();
+    while !matches!(two.frame(LONG).unwrap(), (HEADERS, ..)) {}
+    assert!(ended.recv_timeout(Duration::from_secs(3)).is_err(), "both are under way");
     let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    let id = listed[0]["session"].as_str().unwrap();
-    world.gateway.cli(&["sessions", "kill", id]).unwrap().success().unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    for session in listed.as_array().unwrap() {
+        let id = session["session"].as_str().unwrap();
+        world.gateway.cli(&["sessions", "kill", id]).unwrap().success().unwrap();
+        ended.recv_timeout(LONG).expect("the target is hung up on");
+        let until = Instant::now() + LONG;
+        let shown = || world.gateway.cli(&["sessions", "show", id]).unwrap().success().unwrap();
+        while !shown().contains("cut:killed") {
+            assert!(Instant::now() < until, "{}", shown());
+        }
+    }
+    drop((one, two));
+    world.verified().unwrap();
+}
+
+/// A side of a WebSocket that takes nothing holds the other one no longer than it may say nothing.
+#[test]
+fn a_websocket_whose_client_takes_nothing_ends() {
+    let (told, ended) = mpsc::channel();
+    let target = scripted(move |mut stream| {
+        let _ = stream.read(&mut [0; 16 << 10]);
+        // RFC 6455 1.3, and frames of 32 KiB.
+        let _ = stream.write_all(
+            b"HTTP/1.1 101 Go\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+              sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+        );
+        let message = [&[0x82, 126, 0x80, 0][..], &[b'x'; 32 << 10]].concat();
+        while stream.write_all(&message).is_ok() {}
+        let _ = told.send(());
+    });
+    let world = world(target, "websocket = [\"*\"]\nidle = \"2s\"");
+    let mut raw = world.raw(&[]).unwrap();
+    let asked = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                 sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let auth = bearer(&world);
+    raw.send(format!("GET /ws HTTP/1.1\r\nhost: localhost\r\n{auth}{asked}\r\n")).unwrap();
+    has(&raw.until("\r\n\r\n").unwrap(), &["HTTP/1.1 101 "]);
     ended.recv_timeout(LONG).expect("the target is hung up on");
     drop(raw);
-    has(&world.replayed().unwrap(), &["cut:killed"]);
     world.verified().unwrap();
 }
 

@@ -25,7 +25,7 @@ use crate::{
     overrides,
     reading::{self, Need},
     serve::{Conn, Seat},
-    target::{Patience, TargetError},
+    target::{Pace, Patience, TargetError},
     veil::{self, Lens, Plan as Hiding, VeilError},
     websocket,
     wire::{Asked, BODY_OF_GET, Fault},
@@ -386,8 +386,9 @@ impl Exchange {
                     message: false,
                 };
                 let (done, told) = tokio::sync::oneshot::channel();
-                finished = Some(told);
-                Either::Right(Flow::new(source, passing.clone(), terms).tell(done))
+                let pace = Arc::new(Pace::default());
+                finished = Some((told, pace.clone()));
+                Either::Right(Flow::new(source, passing.clone(), terms).tell(done, pace))
             }
         };
         let asked = match (head.upgrade, &head.method) {
@@ -428,7 +429,7 @@ impl Exchange {
         body: OutBody,
         whole: Option<&[u8]>,
         asked: Asked,
-        finished: Option<tokio::sync::oneshot::Receiver<()>>,
+        finished: Option<(tokio::sync::oneshot::Receiver<()>, Arc<Pace>)>,
         passing: &Arc<Passing>,
     ) -> Result<(Got, Needles), Failed> {
         let credential = self.seat.pool.credential(head, whole, self.live().clock().now()).await?;
@@ -494,7 +495,7 @@ impl Exchange {
         let mut flow = Flow::new(source, passing.clone(), terms);
         // One task serves a connection of HTTP/1.1, and knows what it does.
         if self.conn.two {
-            flow = flow.keep(Box::new(self.conn.watch.busy()));
+            flow = flow.keep(Box::new(self.conn.watch.stream(self.live())));
         }
         let first = flow.begin().await.map_err(|broken| {
             VeilError::named(broken.0).map_or(Failed::Broken(broken.0), Failed::Withheld)

@@ -29,6 +29,7 @@ use crate::{
     line::{LineError, Source},
     needles::Needles,
     overrides,
+    target::Pace,
     veil::{Lens, VeilError},
 };
 
@@ -247,6 +248,7 @@ pub struct Flow<D: Direction> {
     stop: Option<Pin<Box<dyn Future<Output = &'static str> + Send>>>,
     /// Told when the source has ended, whichever way.
     done: Option<tokio::sync::oneshot::Sender<()>>,
+    pace: Option<Arc<Pace>>,
     /// Kept until the flow is over.
     _keep: Option<Box<dyn Send>>,
 }
@@ -273,19 +275,27 @@ impl<D: Direction> Flow<D> {
             alarm: Alarm::default(),
             stop: None,
             done: None,
+            pace: None,
             _keep: None,
         }
     }
-    /// Is told when the source has ended.
+    /// Is told when the source has ended, and how the body is taken until then.
     #[must_use]
-    pub fn tell(mut self, done: tokio::sync::oneshot::Sender<()>) -> Self {
-        self.done = Some(done);
+    pub fn tell(mut self, done: tokio::sync::oneshot::Sender<()>, pace: Arc<Pace>) -> Self {
+        (self.done, self.pace) = (Some(done), Some(pace));
         self
     }
     #[must_use]
     pub fn keep(mut self, what: Box<dyn Send>) -> Self {
         self._keep = Some(what);
         self
+    }
+
+    /// A piece was handed over, or is asked for.
+    fn given(&self, at: Option<Instant>) {
+        if let Some(pace) = &self.pace {
+            pace.set(at);
+        }
     }
 
     fn fail(&mut self, why: &'static str, status: Status) {
@@ -689,11 +699,15 @@ impl<D: Direction> Body for Flow<D> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
+        this.given(None);
         loop {
             this.fill(cx);
             match this.poll_piece(cx) {
                 Poll::Ready(Some(Ok(bytes))) if bytes.is_empty() => {}
-                Poll::Ready(Some(Ok(bytes))) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Poll::Ready(Some(Ok(bytes))) => {
+                    this.given(Some(Instant::now()));
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
                 Poll::Ready(Some(Err(broken))) => return Poll::Ready(Some(Err(broken))),
                 Poll::Ready(None) => {
                     let trailers = this.trailers.take().filter(|_| !this.terms.message);
@@ -721,7 +735,12 @@ impl<D: Direction> Body for Flow<D> {
 impl<D: Direction> Drop for Flow<D> {
     fn drop(&mut self) {
         if !self.complete && self.terms.outcome.is_some() {
-            self.passing.finish(D::LEFT);
+            // Nobody may have read on to hear of an end.
+            let ended = match &*self.passing.live().standing().borrow() {
+                Standing::Ended(why, _) => Some(Status::Cut((*why).into())),
+                _ => None,
+            };
+            self.passing.finish(ended.unwrap_or(D::LEFT));
         }
     }
 }

@@ -88,17 +88,42 @@ pub struct Own {
     pub never: Needles,
 }
 
+/// How a body is taken by whom it goes to: when a piece was handed over behind which nothing more
+/// was asked for yet.
+#[derive(Default)]
+pub struct Pace(Mutex<Option<Instant>>);
+
+impl Pace {
+    pub fn set(&self, given: Option<Instant>) {
+        *self.0.lock() = given;
+    }
+    /// Resolves when nothing was asked for during `limit`, though there may be more.
+    pub async fn stuck(&self, limit: Duration) {
+        loop {
+            let given = *self.0.lock();
+            let due = given.unwrap_or_else(Instant::now) + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
 /// How long an answer may take to begin. The target's time begins when it has the whole request.
 pub struct Patience {
     pub limit: Duration,
-    /// Told then; none: it has it at once.
-    pub finished: Option<tokio::sync::oneshot::Receiver<()>>,
+    /// Told then, with how it takes the request until then; none: it has it at once.
+    pub finished: Option<(tokio::sync::oneshot::Receiver<()>, Arc<Pace>)>,
 }
 
 impl Patience {
     async fn over(self) -> TargetError {
-        if let Some(finished) = self.finished {
-            let _ = finished.await;
+        if let Some((finished, pace)) = self.finished {
+            tokio::select! {
+                _ = finished => {}
+                () = pace.stuck(self.limit) => return TargetError::Late,
+            }
         }
         tokio::time::sleep(self.limit).await;
         TargetError::Late

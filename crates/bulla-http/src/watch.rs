@@ -1,13 +1,15 @@
 //! What is known of a client's connection, and how long its client may take.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use bulla_host::{Live, Standing};
 use parking_lot::Mutex;
 
 use crate::wire::Fault;
@@ -31,6 +33,10 @@ pub struct Watch {
     active: AtomicUsize,
     /// Somebody was identified on this connection.
     known: AtomicBool,
+    /// Sessions whose answers are on their way in streams that a library reads when their client
+    /// takes something.
+    streams: Mutex<HashMap<u64, Arc<Live>>>,
+    opened: AtomicU64,
 }
 
 impl Watch {
@@ -53,6 +59,17 @@ impl Watch {
         self.active.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
+    /// The same for an answer of a session.
+    pub fn stream(self: &Arc<Self>, live: &Arc<Live>) -> Streaming {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        self.streams.lock().insert(number, live.clone());
+        Streaming { busy: self.busy(), number }
+    }
+    /// Whether an answer is on its way whose session was ended.
+    pub fn is_ended(&self) -> bool {
+        let ended = |live: &Arc<Live>| matches!(&*live.standing().borrow(), Standing::Ended(..));
+        self.streams.lock().values().any(ended)
+    }
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
@@ -64,5 +81,17 @@ pub struct Busy(Arc<Watch>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer on its way.
+pub struct Streaming {
+    busy: Busy,
+    number: u64,
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.busy.0.streams.lock().remove(&self.number);
     }
 }
