@@ -381,6 +381,89 @@ fn mutants_before_h11() {
     mutants_before(Hand::Python, 3);
 }
 
+/// One whole answer at the beginning of `got`: its length. None: it is cut short.
+fn answer_length(got: &[u8], asked: &str) -> Result<Option<usize>, String> {
+    let Some(end) = got.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let head = String::from_utf8_lossy(&got[..end]).into_owned();
+    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    let status = status.ok_or("it does not begin with an answer")?;
+    let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+    let rest = &got[end + 4..];
+    let whole = |length: usize| (rest.len() >= length).then_some(end + 4 + length);
+    if asked == "HEAD" || matches!(status, "204" | "304") {
+        return Ok(Some(end + 4));
+    }
+    if let Some(length) = value("content-length: ") {
+        return Ok(whole(length.parse().map_err(|_| "an odd length")?));
+    }
+    value("transfer-encoding: chunked").ok_or("no end")?;
+    let mut at = 0;
+    loop {
+        let Some(line) = rest[at..].windows(2).position(|pair| pair == b"\r\n") else {
+            return Ok(None);
+        };
+        let size = std::str::from_utf8(&rest[at..at + line]).unwrap_or("odd");
+        let size = usize::from_str_radix(size, 16).map_err(|_| "no chunk")?;
+        at += line + 2 + size + 2;
+        if rest.len() < at {
+            return Ok(None);
+        }
+        if &rest[at - 2..at] != b"\r\n" {
+            return Err("a chunk does not end".into());
+        }
+        if size == 0 {
+            return Ok(whole(at));
+        }
+    }
+}
+
+/// Answers that chance has changed: whatever comes of them, a client reads one answer to each
+/// request, whole or cut short with its connection, and the record holds what it got.
+#[test]
+fn mutants_behind_the_gateway() {
+    const SEED: u64 = 4;
+    let target = Recorder::start().unwrap();
+    let api = ApiSpec::new("api", target.port()).http("first_byte = \"1s\"\nidle = \"1s\"");
+    let world = World::start(EVERYTHING, &[api]).unwrap();
+    let auth = format!("authorization: Bearer {}", world.token().unwrap());
+    let (mut whole, mut wrong) = (0, Vec::new());
+    for (number, changed) in mutants::answers(SEED, MUTANTS).into_iter().enumerate() {
+        target.answer(Some(&changed));
+        target.closes(number % 3 > 0);
+        let methods = [["GET", "POST"], ["HEAD", "GET"], ["POST", "HEAD"]][number % 3];
+        let ask = |at: usize, more| case::head(&format!("{} /a HTTP/1.1", methods[at]), more);
+        let mut raw = world.raw(&[]).unwrap();
+        let both = [ask(0, ""), ask(1, "connection: close")].concat();
+        raw.send(both.replace("AUTH", &auth)).unwrap();
+        let got = raw.rest();
+        let read = methods.iter().try_fold((0, 0), |(at, count), asked| {
+            let length = answer_length(&got[at..], asked)?;
+            Ok::<_, String>(length.map_or((got.len(), count), |n| (at + n, count + 1)))
+        });
+        let listed = world.gateway.cli(&["sessions", "ls", "--json"]).unwrap().success().unwrap();
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let id = listed[0]["session"].as_str().unwrap();
+        let held = world.gateway.cli(&["sessions", "replay", id, "--raw"]).unwrap();
+        let plain = |text: &str| text.replace("connection: close\r\n", "");
+        let held = plain(&held.success().unwrap());
+        let shown = plain(&String::from_utf8_lossy(&got));
+        let fits = match read {
+            Ok((end, 2)) => end == got.len() && shown == held,
+            Ok(_) => held.starts_with(&shown),
+            Err(_) => false,
+        };
+        whole += usize::from(matches!(read, Ok((_, 2))));
+        if !fits {
+            let changed = String::from_utf8_lossy(&changed).into_owned();
+            wrong.push(format!("{changed:?}: {read:?}: {shown:?}, on record {held:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {MUTANTS}: {}", wrong.len(), wrong.join("\n"));
+    assert!(whole > MUTANTS / 5, "{whole} of {MUTANTS} went well");
+}
+
 /// The status of the answer to a row in HTTP/2; none: the stream or the connection was ended.
 fn ask(world: &World, auth: &str, row: &streams::Row) -> Option<u16> {
     let mut raw = world.raw(&["h2"]).unwrap();

@@ -201,3 +201,39 @@ pub fn all(seed_of: u64, count: usize) -> Vec<Vec<u8>> {
         })
         .collect()
 }
+
+/// An answer that is good in itself. Its body is one, too.
+fn answer(dice: &mut Dice) -> String {
+    let inner = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ninner";
+    let (one, two) = inner.split_at(1 + dice.below(inner.len() - 1));
+    let length = inner.len();
+    match dice.below(6) {
+        0 | 1 => format!("HTTP/1.1 200 OK\r\nx-a: b\r\ncontent-length: {length}\r\n\r\n{inner}"),
+        2 => format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{one}\r\n\
+             {:x}\r\n{two}\r\n0\r\n{}\r\n",
+            one.len(),
+            two.len(),
+            dice.one(&["", "x-own: trailer\r\n"])
+        ),
+        3 => format!("HTTP/1.1 200 OK\r\nx-a: b\r\n\r\n{inner}"),
+        4 => format!("HTTP/1.1 {} None\r\nx-a: b\r\n\r\n", dice.one(&["204", "304", "205"])),
+        _ => "HTTP/1.1 103 Hints\r\nlink: x\r\n\r\n\
+              HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n"
+            .to_owned(),
+    }
+}
+
+/// What a target answers: one answer, changed once or twice.
+pub fn answers(seed_of: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut dice = Dice(seed_of);
+    (0..count)
+        .map(|_| {
+            let mut text = answer(&mut dice);
+            for _ in 0..=dice.below(2) {
+                change(&mut dice, &mut text);
+            }
+            bytes(&text)
+        })
+        .collect()
+}
