@@ -89,9 +89,14 @@ impl fmt::Display for Touch {
 }
 
 impl Command {
-    /// The verb for people: `UPDATE`.
+    /// The verb for people: `UPDATE`, `createRefund`.
     pub fn verb(&self) -> String {
-        self.action.as_str().split(':').next_back().unwrap_or("command").to_uppercase()
+        let action = self.action.as_str();
+        let verb = action.split_once(':').map_or(action, |(_, verb)| verb);
+        match self.spelling {
+            Spelling::Capitals => verb.to_uppercase(),
+            Spelling::AsWritten => verb.to_owned(),
+        }
     }
     /// It only makes ready what a later command runs, and that is judged again: nobody has to
     /// approve it. Said by the fact `phase`, where a protocol has such steps.
@@ -159,11 +164,22 @@ pub enum Fact {
     Set(Vec<Arc<str>>),
 }
 
+/// How people are shown the verb of an action.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Spelling {
+    /// A word of the protocol: `UPDATE`.
+    Capitals,
+    /// A name that somebody gave: `createRefund`.
+    AsWritten,
+}
+
 /// One judged unit of work.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Command {
     /// The command's own action; a touch may name another.
     pub action: ActionName,
+    /// How its verb is shown.
+    pub spelling: Spelling,
     pub effects: Effects,
     pub touches: Touches,
     /// What it does to the resource as a whole and no touch says: each needs a permit of its own,

@@ -32,7 +32,7 @@ impl DenyReason {
         match self {
             Self::NoPermit { what, action } => {
                 // A `SELECT … FOR UPDATE` may lack the lock alone: say what a permit must name.
-                let short = action.rsplit(':').next().unwrap_or_default();
+                let short = action.split_once(':').map_or("", |(_, verb)| verb);
                 let lacks = if short.eq_ignore_ascii_case(verb) {
                     "it".into()
                 } else {

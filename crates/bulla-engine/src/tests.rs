@@ -187,6 +187,7 @@ impl Wire for Touchy {
         self.number += 1;
         let command = Command {
             action: ActionName::new("touchy:byte").unwrap(),
+            spelling: Spelling::Capitals,
             effects: Effects::WRITE,
             touches: Touches::Known(vec![]),
             also: vec![],

@@ -8,14 +8,14 @@ mod classes;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bulla_core::{
-    ActionName, CLASS_KIND, Columns, Command, Effects, Fact, FactKind, Parameter, ParameterValue,
-    Purity, Touch, Touches,
+    ActionName, ActionSpec, CLASS_KIND, Columns, Command, Effects, Fact, FactKind, Parameter,
+    ParameterValue, Purity, Spelling, Touch, Touches,
 };
 use http::Method;
 use serde_json::Value;
 
 use crate::{
-    api::{Api, FactFrom, verb},
+    api::{Api, DESCRIPTOR, FactFrom, verb},
     graphql,
     head::{Head, check_form, leniently},
     json,
@@ -44,6 +44,12 @@ pub enum Need {
 pub fn action(verb: &str) -> Result<ActionName, Fault> {
     let bug = Fault { status: 500, why: "an action has no name" };
     ActionName::new(&format!("http:{verb}")).map_err(|_| bug)
+}
+
+/// The gateway's own verbs are words of HTTP; an operation has the name that its owner gave it.
+fn spelling(action: &ActionName) -> Spelling {
+    let own = |spec: &ActionSpec| action.as_str().strip_prefix("http:") == Some(spec.verb);
+    if DESCRIPTOR.actions.iter().any(own) { Spelling::Capitals } else { Spelling::AsWritten }
 }
 
 fn is_json(media: &str) -> bool {
@@ -399,6 +405,7 @@ impl Reading<'_> {
             value: ParameterValue::Text(value.as_str().into()),
         };
         Command {
+            spelling: spelling(&action),
             action,
             effects,
             touches,
@@ -475,6 +482,7 @@ pub fn message(
     };
     Ok(Command {
         action: own.clone(),
+        spelling: Spelling::Capitals,
         effects: Effects::READ.with(Effects::WRITE),
         touches: Touches::Known(opened.touches.seen().iter().map(touch).collect()),
         also: Vec::new(),

@@ -564,7 +564,7 @@ impl Detail {
 
 #[cfg(test)]
 mod tests {
-    use bulla_core::{ActionName, Effects};
+    use bulla_core::{ActionName, Effects, Spelling};
     use proptest::prelude::*;
 
     use super::*;
@@ -579,6 +579,7 @@ mod tests {
         };
         let command = Command {
             action: ActionName::new("postgres:select").unwrap(),
+            spelling: Spelling::Capitals,
             effects: Effects::READ,
             touches: Touches::Unknown {
                 why: "a function".into(),

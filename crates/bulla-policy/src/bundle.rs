@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bulla_core::{
     ActionName, Because, CLASS_KIND, Columns, Command, Decision, DenyReason, Digest, Effects,
     HoldTerms, Obligations, Origin, Policies, Principal, Purity, REVEAL, Request, Resource,
-    RevealRequest, Timestamp, Touch, Touches,
+    RevealRequest, Spelling, Timestamp, Touch, Touches,
 };
 use cedar_policy::{Authorizer, Effect};
 
@@ -361,6 +361,7 @@ impl Policies for Bundle {
         };
         let command = Command {
             action,
+            spelling: Spelling::Capitals,
             effects: Effects::NONE,
             touches: Touches::Known(vec![touch]),
             purity: Purity::Read,

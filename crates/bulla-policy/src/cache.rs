@@ -213,6 +213,7 @@ impl Key {
         let Origin { address, port: _, tls: _, certificate: _ } = origin;
         let Command {
             action,
+            spelling: _,
             effects,
             touches,
             also,

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bulla_core::{
-    ActionName, Columns, Command, Effects, Fact, Parameter, Purity, Refusal, RefusalKind, Touch,
-    Touches,
+    ActionName, Columns, Command, Effects, Fact, Parameter, Purity, Refusal, RefusalKind, Spelling,
+    Touch, Touches,
 };
 use bulla_sql::{
     Effects as SqlEffects, Facts, Kind, ReadError, Statement,
@@ -361,6 +361,7 @@ pub fn command(seen: Seen<'_>) -> Option<Command> {
     ]);
     Some(Command {
         action: action(verb)?,
+        spelling: Spelling::Capitals,
         effects,
         touches,
         also: collect.also,

@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bulla_core::{
-    ActionName, Columns, Command, Effects, Fact, Parameter, ParameterValue, Purity, Touch, Touches,
+    ActionName, Columns, Command, Effects, Fact, Parameter, ParameterValue, Purity, Spelling,
+    Touch, Touches,
 };
 
 use crate::argv;
@@ -68,6 +69,7 @@ impl Reading {
         let terminal = setting.terminal.as_deref().unwrap_or_default();
         Command {
             action: self.action,
+            spelling: Spelling::Capitals,
             effects: self.effects,
             touches: match self.doubt {
                 None => Touches::Known(self.touches),

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 
 use bulla_core::{
     ActionName, Command, Effects, EvidenceRecord, Flow, IntentRecord, Outcome, Purity,
-    RefusalRecord, Status, Touches,
+    RefusalRecord, Spelling, Status, Touches,
 };
 use bulla_tlog::{tile::BundleId, verify::Verdict};
 
@@ -81,6 +81,7 @@ fn open_record(n: u8) -> OpenRecord {
 fn command() -> Command {
     Command {
         action: ActionName::new("postgres:select").unwrap(),
+        spelling: Spelling::Capitals,
         effects: Effects::READ,
         touches: Touches::Known(vec![]),
         also: vec![],

@@ -90,6 +90,7 @@ pub fn open_record(n: u8) -> OpenRecord {
 pub fn command(text: &str) -> Command {
     Command {
         action: ActionName::new("postgres:select").unwrap(),
+        spelling: Spelling::Capitals,
         effects: Effects::READ,
         touches: Touches::Known(vec![]),
         also: vec![],

@@ -8,7 +8,7 @@ use bulla_core::{
     ActionName, ActionSpec, Attribute, Columns, Command, CredentialKind, Decision, DenyReason,
     Descriptor, Digest, Effects, Expiry, Fact, FactKind, FactSpec, Mode, Origin, Policies,
     Principal, PrincipalId, PrincipalKind, Proof, Purity, Request, Resource, ResourceName,
-    Timestamp, Touch, TouchSpec, Touches,
+    Spelling, Timestamp, Touch, TouchSpec, Touches,
 };
 use bulla_policy::{AttributeKind, Bundle, ResourceInput, SchemaInput};
 
@@ -191,6 +191,7 @@ pub fn command(action: &str, touches: &[&str]) -> Command {
     };
     Command {
         action: action_name(action),
+        spelling: Spelling::Capitals,
         effects: Effects::READ,
         touches: Touches::Known(touches.iter().map(|text| touch(text)).collect()),
         also: vec![],
