@@ -149,6 +149,27 @@ const ACTIONS: &[ActionSpec] = &[
     ActionSpec { verb: "message", groups: &["write"], about: "send a message on a WebSocket" },
 ];
 
+/// Names of actions and groups that are not an operation's: of each method, of what the gateway
+/// reads itself, and of what policy says of every protocol.
+pub const RESERVED: &[&str] = &[
+    "get",
+    "head",
+    "options",
+    "post",
+    "put",
+    "patch",
+    "delete",
+    "call",
+    "query",
+    "mutation",
+    "websocket",
+    "message",
+    "read",
+    "write",
+    "known",
+    "unknown",
+];
+
 const FACTS: &[FactSpec] = &[
     fact("method", FactKind::Text, true, "the method, in capital letters"),
     fact("host", FactKind::Text, true, "the host that the client asked for"),
@@ -214,7 +235,7 @@ pub fn descriptor(apis: &[Api]) -> Result<&'static Descriptor, String> {
     let mut facts = FACTS.to_vec();
     let mut operations: BTreeMap<&str, &'static str> = BTreeMap::new();
     for api in apis {
-        for (action, method) in api.routes.actions() {
+        for (action, method, template) in api.routes.actions() {
             let name = action.as_str().strip_prefix("http:").unwrap_or(action.as_str());
             let own = verb(method.unwrap_or(&Method::POST));
             if ACTIONS.iter().any(|spec| spec.verb == name) {
@@ -228,12 +249,17 @@ pub fn descriptor(apis: &[Api]) -> Result<&'static Descriptor, String> {
                     let name: &'static str = name.to_owned().leak();
                     operations.insert(name, own);
                     let groups: &'static [&'static str] = vec![own].leak();
-                    actions.push(ActionSpec { verb: name, groups, about: "an operation" });
+                    // A line of the schema that is printed.
+                    let place =
+                        format!("{} {template}", own.to_uppercase()).escape_debug().to_string();
+                    let about = format!("{place} of {}", api.resource).leak();
+                    actions.push(ActionSpec { verb: name, groups, about });
                 }
                 Some(other) if *other == own => {}
                 Some(other) => {
                     return Err(format!(
-                        "operation `{name}` of `{}` is a {own}, and a {other} of another API",
+                        "operation `{name}` of `{}` is a {own}, and a {other} of another API: name \
+                         one of them with `x-bulla-action`",
                         api.resource
                     ));
                 }

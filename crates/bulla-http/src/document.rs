@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, rc::Rc};
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::yaml;
 
@@ -16,7 +16,7 @@ pub type Table = BTreeMap<Rc<str>, Node>;
 /// A value, and where it stands.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// From 1, of the key where it has one; 0: not known, as in JSON.
+    /// From 1, of the key where it has one.
     pub line: usize,
     pub value: Value,
 }
@@ -46,7 +46,7 @@ impl Node {
     }
     /// What is wrong here, with its line.
     pub fn wrong(&self, words: impl fmt::Display) -> String {
-        if self.line == 0 { words.to_string() } else { format!("line {}: {words}", self.line) }
+        format!("line {}: {words}", self.line)
     }
 }
 
@@ -64,7 +64,10 @@ pub fn read(text: &str) -> Result<Node, String> {
 
 /// A reader of JSON bounds the depth itself, by as much.
 fn json(text: &str) -> Result<Node, String> {
-    serde_json::from_str(text).map_err(|error| {
+    let mut from = serde_json::Deserializer::from_str(text);
+    let mut lines = Lines { rest: text.as_bytes(), line: 1 };
+    let node = Reader(&mut lines).deserialize(&mut from);
+    node.and_then(|node| from.end().map(|()| node)).map_err(|error| {
         let words = error.to_string();
         let (line, column) = (error.line(), error.column());
         let words = words.strip_suffix(&format!(" at line {line} column {column}"));
@@ -73,15 +76,58 @@ fn json(text: &str) -> Result<Node, String> {
     })
 }
 
-struct Reader;
+/// The lines where values and keys of JSON begin, in their order. A reader tells no places, so this
+/// goes beside one; what is no JSON that one refuses.
+struct Lines<'a> {
+    rest: &'a [u8],
+    line: usize,
+}
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Reader).map(|value| Node { line: 0, value })
+impl Lines<'_> {
+    fn take(&mut self) -> Option<u8> {
+        let (byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        self.line += usize::from(*byte == b'\n');
+        Some(*byte)
+    }
+    /// Of the next key or value, which is passed; of a collection its beginning.
+    fn next(&mut self) -> usize {
+        let between = |byte: u8| byte.is_ascii_whitespace() || b",:]}".contains(&byte);
+        let mut first = self.take();
+        while first.is_some_and(between) {
+            first = self.take();
+        }
+        let line = self.line;
+        match first {
+            Some(b'"') => loop {
+                match self.take() {
+                    Some(b'\\') => drop(self.take()),
+                    Some(b'"') | None => break,
+                    Some(_) => {}
+                }
+            },
+            Some(b'{' | b'[') | None => {}
+            Some(_) => {
+                while self.rest.first().is_some_and(|byte| !between(*byte)) {
+                    self.take();
+                }
+            }
+        }
+        line
     }
 }
 
-impl<'de> Visitor<'de> for Reader {
+struct Reader<'a, 'b>(&'a mut Lines<'b>);
+
+impl<'de> DeserializeSeed<'de> for Reader<'_, '_> {
+    type Value = Node;
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Node, D::Error> {
+        let line = self.0.next();
+        from.deserialize_any(self).map(|value| Node { line, value })
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_, '_> {
     type Value = Value;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value of JSON")
@@ -106,7 +152,7 @@ impl<'de> Visitor<'de> for Reader {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = from.next_element()? {
+        while let Some(item) = from.next_element_seed(Reader(self.0))? {
             items.push(item);
         }
         Ok(Value::List(items.into()))
@@ -117,7 +163,9 @@ impl<'de> Visitor<'de> for Reader {
             if members.contains_key(key.as_str()) {
                 return Err(A::Error::custom(format!("the key `{key}` stands twice; keep one")));
             }
-            members.insert(key.into(), from.next_value()?);
+            let line = self.0.next();
+            let value = from.next_value_seed(Reader(self.0))?.value;
+            members.insert(key.into(), Node { line, value });
         }
         Ok(Value::Table(members.into()))
     }

@@ -10,9 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bulla_core::{ActionName, NameError};
+use bulla_core::{ActionName, NAME_BYTES_MAX};
 
 use crate::{
+    api::RESERVED,
     document::{self, Node, Table},
     route::Route,
 };
@@ -25,6 +26,10 @@ const REFS_MAX: usize = 8;
 const ADDRESSES_MAX: usize = 1_000;
 
 const METHODS: [&str; 7] = ["get", "head", "post", "put", "patch", "delete", "options"];
+/// The member of an operation that names its action, instead of `operationId`.
+const ACTION: &str = "x-bulla-action";
+/// How such members begin.
+const OURS: &str = "x-bulla-";
 /// Operations that no gateway passes on, or that say less than one method of HTTP.
 const OTHERS: [&str; 4] = ["trace", "connect", "query", "additionaloperations"];
 
@@ -40,6 +45,7 @@ const SET_BASE: &str = "set `openapi_base` to the path that comes before those o
 pub fn openapi(text: &str, base: Option<&str>) -> Result<Vec<Route>, String> {
     let document = document::read(text)?;
     let root = document.table().ok_or("it is no object with `openapi` or `swagger`")?;
+    ours(root, None)?;
     let edition = edition(root)?;
     let bases = match base {
         Some(base) => {
@@ -49,12 +55,13 @@ pub fn openapi(text: &str, base: Option<&str>) -> Result<Vec<Route>, String> {
     };
     let paths = root.get("paths").filter(|paths| !paths.is_nothing()).ok_or("it has no `paths`")?;
     let paths = paths.table().ok_or_else(|| paths.wrong("`paths` is no object"))?;
+    ours(paths, None)?;
     let mut reader = Reader {
         document: &document,
         edition,
         fixed: base.is_some(),
         routes: Vec::new(),
-        ids: BTreeMap::new(),
+        actions: BTreeMap::new(),
         shapes: BTreeMap::new(),
     };
     for (path, item) in paths.iter().filter(|(path, _)| !path.starts_with("x-")) {
@@ -194,8 +201,8 @@ struct Reader<'a> {
     /// The configuration says what comes before the paths.
     fixed: bool,
     routes: Vec<Route>,
-    /// Which operation has an id, and which a path.
-    ids: BTreeMap<String, String>,
+    /// Which operation is an action, and what it calls itself; and which has a path.
+    actions: BTreeMap<String, (String, String)>,
     shapes: BTreeMap<String, String>,
 }
 
@@ -234,6 +241,7 @@ impl<'a> Reader<'a> {
     fn item(&self, path: &str, mut node: &'a Node) -> Result<&'a Table, String> {
         for _ in 0..=REFS_MAX {
             let item = node.table().ok_or_else(|| node.wrong(format!("`{path}` is no object")))?;
+            ours(item, None)?;
             let Some(to) = item.get("$ref") else { return Ok(item) };
             let is_own =
                 |key: &str| METHODS.contains(&key) || OTHERS.contains(&key) || key == "servers";
@@ -283,7 +291,8 @@ impl<'a> Reader<'a> {
                 if text.starts_with('#') { "which OpenAPI does not know: copy it" } else { BUNDLE };
             return Err(to.wrong(format!("`{name}` refers to `{text}`, {why}")));
         }
-        let action = operation.get("operationId").map(|id| self.action(name, id)).transpose()?;
+        ours(operation, Some(ACTION))?;
+        let action = self.action(name, operation)?;
         let (method, path) = name.split_once(' ').unwrap_or_default();
         for base in self.overridden(operation, bases)? {
             let route = Route::parse(&format!("{method} {base}{path}"));
@@ -301,25 +310,64 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn action(&mut self, name: &str, node: &Node) -> Result<ActionName, String> {
-        let id = node.text().filter(|id| !id.is_empty());
-        let id = id.ok_or_else(|| {
-            node.wrong(format!("the operationId of `{name}` is no text; name it or take it out"))
+    /// The action of an operation, if it has one of its own.
+    fn action(&mut self, name: &str, operation: &Table) -> Result<Option<ActionName>, String> {
+        let given = operation.get(ACTION).map(|node| (ACTION, node));
+        let id = operation.get("operationId").map(|node| ("operationId", node));
+        let Some((key, node)) = given.or(id) else { return Ok(None) };
+        let text = node.text().filter(|text| !text.is_empty()).ok_or_else(|| {
+            node.wrong(format!("the {key} of `{name}` is no text; name it or take it out"))
         })?;
-        let action = ActionName::new(&format!("http:{id}")).map_err(|error| {
-            let plain = "letters, digits, `_`, `-`, `.`, `/`; name it so, or take it out";
-            node.wrong(match error {
-                NameError::Character(_) => {
-                    format!("operationId `{}` holds more than {plain}", id.escape_debug())
-                }
-                NameError::TooLong(_) | NameError::Empty => format!("operationId {error}"),
-            })
-        })?;
-        if let Some(other) = self.ids.insert(id.to_owned(), name.to_owned()) {
-            return Err(node.wrong(format!("operationId `{id}` names `{other}` and `{name}`")));
+        let shown = text.escape_debug();
+        let verb = if key == ACTION { text.to_owned() } else { plain(text) };
+        let problem = match &*verb {
+            own if RESERVED.contains(&own) => Some("is an action of the gateway itself"),
+            own if own.len() > NAME_BYTES_MAX - "http:".len() => Some("is too long"),
+            own if own != plain(own) => Some("holds more than letters, digits and `_-.:/`"),
+            own if !own.contains(|c: char| c.is_ascii_alphanumeric()) => {
+                Some("has no letter or digit (of ASCII) to name an action by")
+            }
+            _ => None,
+        };
+        if let Some(problem) = problem {
+            let words = format!("the {key} `{shown}` of `{name}` {problem}");
+            return Err(node.wrong(format!("{words}: name the action with `{ACTION}`")));
         }
-        Ok(action)
+        let action = ActionName::new(&format!("http:{verb}"));
+        let action = action.map_err(|error| node.wrong(error))?;
+        let own = (name.to_owned(), format!("{key} `{shown}`"));
+        if let Some((other, called)) = self.actions.insert(verb.clone(), own) {
+            let words = if called == format!("{key} `{shown}`") {
+                format!("{called} names `{other}` and `{name}`")
+            } else {
+                format!(
+                    "`{name}` ({key} `{shown}`) would be the action `http:{verb}`, as `{other}` \
+                     ({called}) is"
+                )
+            };
+            return Err(node.wrong(format!("{words}: name one of them with `{ACTION}`")));
+        }
+        Ok(Some(action))
     }
+}
+
+/// Members that are meant for this gateway are known, and stand where they mean something.
+fn ours(table: &Table, known: Option<&str>) -> Result<(), String> {
+    let own = |key: &str| key.to_ascii_lowercase().starts_with(OURS) && Some(key) != known;
+    match table.iter().find(|(key, _)| own(key)) {
+        None => Ok(()),
+        Some((key, node)) => Err(node.wrong(format!(
+            "`{key}` means nothing here: what this gateway knows is `{ACTION}` in an operation"
+        ))),
+    }
+}
+
+/// An operation's id as an action's name may be: what a name cannot hold, however much of it in a
+/// row, is `_`, and nothing at either end.
+fn plain(id: &str) -> String {
+    let good = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
+    let parts = id.split(|c| !good(c)).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("_")
 }
 
 /// Where a JSON pointer (RFC 6901) in a URI's fragment leads.

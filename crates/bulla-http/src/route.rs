@@ -376,10 +376,12 @@ impl Routes {
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
     }
-    pub fn actions(&self) -> impl Iterator<Item = (&ActionName, Option<&Method>)> {
+    pub fn actions(&self) -> impl Iterator<Item = (&ActionName, Option<&Method>, &Arc<str>)> {
         let named = |route: &'_ Route| route.action.is_some();
         let all = self.routes.iter().filter(move |route| named(route));
-        all.filter_map(|route| Some((route.action.as_ref()?, route.method.as_ref())))
+        all.filter_map(|route| {
+            Some((route.action.as_ref()?, route.method.as_ref(), &route.template))
+        })
     }
     pub fn templates(&self) -> impl Iterator<Item = &Arc<str>> {
         self.routes.iter().map(|route| &route.template)
