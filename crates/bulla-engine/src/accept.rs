@@ -19,6 +19,7 @@ use bulla_wire::{
 };
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
+use rustls::CertificateError;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -165,6 +166,19 @@ async fn goodbye(mut conn: Conn, bytes: &[u8]) {
     };
 }
 
+/// The word of a client whose certificate ends the handshake.
+pub(crate) const UNFIT: &str = "bad_certificate";
+
+/// Why a client's certificate ended a handshake, if it did: else nobody would know.
+pub(crate) fn unfit(error: &io::Error) -> Option<String> {
+    let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    match inner {
+        rustls::Error::InvalidCertificate(CertificateError::Other(why)) => Some(why.0.to_string()),
+        rustls::Error::InvalidCertificate(why) => Some(why.to_string()),
+        _ => None,
+    }
+}
+
 /// From an accepted socket to a session, or to an answer and a close.
 async fn open(
     engine: &Arc<Engine>,
@@ -294,7 +308,12 @@ impl Door<'_> {
         let config = self.listener.tls.load_full();
         let head = std::mem::take(&mut self.input);
         let acceptor = tokio_rustls::TlsAcceptor::from(config);
-        let stream = acceptor.accept(Wide::new(tcp, head)).await?;
+        let accepted = acceptor.accept(Wide::new(tcp, head)).await;
+        let stream = accepted.inspect_err(|error| {
+            if let Some(why) = unfit(error) {
+                self.turned_away(UNFIT, &why, None, None, None);
+            }
+        })?;
         let session = stream.get_ref().1;
         let certificate = session.peer_certificates().and_then(|c| c.first());
         *state = Tls::On { certificate: certificate.is_some() };

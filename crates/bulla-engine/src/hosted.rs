@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     Engine, Lanes, SecretSource, TargetTls,
-    accept::accept_each,
+    accept::{UNFIT, accept_each, unfit},
     registry::{Entered, Handle, Registry},
     wide::Wide,
 };
@@ -115,7 +115,7 @@ async fn serve(
     deadline: Duration,
     stranger: Box<dyn Send>,
 ) {
-    let arrival = arrive(&listener, tcp, peer, deadline, resources, stranger).await;
+    let arrival = arrive(&listener, &door, tcp, peer, deadline, resources, stranger).await;
     if let Some(arrival) = arrival {
         listener.protocol.clone().serve(arrival, door).await;
     }
@@ -128,6 +128,7 @@ fn wide(tcp: TcpStream) -> Wide {
 /// From an accepted socket to what the protocol takes.
 async fn arrive(
     listener: &HostedListener,
+    door: &Door,
     tcp: TcpStream,
     peer: SocketAddr,
     deadline: Duration,
@@ -146,6 +147,9 @@ async fn arrive(
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(listener = listener.name, source = %peer.ip(), %error, "TLS");
+            if let Some(why) = unfit(&error) {
+                door.turn_away(&origin, UNFIT, &why, None, None, None);
+            }
             return None;
         }
         Err(_) => {

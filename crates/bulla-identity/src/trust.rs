@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
     SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{
@@ -177,6 +177,11 @@ fn fingerprint(bundles: &[RootCertStore]) -> Vec<Vec<u8>> {
     bundles.iter().map(one).collect()
 }
 
+/// Why a client's certificate is none, in words of ours alone.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unfit(&'static str);
+
 impl ClientCertVerifier for Trust {
     fn offer_client_auth(&self) -> bool {
         !self.configured.is_empty()
@@ -198,15 +203,17 @@ impl ClientCertVerifier for Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let refuse = || Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        let refuse = |why| {
+            let why = OtherError(Arc::new(Unfit(why)));
+            Error::InvalidCertificate(CertificateError::Other(why))
+        };
         if intermediates.len() > INTERMEDIATES_MAX {
-            return Err(refuse());
+            return Err(refuse("too many certificates come with it"));
         }
-        let leaf = Leaf::parse(end_entity).map_err(|_| refuse())?;
+        let leaf = Leaf::parse(end_entity).map_err(|refused| refuse(refused.why))?;
         let domains = self.domains.load();
-        let domain = domains
-            .get(&leaf.id.trust_domain)
-            .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let domain = domains.get(&leaf.id.trust_domain);
+        let domain = domain.ok_or_else(|| refuse("it is of no trust domain that is configured"))?;
         domain.verify_client_cert(end_entity, intermediates, now)
     }
 
