@@ -33,6 +33,8 @@ use crate::{
 
 /// Bodies of up to this length are recorded with their head, in one entry.
 const SMALL_BYTES_MAX: u64 = 64 << 10;
+/// Longest method and path that a refusal shows.
+const LINE_CHARS_MAX: usize = 200;
 /// Between two pieces of a body that is collected.
 const COLLECT_IDLE: Duration = Duration::from_secs(30);
 
@@ -178,7 +180,11 @@ impl Exchange {
         };
         let number = self.live().number();
         let message = format!("refused: {words}");
-        let refusal = Refusal::plain(kind, message, "send it again, as the documentation says");
+        let refusal = Refusal::plain(
+            kind,
+            message,
+            "send it again, whole and within the limits of docs/http.md",
+        );
         let refusal = self.live().refuse(number, &bytes, refusal);
         self.say(Own::refusal(&refusal, Some(status)).closing()).await
     }
@@ -210,9 +216,12 @@ impl Exchange {
 
     async fn refused(&self, number: u64, bytes: &Bytes, fault: Fault) -> Reply {
         let kind = if fault.status == 403 { RefusalKind::Denied } else { RefusalKind::Unreadable };
-        let message = format!("refused: {}", fault.why);
-        let hint = "see the documentation of the gateway on what is let through";
-        let refusal = self.live().refuse(number, bytes, Refusal::plain(kind, message, hint));
+        let message = match fault.status {
+            403 => format!("refused: `{}`: {}", line_of(bytes), fault.why),
+            _ => format!("refused: {}", fault.why),
+        };
+        let refusal = Refusal::plain(kind, message, fault.next());
+        let refusal = self.live().refuse(number, bytes, refusal);
         self.say(Own::refusal(&refusal, Some(fault.status))).await
     }
 
@@ -330,10 +339,14 @@ impl Exchange {
     async fn held(&self, hold: &Hold, respond_async: bool) -> Reply {
         let groups = hold.terms.groups.join("`, `");
         let message = format!("it waits for approval {} by `{groups}`", hold.ask);
-        let hint = "repeat the very same request once it is approved";
+        let hint = format!(
+            "repeat the very same request once it is approved; who approves runs: bulla approvals \
+             show {}",
+            hold.ask
+        );
         let place = format!("/.well-known/bulla/approvals/{}", hold.ask);
         let status = if respond_async { 202 } else { 403 };
-        let mut own = Own::problem(status, "approval-required", &message, hint)
+        let mut own = Own::problem(status, "approval-required", &message, &hint)
             .member("approval", json!(&*hold.ask))
             .member("approval_url", json!(place))
             .with("retry-after", "10");
@@ -514,46 +527,11 @@ impl Exchange {
         if let Some(fault) = self.conn.fault() {
             passing.finish(Status::Cut("violation".into()));
             let message = format!("refused: {}", fault.why);
-            let own = Own::problem(fault.status, "unreadable", &message, "send it again");
+            let own = Own::problem(fault.status, "unreadable", &message, fault.next());
             return self.say(own.closing()).await;
         }
         let name = &self.api().resource;
-        let (status, word, message) = match (failed, passing.why()) {
-            (_, Some("the body exceeds its limit")) => {
-                (413, "too_large", "the body exceeds its limit".to_owned())
-            }
-            (_, Some(why)) if let Some(fault) = overrides::fault(why) => {
-                (fault.status, "unreadable", format!("refused: {why}"))
-            }
-            (Failed::Withheld(VeilError::Secret), _) => {
-                (502, "target_violation", format!("`{name}` told its own secret"))
-            }
-            (Failed::Withheld(error), _) => (403, "unmaskable", withheld(*error)),
-            (Failed::Broken(flow::SECRET), _) => {
-                (502, "target_violation", format!("`{name}` told its own secret"))
-            }
-            (Failed::TooMuch, _) => {
-                (403, "too_large", "the answer exceeds what policy allows".to_owned())
-            }
-            (Failed::Late, _) => (504, "target_late", format!("`{name}` did not answer in time")),
-            (Failed::Ended(_), _) => (503, "ended", "the session was ended".to_owned()),
-            (Failed::Target(TargetError::Dial(error)), _) => {
-                let known = error.public().map(|why| format!(" ({why})")).unwrap_or_default();
-                (502, "target_unreachable", format!("could not reach `{name}`{known}"))
-            }
-            (Failed::Target(TargetError::Fault(_)), _) => {
-                (502, "target_violation", format!("`{name}` answered with no HTTP of one meaning"))
-            }
-            (Failed::Target(TargetError::Secret), _) => {
-                (502, "target_unreachable", format!("could not log in at `{name}`"))
-            }
-            (Failed::Target(TargetError::Version), _) => {
-                (502, "target_unreachable", format!("`{name}` does not speak HTTP/2"))
-            }
-            (Failed::Target(_) | Failed::Broken(_), _) => {
-                (502, "target_lost", format!("lost `{name}`: it may have acted on the request"))
-            }
-        };
+        let (status, word, message, next) = told(name, failed, passing.why());
         let ended = match failed {
             Failed::TooMuch => Status::Cut("bytes_max".into()),
             Failed::Ended(why) => Status::Cut((*why).into()),
@@ -564,7 +542,67 @@ impl Exchange {
         };
         tracing::warn!(resource = %name, why = %failed, "target");
         passing.finish(ended);
-        self.say(Own::problem(status, word, &message, "try again later").closing()).await
+        let session = self.live().session().id().to_string();
+        let own = Own::problem(status, word, &message, next).member("session", session.into());
+        self.say(own.closing()).await
+    }
+}
+
+/// What a client is told of an answer that does not come: status, word, what happened, what next.
+/// `why`: what ended the way of the request.
+fn told(
+    name: &str,
+    failed: &Failed,
+    why: Option<&'static str>,
+) -> (u16, &'static str, String, &'static str) {
+    const LATER: &str = "try again later";
+    const OPERATORS: &str = "tell the operators of the gateway: its log says why";
+    const OWNER: &str = "tell the owner of the API: the same request would end the same way";
+    const UNSURE: &str = "find out whether it was carried out before you send it again";
+    match (failed, why) {
+        (_, Some("the body exceeds its limit")) => {
+            let words = "the body is longer than this API takes (`body_max`)".to_owned();
+            (413, "too_large", words, "send a shorter body")
+        }
+        (_, Some(why)) if let Some(fault) = overrides::fault(why) => {
+            (fault.status, "unreadable", format!("refused: {why}"), fault.next())
+        }
+        (Failed::Withheld(VeilError::Secret) | Failed::Broken(flow::SECRET), _) => {
+            let words = format!(
+                "`{name}` told its own secret: its answer held the credential that the gateway \
+                 logs in with, and is withheld"
+            );
+            (502, "target_violation", words, OWNER)
+        }
+        (Failed::Withheld(error), _) => (403, "unmaskable", withheld(*error), OWNER),
+        (Failed::TooMuch, _) => {
+            let words = "the answer exceeds what policy allows (`bytes_max`)".to_owned();
+            (403, "too_large", words, "ask for less")
+        }
+        (Failed::Late, _) => {
+            let words =
+                format!("`{name}` did not answer in time: it may have acted on the request");
+            (504, "target_late", words, UNSURE)
+        }
+        (Failed::Ended(_), _) => (503, "ended", "the session was ended".to_owned(), UNSURE),
+        (Failed::Target(TargetError::Dial(error)), _) => {
+            let known = error.public().map(|why| format!(" ({why})")).unwrap_or_default();
+            (502, "target_unreachable", format!("could not reach `{name}`{known}"), LATER)
+        }
+        (Failed::Target(TargetError::Fault(fault)), _) => {
+            let words = format!("`{name}` answered with no HTTP of one meaning: {fault}");
+            (502, "target_violation", words, OWNER)
+        }
+        (Failed::Target(TargetError::Secret), _) => {
+            (502, "target_unreachable", format!("could not log in at `{name}`"), OPERATORS)
+        }
+        (Failed::Target(TargetError::Version), _) => {
+            (502, "target_unreachable", format!("`{name}` does not speak HTTP/2"), OPERATORS)
+        }
+        (Failed::Target(_) | Failed::Broken(_), _) => {
+            let words = format!("lost `{name}`: it may have acted on the request");
+            (502, "target_lost", words, UNSURE)
+        }
     }
 }
 
@@ -590,6 +628,17 @@ fn withheld(error: VeilError) -> String {
         "it was carried out, but some of its answer may not be seen, and it cannot be masked: {}",
         error.words()
     )
+}
+
+/// `GET /orders` of a request in its one form.
+fn line_of(canonical: &[u8]) -> String {
+    let end = memchr::memchr2(b'?', b'\r', canonical).unwrap_or(canonical.len());
+    let line = String::from_utf8_lossy(canonical.get(..end).unwrap_or_default());
+    let line = line.strip_suffix(" HTTP/1.1").unwrap_or(&line);
+    match line.char_indices().nth(LINE_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
+        None => line.to_owned(),
+    }
 }
 
 /// Reads on over a body that was refused, where that helps its sender.

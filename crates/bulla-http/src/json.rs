@@ -13,6 +13,9 @@ use crate::wire::{Fault, bad};
 /// Members and items of one document.
 const ITEMS_MAX: usize = 100_000;
 
+const TWICE: &str = "an object of the body names a member twice, whatever its case";
+const MANY: &str = "the body has too many members or items";
+
 struct Strict(Value);
 
 struct Reader;
@@ -45,7 +48,7 @@ impl<'de> Visitor<'de> for Reader {
         while let Some(Strict(item)) = items.next_element()? {
             out.push(item);
             if out.len() > ITEMS_MAX {
-                return Err(A::Error::custom("too many items"));
+                return Err(A::Error::custom(MANY));
             }
         }
         Ok(Value::Array(out))
@@ -53,8 +56,11 @@ impl<'de> Visitor<'de> for Reader {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let (mut out, mut seen) = (Map::new(), HashSet::new());
         while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
-            if !seen.insert(name.to_lowercase()) || seen.len() > ITEMS_MAX {
-                return Err(A::Error::custom("a member stands twice"));
+            if !seen.insert(name.to_lowercase()) {
+                return Err(A::Error::custom(TWICE));
+            }
+            if seen.len() > ITEMS_MAX {
+                return Err(A::Error::custom(MANY));
             }
             out.insert(name, value);
         }
@@ -68,6 +74,14 @@ impl<'de> Deserialize<'de> for Strict {
     }
 }
 
+/// Words that hold nothing of the body.
+fn meaning(error: &serde_json::Error) -> &'static str {
+    let words = error.to_string();
+    [TWICE, MANY].into_iter().find(|own| words.starts_with(own)).unwrap_or(
+        "the body is not JSON, which its `content-type` says it is, or is nested too deeply",
+    )
+}
+
 /// Reads a document. Depth is bounded by the parser (128).
 pub fn read(body: &[u8]) -> Result<Value, Fault> {
     let text = std::str::from_utf8(body).map_err(|_| bad("the body is not UTF-8"))?;
@@ -76,7 +90,7 @@ pub fn read(body: &[u8]) -> Result<Value, Fault> {
     }
     serde_json::from_str::<Strict>(text)
         .map(|Strict(value)| value)
-        .map_err(|_| bad("the body is not JSON with one meaning"))
+        .map_err(|error| bad(meaning(&error)))
 }
 
 /// The value at a pointer (RFC 6901). An error: there is none, but a member whose name differs only in
@@ -150,5 +164,15 @@ mod tests {
             assert!(read(bad.as_bytes()).is_err(), "{:.40}", bad);
         }
         assert!(read(b"\xff\xfe{\x00}\x00").is_err());
+        let many = format!("[{}1]", "1,".repeat(ITEMS_MAX));
+        for (bad, why) in [
+            (r#"{"x":{"a":1,"A":2}}"#, "names a member twice"),
+            (&many, "too many members or items"),
+            (r#"{"a":"#, "is not JSON"),
+            (&deep, "nested too deeply"),
+        ] {
+            let fault = read(bad.as_bytes()).unwrap_err();
+            assert!(fault.why.contains(why), "{:.40}: {fault}", bad);
+        }
     }
 }

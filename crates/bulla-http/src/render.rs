@@ -101,8 +101,13 @@ pub fn mask(
 }
 
 fn by_hand<'a>(api: &Api, text: &'a str) -> Result<(Head, Option<&'a [u8]>), String> {
-    let (head, body) = match text.split_once("\n\n") {
-        Some((head, body)) => (head, Some(body.trim_end())),
+    let ends =
+        ["\n\n", "\r\n\r\n"].into_iter().filter_map(|end| Some((text.find(end)?, end.len())));
+    let (head, body) = match ends.min() {
+        Some((at, end)) => (
+            text.get(..at).unwrap_or_default(),
+            text.get(at + end..).map(str::trim_end).filter(|body| !body.is_empty()),
+        ),
         None => (text.trim_end(), None),
     };
     let mut lines = head.lines();
@@ -121,7 +126,9 @@ fn by_hand<'a>(api: &Api, text: &'a str) -> Result<(Head, Option<&'a [u8]>), Str
     }
     raw.push_str("\r\n");
     let strict = wire::request_head(raw.as_bytes(), &Limits::default());
-    let strict = strict.map_err(|fault| fault.to_string())?;
+    let strict = strict.map_err(|fault| {
+        format!("{fault}; headers follow the first line, and a body comes after an empty line")
+    })?;
     let mut head = Head::of_one(&strict, None).map_err(|fault| fault.to_string())?;
     head.length = body.map(|body| body.len() as u64);
     Ok((head, body.map(str::as_bytes)))
@@ -160,6 +167,12 @@ mod tests {
         let command = read(&api, "POST /a?b=1\ncontent-type: text/plain\n\nhello", facts).unwrap();
         assert_eq!(command.action.as_str(), "http:post");
         assert_eq!(&*command.shown, "POST /a?b=1\nhello");
+        let wire = "POST /a HTTP/1.1\r\nhost: api\r\ncontent-type: text/plain\r\n\r\nhel\n\nlo";
+        assert_eq!(&*read(&api, wire, facts).unwrap().shown, "POST /a\nhel\n\nlo");
+        let bodiless = read(&api, "GET /a HTTP/1.1\r\nhost: api\r\n\r\n", facts).unwrap();
+        assert_eq!(&*bodiless.shown, "GET /a");
+        let close = read(&api, "POST /a\n{\"amount\":5}", facts).unwrap_err();
+        assert!(close.contains("a body comes after an empty line"), "{close}");
         assert!(read(&api, "GET /a/../b", facts).is_err());
         assert!(read(&api, "GET", facts).is_err());
     }

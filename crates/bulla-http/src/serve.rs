@@ -177,8 +177,7 @@ impl Conn {
     pub fn broken(&self, fault: Fault) -> Reply {
         self.door.turn_away(&self.origin, "violation", fault.why, None, None, None);
         let message = format!("refused: {}", fault.why);
-        let hint = "send requests as RFC 9110 and RFC 9112 have them";
-        let own = Own::problem(fault.status, "unreadable", &message, hint);
+        let own = Own::problem(fault.status, "unreadable", &message, fault.next());
         let own = if self.two { own } else { own.closing() };
         own.reply(self.door.now())
     }

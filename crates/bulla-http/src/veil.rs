@@ -93,7 +93,9 @@ impl Masks {
                     Some(class.into())
                 }
                 None => {
-                    wrong.push(format!("`{class}` is named, but there is no class of that name"));
+                    let missing = "is named, but there is no class of that name: add";
+                    wrong
+                        .push(format!("`{class}` {missing} `[classes.\"{class}\"]` with a `mask`"));
                     None
                 }
             }

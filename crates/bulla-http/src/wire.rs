@@ -26,6 +26,24 @@ pub struct Fault {
     pub why: &'static str,
 }
 
+impl Fault {
+    /// What a client does next.
+    pub const fn next(self) -> &'static str {
+        match self.status {
+            403 => "check the method and the address, or ask the owner of the API to describe it",
+            405 | 501 => "use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS",
+            408 => "send the whole request without long pauses",
+            413 | 414 | 431 => "send less of it",
+            415 => "send the body in plain UTF-8, uncompressed",
+            417 => "send no `expect` but `100-continue`",
+            421 => "open a connection for that host, and name it in TLS (SNI)",
+            500 => "tell the operators of the gateway",
+            505 => "use HTTP/1.1 or HTTP/2",
+            _ => "send it so that it has one meaning: docs/http.md, \"What is refused\"",
+        }
+    }
+}
+
 pub(crate) const fn bad(why: &'static str) -> Fault {
     Fault { status: 400, why }
 }

@@ -45,7 +45,9 @@ pub enum ClassError {
     Rule(String),
     #[error("`{0}` is not a class: lower-case letters, digits, `_`, `-`, with dots between")]
     Name(String),
-    #[error("`{0}` is named, but there is no class of that name")]
+    #[error(
+        "`{0}` is named, but there is no class of that name: add `[classes.\"{0}\"]` with a `mask`"
+    )]
     Unknown(String),
     #[error("`{0}` needs a key, and no key is configured")]
     NoKey(String),

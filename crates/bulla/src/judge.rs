@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use bulla_core::{
-    Attribute, Clock, Command, CredentialKind, Digest, EventId, Origin, Policies, Principal,
+    Attribute, Clock, Command, CredentialKind, Digest, EventId, Flow, Origin, Policies, Principal,
     PrincipalId, PrincipalKind, Proof, Request, Resource, RevealRequest, Timestamp,
 };
 use bulla_engine::{Connector, SystemClock};
@@ -33,7 +33,7 @@ use crate::{
     config::{Config, file},
     fail::{Invalid, code},
     gateway, policies, print,
-    registry::Protocols,
+    registry::{self, Protocols},
     roads::Roads,
     say::{Paint, line, safe},
     sessions,
@@ -492,10 +492,13 @@ impl Case {
         sessions::note_reading(config, &format!("policy explain {wanted}"), offline)?;
         let reader = sessions::reader(config)?;
         let session = reader.session(wanted.session)?;
-        let mut opened = None;
+        let (mut opened, mut protocol) = (None, String::new());
         for event in session.events() {
             let event = event?;
             let (entry, detail) = (&event.entry, &event.detail);
+            if let Some(name) = &entry.protocol {
+                protocol.clone_from(name);
+            }
             let seq = entry.session.map(|link| link.seq);
             if opened.is_none() {
                 let who = detail.principal.clone().context("the session has no principal")?;
@@ -515,10 +518,15 @@ impl Case {
                 let mut origin = local();
                 let ip = address.and_then(|address| address.parse::<std::net::SocketAddr>().ok());
                 origin.address = ip.map_or(origin.address, |ip| ip.ip());
+                let sent = if event.flow() == Some(Flow::ToTarget) {
+                    session.payload_bytes(&event)?
+                } else {
+                    Vec::new()
+                };
                 return Ok(Self {
                     principal: recorded(config, &who, now)?,
                     resource,
-                    statement: detail.shown.clone(),
+                    statement: registry::statement(&protocol, detail.shown.clone(), &sent),
                     origin,
                     now,
                     bundle: entry.policy.map(Digest),

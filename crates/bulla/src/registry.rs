@@ -230,6 +230,15 @@ pub fn alpn(protocols: &Protocols, protocol: &str) -> Vec<Vec<u8>> {
     }
 }
 
+/// A recorded command as it can be read again. `sent`: its bytes, where they are kept with it.
+pub fn statement(protocol: &str, shown: Option<String>, sent: &[u8]) -> Option<String> {
+    match (protocol, std::str::from_utf8(sent)) {
+        // What is shown of a request leaves out the headers that say how its body is read.
+        ("http", Ok(text)) if !text.is_empty() => Some(text.to_owned()),
+        _ => shown,
+    }
+}
+
 /// What went to a client, as a person reads it, line by line. Not escaped.
 pub fn render(protocol: &str, action: &str, to_client: &[u8]) -> Vec<String> {
     match protocol {
@@ -258,8 +267,8 @@ pub fn terminal(protocol: &str, title: &str, pieces: &[Piece]) -> Option<String>
 /// How much a command did, as its protocol counts.
 pub fn amount(protocol: &str, rows: &str, tag: Option<&str>) -> String {
     match (protocol, tag) {
-        ("ssh", Some(tag)) => format!("{tag}, "),
-        ("ssh", None) => String::new(),
+        ("ssh" | "http", Some(tag)) => format!("{tag}, "),
+        ("ssh" | "http", None) => String::new(),
         _ => format!("{rows} rows, "),
     }
 }

@@ -460,8 +460,13 @@ fn show(
                 if json {
                     all.push(json!({ "closed": at.to_string(), "why": why, "detail": detail }));
                 } else {
-                    print(&format!("{}  closed: {} {}", clock(at.0), line(why), line(detail)))?;
+                    let words = format!("{}  closed: {} {}", clock(at.0), line(why), line(detail));
+                    print(words.trim_end())?;
                 }
+            }
+            // Who was turned away at the door has no session, but an entry with an id of its own.
+            Kind::Refusal if command.is_none() && event.command().is_none() => {
+                print_turned_away(&event, id, json, &mut all)?;
             }
             Kind::Config | Kind::Policy | Kind::Admin | Kind::Alarm if command.is_none() => {
                 print_administration(&event, json, &mut all)?;
@@ -517,6 +522,32 @@ fn print_administration(event: &Event, json: bool, all: &mut Vec<Value>) -> Resu
     }
     let at = clock(entry.t_wall_ns);
     Ok(print(&format!("{at}  {}: {} by {}", line(kind), line(words), line(by)))?)
+}
+
+/// Somebody who got no session: whom, from where, for what, and why.
+fn print_turned_away(event: &Event, id: SessionId, json: bool, all: &mut Vec<Value>) -> Result<()> {
+    let (entry, detail) = (&event.entry, &event.detail);
+    let why = entry.status.as_deref().unwrap_or("?");
+    let reason = detail.reason.as_deref().filter(|reason| !reason.is_empty());
+    let who = detail.principal.as_ref().map(|principal| principal.id.as_str());
+    let (asked, from) = (detail.part.as_deref(), detail.address.as_deref());
+    let at = Timestamp(entry.t_wall_ns).to_string();
+    if json {
+        all.push(json!({
+            "turned_away": id.to_string(), "at": at, "why": why, "detail": reason, "principal": who,
+            "asked": asked, "address": from, "entry": event.index,
+        }));
+        return Ok(());
+    }
+    let words = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    let mut lines =
+        vec![format!("turned away {id}, without a session"), format!("why         {why}{words}")];
+    for (name, value) in [("principal   ", who), ("asked for   ", asked), ("from        ", from)] {
+        lines.extend(value.map(|value| format!("{name}{value}")));
+    }
+    lines.push(format!("at          {at}"));
+    lines.push(format!("entry       {} · bulla log prove {}", count(event.index), event.index));
+    lines.iter().try_for_each(|text| Ok(print(&line(text))?))
 }
 
 /// Who opened a session, and how.
