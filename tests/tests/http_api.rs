@@ -705,7 +705,7 @@ fn limits_and_lost_targets_are_told_as_what_they_are() {
     has(&world.curl("/a", &[]).unwrap().out(), &[" 200"]);
     let big = world.dir.write("big", vec![b'x'; 3 << 20]).unwrap().display().to_string();
     let put = world.curl("/a", &["-T", &big, "--http1.1"]).unwrap().out();
-    has(&put, &["413", "the body exceeds its limit"]);
+    has(&put, &["413", "the body is longer than this API takes"]);
     // An answer that is never finished, and one that never begins.
     target.answer(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhi"));
     let seen = world.curl("/a", &["--max-time", "5"]).unwrap();

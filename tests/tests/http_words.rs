@@ -62,6 +62,10 @@ fn operations_are_shown_as_they_are_written() {
     let words = "refused: `GET /carts`: the API's description has no such operation";
     assert_eq!(unknown["detail"], words);
     assert_eq!(target.got(), "", "nothing of them reached the target");
+    let id = unknown["event"].as_str().unwrap().split('-').next().unwrap();
+    let (code, told) = cli(&["sessions", "show", id]);
+    assert_eq!(code, 0, "{told}");
+    has(&told, &["  GET /carts?a=b (not read)", "`GET /carts`: the API's description has no such"]);
 
     // The event that a refusal names is decided again as it was sent, headers and body.
     let event = denied["event"].as_str().unwrap();
@@ -142,6 +146,9 @@ fn who_is_turned_away_is_looked_up_by_its_id() {
             let id = entry["session"].as_str().unwrap();
             let shown = world.gateway.cli(&["sessions", "show", id, "--offline"]).unwrap();
             has(&shown.out(), &[&format!("turned away {id}"), "from        127.0.0.1:"]);
+            let args = ["policy", "explain", "--event", &format!("{id}-0"), "--offline"];
+            let explained = world.gateway.cli(&args).unwrap();
+            has(&explained.err(), &[&format!("opened no session; see: bulla sessions show {id}")]);
             shown.out()
         })
         .collect();

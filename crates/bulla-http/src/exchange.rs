@@ -28,7 +28,7 @@ use crate::{
     target::{Pace, Patience, TargetError},
     veil::{self, Lens, Plan as Hiding, VeilError},
     websocket,
-    wire::{Asked, BODY_OF_GET, Fault},
+    wire::{Asked, BODY_OF_GET, Fault, bad},
 };
 
 /// Bodies of up to this length are recorded with their head, in one entry.
@@ -165,28 +165,23 @@ impl Exchange {
 
     async fn uncollected(self, head: &Head, why: Collected) -> Reply {
         let bytes = Bytes::from(head.canonical());
-        let (kind, words, status) = match (why, self.conn.fault()) {
-            (_, Some(fault)) => (RefusalKind::Unreadable, fault.why, fault.status),
+        let (kind, fault) = match (why, self.conn.fault()) {
+            (_, Some(fault)) => (RefusalKind::Unreadable, fault),
             (Collected::TooLong, _) => {
-                (RefusalKind::TooLarge, "the body is longer than policy looks into", 413)
+                let why = "the body is longer than policy looks into (`judged_body`)";
+                (RefusalKind::TooLarge, Fault { status: 413, why })
             }
-            (Collected::Needless, _) => {
-                (RefusalKind::Unreadable, BODY_OF_GET.why, BODY_OF_GET.status)
-            }
+            (Collected::Needless, _) => (RefusalKind::Unreadable, BODY_OF_GET),
             (Collected::Slow, _) => {
-                (RefusalKind::Unreadable, "the body took too long to arrive", 408)
+                let why = "the body took too long to arrive";
+                (RefusalKind::Unreadable, Fault { status: 408, why })
             }
-            (Collected::Broken, _) => (RefusalKind::Unreadable, "the body was cut short", 400),
+            (Collected::Broken, _) => (RefusalKind::Unreadable, bad("the body was cut short")),
         };
         let number = self.live().number();
-        let message = format!("refused: {words}");
-        let refusal = Refusal::plain(
-            kind,
-            message,
-            "send it again, whole and within the limits of docs/http.md",
-        );
+        let refusal = Refusal::plain(kind, format!("refused: {}", fault.why), fault.next());
         let refusal = self.live().refuse(number, &bytes, refusal);
-        self.say(Own::refusal(&refusal, Some(status)).closing()).await
+        self.say(Own::refusal(&refusal, Some(fault.status)).closing()).await
     }
 
     /// Words of the gateway within a session: evidence first, like every other byte.
@@ -215,12 +210,16 @@ impl Exchange {
     }
 
     async fn refused(&self, number: u64, bytes: &Bytes, fault: Fault) -> Reply {
+        self.refused_with(number, bytes, fault, fault.next()).await
+    }
+
+    async fn refused_with(&self, number: u64, bytes: &Bytes, fault: Fault, next: &str) -> Reply {
         let kind = if fault.status == 403 { RefusalKind::Denied } else { RefusalKind::Unreadable };
         let message = match fault.status {
             403 => format!("refused: `{}`: {}", line_of(bytes), fault.why),
             _ => format!("refused: {}", fault.why),
         };
-        let refusal = Refusal::plain(kind, message, fault.next());
+        let refusal = Refusal::plain(kind, message, next);
         let refusal = self.live().refuse(number, bytes, refusal);
         self.say(Own::refusal(&refusal, Some(fault.status))).await
     }
@@ -283,7 +282,8 @@ impl Exchange {
         let path = command.touches.seen().first().map(|touch| touch.path.clone());
         if outbound.head.upgrade && !path.is_some_and(|path| self.api().speaks_websocket(&path)) {
             let why = "WebSocket is not spoken here; `websocket` of the resource would allow it";
-            return self.refused(number, &canonical, Fault { status: 400, why }).await;
+            let next = "ask the operators of the gateway to name the route there";
+            return self.refused_with(number, &canonical, bad(why), next).await;
         }
         let opened = outbound.head.upgrade.then(|| command.clone());
         let told: Arc<Mutex<Option<Holding>>> = Arc::default();

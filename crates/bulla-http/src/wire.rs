@@ -33,7 +33,7 @@ impl Fault {
             403 => "check the method and the address, or ask the owner of the API to describe it",
             405 | 501 => "use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS",
             408 => "send the whole request without long pauses",
-            413 | 414 | 431 => "send less of it",
+            413 | 414 | 431 => "send less: docs/http.md says the limits",
             415 => "send the body in plain UTF-8, uncompressed",
             417 => "send no `expect` but `100-continue`",
             421 => "open a connection for that host, and name it in TLS (SNI)",

@@ -23,6 +23,7 @@ use bulla_engine::{Connector, SystemClock};
 use bulla_host::Hosted;
 use bulla_ledger::PrincipalDetail;
 use bulla_policy::{Bundle, Explanation, PolicyNote};
+use bulla_tlog::entry::Kind;
 use bulla_wire::{Place, Protocol, ScoutStep};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -501,7 +502,10 @@ impl Case {
             }
             let seq = entry.session.map(|link| link.seq);
             if opened.is_none() {
-                let who = detail.principal.clone().context("the session has no principal")?;
+                let who = detail.principal.clone().filter(|_| event.kind() == Kind::Open);
+                let away =
+                    || format!("it opened no session; see: bulla sessions show {}", wanted.session);
+                let who = who.with_context(away)?;
                 let name = entry.resource.clone().context("the session has no resource")?;
                 let default = config.resources.get(&name).and_then(|r| r.target.database.clone());
                 let part = detail.part.clone().filter(|part| Some(part) != default.as_ref());

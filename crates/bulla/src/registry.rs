@@ -239,6 +239,14 @@ pub fn statement(protocol: &str, shown: Option<String>, sent: &[u8]) -> Option<S
     }
 }
 
+/// What a command that could not be read begins with, where that says something to a person.
+pub fn heading(protocol: &str, sent: &[u8]) -> Option<String> {
+    let line = sent.split(|byte| *byte == b'\r').next().filter(|line| !line.is_empty())?;
+    let line = String::from_utf8_lossy(line);
+    let line = line.strip_suffix(" HTTP/1.1").unwrap_or(&line);
+    (protocol == bulla_http::DESCRIPTOR.protocol).then(|| format!("{line} (not read)"))
+}
+
 /// What went to a client, as a person reads it, line by line. Not escaped.
 pub fn render(protocol: &str, action: &str, to_client: &[u8]) -> Vec<String> {
     match protocol {

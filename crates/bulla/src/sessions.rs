@@ -210,6 +210,8 @@ struct Done {
     returned: Vec<u8>,
     /// Input behind the command itself.
     given: Vec<u8>,
+    /// The bytes of a command that could not be read.
+    unread: Vec<u8>,
     cut: bool,
 }
 
@@ -254,6 +256,10 @@ impl Done {
                 self.asked(event);
                 let words = detail.message.clone().or_else(|| detail.reason.clone());
                 self.refusal = Some(words.unwrap_or_else(|| "refused".into()));
+                let unread = self.shown.is_none() && event.flow() == Some(Flow::ToTarget);
+                if unread && event.payload_len() <= TYPED_BYTES_MAX as u64 {
+                    self.unread = session.payload_bytes(event)?;
+                }
                 return Ok(true);
             }
             Kind::Chunk | Kind::Outcome => {
@@ -361,7 +367,9 @@ impl Done {
             put(&paint.dim(words));
         }
         let at = clock(self.begun_ns);
-        let shown = self.shown.as_deref().or(self.action.as_deref()).unwrap_or("(not read)");
+        let heading = registry::heading(protocol, &self.unread);
+        let shown = self.shown.as_deref().or(self.action.as_deref()).or(heading.as_deref());
+        let shown = shown.unwrap_or("(not read)");
         let policies = match (&self.policies[..], &self.bundle) {
             ([], Some(bundle)) => format!("[no policy @{}]", bundle.short(7)),
             ([], None) => String::new(),
