@@ -162,7 +162,9 @@ fn an_approval_is_spent_by_the_identical_request_once() {
             "HTTP/2 403",
             "approval-required",
             "retry-after: 10",
-            "finance",
+            "`POST` on `api./pay` waits for approval ",
+            " by `finance`",
+            "\"policies\":[\"",
             "repeat the very same request",
         ],
     );

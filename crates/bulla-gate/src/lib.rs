@@ -48,6 +48,9 @@ impl<T> Cleared<T> {
 pub struct Holding {
     pub ask: Arc<str>,
     pub terms: HoldTerms,
+    /// What waits, for people, and the rules that say so.
+    pub what: String,
+    pub policies: Vec<Arc<str>>,
 }
 
 /// Decides, asks, records and only then clears. One for all sessions.
@@ -228,7 +231,8 @@ impl Gate {
         });
         let pending = held.map_err(|error| case.unrecorded(self, &error))?;
         pending.await.map_err(|error| case.unrecorded(self, &error))?;
-        holding(Holding { ask: id.clone(), terms });
+        let policies = because.policies.clone();
+        holding(Holding { ask: id.clone(), terms, what: case.what(), policies });
         // If this future is dropped, the ask must still get its last entry.
         let mut withdrawn = Withdrawn { gate: self, case, id: id.clone(), digest, armed: true };
         let answer = asked.answer().await;

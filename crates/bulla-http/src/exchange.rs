@@ -338,7 +338,7 @@ impl Exchange {
     /// It waits. Only who asked for it gets a 202, which anybody else would take for success.
     async fn held(&self, hold: &Hold, respond_async: bool) -> Reply {
         let groups = hold.terms.groups.join("`, `");
-        let message = format!("it waits for approval {} by `{groups}`", hold.ask);
+        let message = format!("{} waits for approval {} by `{groups}`", hold.what, hold.ask);
         let hint = format!(
             "repeat the very same request once it is approved; who approves runs: bulla approvals \
              show {}",
@@ -348,6 +348,8 @@ impl Exchange {
         let status = if respond_async { 202 } else { 403 };
         let mut own = Own::problem(status, "approval-required", &message, &hint)
             .member("approval", json!(&*hold.ask))
+            .member("policies", hold.policies.iter().map(|id| &**id).collect())
+            .member("session", hold.session.to_string().into())
             .member("approval_url", json!(place))
             .with("retry-after", "10");
         if respond_async {

@@ -12,7 +12,10 @@ use http::{Method, request::Parts};
 use crate::{
     fields::Headers,
     names::{self, Kind},
-    wire::{Fault, Limits, RequestHead, bad, content_length, header_name, header_value, is_name},
+    wire::{
+        Fault, Limits, RequestHead, bad, content_length, header_name, header_value, is_name,
+        odd_name,
+    },
 };
 
 /// Longest path and query together, in bytes.
@@ -232,7 +235,7 @@ impl Head {
         let mut all = self.headers.all(name);
         let first = all.next().map(str::to_owned);
         if all.next().is_some() {
-            return Err(bad("a header that may stand once stands twice"));
+            return Err(bad(names::twice(name)));
         }
         drop(all);
         if first.is_some() {
@@ -295,7 +298,7 @@ fn text<'a>(fields: &[(&'a str, &'a str)], name: &str) -> Result<Option<&'a str>
     let mut all = fields.iter().filter(|(own, _)| *own == name);
     let first = all.next().map(|(_, value)| *value);
     if all.next().is_some() {
-        return Err(bad("a header that may stand once stands twice"));
+        return Err(bad(names::twice(name)));
     }
     Ok(first)
 }
@@ -304,15 +307,15 @@ fn check_headers(fields: &[(&str, &str)]) -> Result<(), Fault> {
     for (at, &(name, value)) in fields.iter().enumerate() {
         // Those of HTTP/2 were not read by `wire`.
         if !name.bytes().all(is_name) {
-            return Err(bad("a header's name holds a character that is not allowed"));
+            return Err(bad(odd_name(name.as_bytes())));
         }
         let (kind, single) = names::kind(name);
         if kind == Kind::Override {
-            return Err(bad("a header would replace the method or the address"));
+            return Err(bad(names::replaces(name)));
         }
         let before = fields.get(..at).unwrap_or_default();
         if single && before.iter().any(|(own, _)| *own == name) {
-            return Err(bad("a header that may stand once stands twice"));
+            return Err(bad(names::twice(name)));
         }
         if name == "connection" {
             let allowed = |token: &str| {

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use bulla_core::{Digest, HoldTerms, PrincipalId, Refusal};
+use bulla_core::{Digest, HoldTerms, PrincipalId, Refusal, SessionId};
 use bulla_gate::{Cleared, Holding};
 use bulla_host::{Live, Passage, Standing};
 use parking_lot::Mutex;
@@ -43,6 +43,11 @@ enum State {
 pub struct Hold {
     pub ask: Arc<str>,
     pub terms: HoldTerms,
+    /// What waits, and the rules that say so.
+    pub what: String,
+    pub policies: Vec<Arc<str>>,
+    /// Of the session that asked, which goes on with it.
+    pub session: SessionId,
     principal: PrincipalId,
     state: Mutex<State>,
 }
@@ -127,6 +132,9 @@ impl Holds {
         let hold = Arc::new(Hold {
             ask: holding.ask,
             terms: holding.terms,
+            what: holding.what,
+            policies: holding.policies,
+            session: live.session().id(),
             principal,
             state: Mutex::new(State::Waiting),
         });

@@ -18,7 +18,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `wire`, `fields` | HTTP/1.1 messages, strictly, and their header fields; pure |
+//! | `wire`, `fields`, `fault` | HTTP/1.1 messages, strictly, their header fields, what is wrong with them; pure |
 //! | `head`, `names` | the one form of a request's head; what is done with headers by name; pure |
 //! | `route`, `json`, `graphql`, `multipart`, `members`, `overrides`, `reading` | what a request does; pure |
 //! | `openapi`, `document`, `yaml` | an API's description, in JSON or YAML; pure |
@@ -42,6 +42,7 @@ mod api;
 mod coding;
 mod document;
 mod exchange;
+mod fault;
 mod fields;
 mod flow;
 mod graphql;

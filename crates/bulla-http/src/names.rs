@@ -190,6 +190,36 @@ static NAMES: LazyLock<Vec<Bucket>> = LazyLock::new(|| {
     all
 });
 
+/// Names with the words of a refusal. Made once: what it holds lives as long as the process.
+type Words = Vec<(&'static str, &'static str)>;
+
+fn words(names: &[&'static str], say: impl Fn(&str) -> String) -> Words {
+    names.iter().map(|name| (*name, &*say(name).leak())).collect()
+}
+
+static TWICE: LazyLock<Words> = LazyLock::new(|| {
+    let names = [SINGLE, &["transfer-encoding"]].concat();
+    words(&names, |name| format!("the header `{name}` stands twice, and may stand once"))
+});
+
+static REPLACES: LazyLock<Words> = LazyLock::new(|| {
+    words(OVERRIDES, |name| format!("the header `{name}` would replace the method or the address"))
+});
+
+fn said(words: &Words, name: &str) -> Option<&'static str> {
+    words.iter().find(|(own, _)| *own == name).map(|(_, why)| *why)
+}
+
+/// Why a header that may stand once is refused where it stands twice.
+pub fn twice(name: &str) -> &'static str {
+    said(&TWICE, name).unwrap_or("a header that may stand once stands twice")
+}
+
+/// Why a header of [`OVERRIDES`] is refused.
+pub fn replaces(name: &str) -> &'static str {
+    said(&REPLACES, name).unwrap_or("a header would replace the method or the address")
+}
+
 /// What becomes of a header of this name, in lower case, and whether it may stand once only.
 pub fn kind(name: &str) -> (Kind, bool) {
     let known = NAMES.get(name.len()).and_then(|bucket| {
@@ -217,10 +247,12 @@ mod tests {
             assert_eq!(kind(name).0, Kind::Dropped, "{name}");
         }
         for name in OVERRIDES {
+            assert!(replaces(name).contains(&format!("`{name}`")), "{name}");
             assert_eq!(kind(name).0, Kind::Override, "{name}");
         }
         for name in SINGLE {
             assert!(kind(name).1, "{name}");
+            assert!(twice(name).contains(&format!("`{name}`")), "{name}");
         }
         for prefix in CLAIMED_PREFIXES {
             assert_eq!(kind(&format!("{prefix}zz")).0, Kind::Dropped, "{prefix}");

@@ -9,7 +9,10 @@ use std::fmt::Write as _;
 
 use bytes::{Buf, BytesMut};
 
-use crate::fields::Headers;
+use crate::{fields::Headers, names};
+
+pub use crate::fault::Fault;
+pub(crate) use crate::fault::bad;
 
 /// Longest chunk-size: 16 hexadecimal digits fill 64 bits.
 const CHUNK_DIGITS_MAX: usize = 16;
@@ -17,36 +20,6 @@ const CHUNK_DIGITS_MAX: usize = 16;
 const TRAILER_BYTES_MAX: usize = 8 << 10;
 /// Digits of the longest content length.
 const LENGTH_DIGITS_MAX: usize = 18;
-
-/// Why a message is refused. The words are public and hold nothing that the client sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
-pub struct Fault {
-    pub status: u16,
-    pub why: &'static str,
-}
-
-impl Fault {
-    /// What a client does next.
-    pub const fn next(self) -> &'static str {
-        match self.status {
-            403 => "check the method and the address, or ask the owner of the API to describe it",
-            405 | 501 => "use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS",
-            408 => "send the whole request without long pauses",
-            413 | 414 | 431 => "send less: docs/http.md says the limits",
-            415 => "send the body in plain UTF-8, uncompressed",
-            417 => "send no `expect` but `100-continue`",
-            421 => "open a connection for that host, and name it in TLS (SNI)",
-            500 => "tell the operators of the gateway",
-            505 => "use HTTP/1.1 or HTTP/2",
-            _ => "send it so that it has one meaning: docs/http.md, \"What is refused\"",
-        }
-    }
-}
-
-pub(crate) const fn bad(why: &'static str) -> Fault {
-    Fault { status: 400, why }
-}
 
 /// What may grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +71,20 @@ pub fn header_name(name: &[u8]) -> Result<String, Fault> {
     Ok(String::from_utf8_lossy(name).to_ascii_lowercase())
 }
 
+/// Why a header's name is none.
+pub(crate) fn odd_name(name: &[u8]) -> &'static str {
+    if !name.is_empty() && name.iter().all(|byte| is_name(*byte) || *byte == b'_') {
+        "a header's name holds `_`, which some servers take for `-`"
+    } else {
+        "a header's name holds a character that is not allowed"
+    }
+}
+
 fn check_name(name: &[u8], side: Side) -> Result<(), Fault> {
     // Nobody takes the names in an answer for others.
     let lenient = side == Side::Responses;
     if name.is_empty() || !name.iter().all(|byte| is_name(*byte) || (lenient && *byte == b'_')) {
-        return Err(bad("a header's name holds a character that is not allowed"));
+        return Err(bad(odd_name(name)));
     }
     Ok(())
 }
@@ -183,7 +165,7 @@ fn single<'a>(headers: &'a Headers, name: &'a str) -> Result<Option<&'a str>, Fa
     let mut found = headers.all(name);
     let first = found.next();
     if found.next().is_some() {
-        return Err(bad("a header that may stand once stands twice"));
+        return Err(bad(names::twice(name)));
     }
     Ok(first)
 }
