@@ -25,8 +25,9 @@ use crate::{
     overrides,
     reading::{self, Need},
     serve::{Conn, Seat},
-    target::{Pace, Patience, TargetError},
+    target::{Patience, TargetError},
     veil::{self, Lens, Plan as Hiding, VeilError},
+    watch::Pace,
     websocket,
     wire::{Asked, BODY_OF_GET, Fault, bad},
 };
@@ -510,7 +511,7 @@ impl Exchange {
         let mut flow = Flow::new(source, passing.clone(), terms);
         // One task serves a connection of HTTP/1.1, and knows what it does.
         if self.conn.two {
-            flow = flow.keep(Box::new(self.conn.watch.stream(self.live())));
+            flow = flow.watched(self.conn.watch.stream(self.live().standing()));
         }
         let first = flow.begin().await.map_err(|broken| {
             VeilError::named(broken.0).map_or(Failed::Broken(broken.0), Failed::Withheld)

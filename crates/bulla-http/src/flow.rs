@@ -29,8 +29,8 @@ use crate::{
     line::{LineError, Source},
     needles::Needles,
     overrides,
-    target::Pace,
     veil::{Lens, VeilError},
+    watch::{Pace, Streaming},
 };
 
 /// Bytes gathered into one piece of evidence while an earlier piece waits for the disk.
@@ -250,7 +250,7 @@ pub struct Flow<D: Direction> {
     done: Option<tokio::sync::oneshot::Sender<()>>,
     pace: Option<Arc<Pace>>,
     /// Kept until the flow is over.
-    _keep: Option<Box<dyn Send>>,
+    _keep: Option<Streaming>,
 }
 
 impl<D: Direction> Flow<D> {
@@ -285,9 +285,11 @@ impl<D: Direction> Flow<D> {
         (self.done, self.pace) = (Some(done), Some(pace));
         self
     }
+    /// The same of an answer, where somebody looks after it.
     #[must_use]
-    pub fn keep(mut self, what: Box<dyn Send>) -> Self {
-        self._keep = Some(what);
+    pub fn watched(mut self, streaming: Streaming) -> Self {
+        self.pace = Some(streaming.pace.clone());
+        self._keep = Some(streaming);
         self
     }
 

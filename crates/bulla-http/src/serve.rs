@@ -39,8 +39,6 @@ const STREAMS_MAX: u32 = 128;
 /// A session of a connection on which nothing was asked for so long is closed; the next request opens
 /// another.
 const SEAT_IDLE_MAX: Duration = Duration::from_secs(60);
-/// How long an answer in HTTP/2 may outlive its session.
-const ENDED_MAX: Duration = Duration::from_secs(3);
 /// Between two looks whether a connection of HTTP/2 is idle.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -119,7 +117,6 @@ async fn serve_two(conn: Arc<Conn>, stream: Box<dyn Stream>, draining: Draining)
     let stop = stopping(draining);
     tokio::pin!(stop);
     let (mut quiet, mut closing) = (Instant::now(), false);
-    let mut ended: Option<Instant> = None;
     loop {
         tokio::select! {
             ended = &mut serving => {
@@ -136,13 +133,8 @@ async fn serve_two(conn: Arc<Conn>, stream: Box<dyn Stream>, draining: Draining)
                 if watch.active() > 0 {
                     quiet = Instant::now();
                 }
-                // A stream that its client does not read hears of no end: its connection goes.
-                ended = ended.filter(|_| watch.is_ended());
-                if ended.is_some_and(|since| since.elapsed() > ENDED_MAX) {
+                if watch.is_held(deadlines.idle) {
                     return;
-                }
-                if watch.is_ended() {
-                    ended.get_or_insert_with(Instant::now);
                 }
                 let stranger = watch.is_stranger();
                 let patience = if stranger { deadlines.head } else { deadlines.idle };

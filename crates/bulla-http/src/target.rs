@@ -29,6 +29,7 @@ use crate::{
     line::{Got, Line, LineError, OutBody, Sent},
     needles::Needles,
     sigv4,
+    watch::Pace,
     wire::{Asked, Fault, Filter, Limits, Side},
 };
 
@@ -86,28 +87,6 @@ pub struct Pool {
 pub struct Own {
     headers: Vec<(HeaderName, HeaderValue)>,
     pub never: Needles,
-}
-
-/// How a body is taken by whom it goes to: when a piece was handed over behind which nothing more
-/// was asked for yet.
-#[derive(Default)]
-pub struct Pace(Mutex<Option<Instant>>);
-
-impl Pace {
-    pub fn set(&self, given: Option<Instant>) {
-        *self.0.lock() = given;
-    }
-    /// Resolves when nothing was asked for during `limit`, though there may be more.
-    pub async fn stuck(&self, limit: Duration) {
-        loop {
-            let given = *self.0.lock();
-            let due = given.unwrap_or_else(Instant::now) + limit;
-            if due <= Instant::now() {
-                return;
-            }
-            tokio::time::sleep_until(due).await;
-        }
-    }
 }
 
 /// How long an answer may take to begin. The target's time begins when it has the whole request.

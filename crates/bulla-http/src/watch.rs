@@ -9,10 +9,14 @@ use std::{
     time::Duration,
 };
 
-use bulla_host::{Live, Standing};
+use bulla_host::Standing;
 use parking_lot::Mutex;
+use tokio::{sync::watch::Receiver, time::Instant};
 
 use crate::wire::Fault;
+
+/// How long an answer that nobody reads may outlive its session.
+const ENDED_MAX: Duration = Duration::from_secs(3);
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +29,34 @@ pub struct Deadlines {
     pub body: Duration,
 }
 
+/// How a body is taken by whom it goes to: when a piece was handed over behind which nothing more
+/// was asked for yet.
+#[derive(Default)]
+pub struct Pace(Mutex<Option<Instant>>);
+
+impl Pace {
+    pub fn set(&self, given: Option<Instant>) {
+        *self.0.lock() = given;
+    }
+    pub fn is_stuck(&self, limit: Duration) -> bool {
+        self.0.lock().is_some_and(|given| given.elapsed() >= limit)
+    }
+    /// Resolves when nothing was asked for during `limit`, though there may be more.
+    pub async fn stuck(&self, limit: Duration) {
+        loop {
+            let given = *self.0.lock();
+            let due = given.unwrap_or_else(Instant::now) + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+/// By number: of which session, and how it is taken.
+type Streams = HashMap<u64, (Receiver<Standing>, Arc<Pace>)>;
+
 /// What is known of a client's connection.
 #[derive(Default)]
 pub struct Watch {
@@ -35,7 +67,7 @@ pub struct Watch {
     known: AtomicBool,
     /// Sessions whose answers are on their way in streams that a library reads when their client
     /// takes something.
-    streams: Mutex<HashMap<u64, Arc<Live>>>,
+    streams: Mutex<Streams>,
     opened: AtomicU64,
 }
 
@@ -59,16 +91,24 @@ impl Watch {
         self.active.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
     }
-    /// The same for an answer of a session.
-    pub fn stream(self: &Arc<Self>, live: &Arc<Live>) -> Streaming {
+    /// The same for an answer, which ends with its session.
+    pub fn stream(self: &Arc<Self>, standing: Receiver<Standing>) -> Streaming {
         let number = self.opened.fetch_add(1, Ordering::Relaxed);
-        self.streams.lock().insert(number, live.clone());
-        Streaming { busy: self.busy(), number }
+        let pace = Arc::new(Pace::default());
+        // Nothing of it is asked for before there is room for it.
+        pace.set(Some(Instant::now()));
+        self.streams.lock().insert(number, (standing, pace.clone()));
+        Streaming { busy: self.busy(), number, pace }
     }
-    /// Whether an answer is on its way whose session was ended.
-    pub fn is_ended(&self) -> bool {
-        let ended = |live: &Arc<Live>| matches!(&*live.standing().borrow(), Standing::Ended(..));
-        self.streams.lock().values().any(ended)
+    /// Whether the client holds what it does not read: an answer whose session was ended, and which
+    /// cannot hear of that, or all there is, for `limit`.
+    pub fn is_held(&self, limit: Duration) -> bool {
+        let streams = self.streams.lock();
+        let ended = streams.values().any(|(standing, pace)| {
+            matches!(&*standing.borrow(), Standing::Ended(..)) && pace.is_stuck(ENDED_MAX)
+        });
+        let all = !streams.is_empty() && streams.len() >= self.active();
+        ended || (all && streams.values().all(|(_, pace)| pace.is_stuck(limit)))
     }
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
@@ -88,10 +128,47 @@ impl Drop for Busy {
 pub struct Streaming {
     busy: Busy,
     number: u64,
+    /// To be told how it is taken.
+    pub pace: Arc<Pace>,
 }
 
 impl Drop for Streaming {
     fn drop(&mut self) {
         self.busy.0.streams.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_holds_what_it_does_not_read() {
+        const LONG: Duration = Duration::from_secs(600);
+        let held = |watch: &Watch| (watch.is_held(Duration::ZERO), watch.is_held(LONG));
+        let watch = Arc::new(Watch::default());
+        let (tell, standing) = tokio::sync::watch::channel(Standing::Open);
+        assert_eq!(held(&watch), (false, false), "there is nothing");
+        let (one, two) = (watch.stream(standing.clone()), watch.stream(standing.clone()));
+        assert_eq!(held(&watch), (true, false), "nothing of both was ever asked for");
+        // One of them waits for its target.
+        one.pace.set(None);
+        assert_eq!(held(&watch), (false, false));
+        one.pace.set(Some(Instant::now()));
+        assert_eq!(held(&watch), (true, false));
+        // A request is under way besides.
+        let busy = watch.busy();
+        assert_eq!(held(&watch), (false, false));
+        drop((busy, two));
+        assert_eq!(held(&watch), (true, false));
+        // Who is asked for more hears of the end itself.
+        tell.send_replace(Standing::Ended("killed", None));
+        one.pace.set(None);
+        assert_eq!(held(&watch), (false, false));
+        one.pace.set(Some(Instant::now() - ENDED_MAX));
+        assert_eq!(held(&watch), (true, true));
+        drop(one);
+        assert_eq!(held(&watch), (false, false));
+        assert_eq!(watch.active(), 0);
     }
 }
