@@ -246,10 +246,8 @@ fn before_h11() {
 }
 
 /// Two readers in a row: a proxy that keeps its connections, and a server behind it.
-#[test]
-fn before_nginx_before_go() {
+fn nginx_before(target: &Target) -> (Nginx, World) {
     let authority = Authority::new("nginx").unwrap();
-    let target = Target::start(Hand::Go).unwrap();
     let body = format!(
         "location / {{ proxy_pass http://127.0.0.1:{}; proxy_http_version 1.1;\n\
          proxy_set_header Connection ''; proxy_set_header Host localhost:{}; }}",
@@ -258,7 +256,22 @@ fn before_nginx_before_go() {
     );
     let nginx = Nginx::with(&authority, &body).unwrap();
     let api = ApiSpec::new("api", nginx.port()).tls(&authority).http("version = \"1.1\"");
-    through(&World::start(EVERYTHING, &[api]).unwrap(), &target);
+    let world = World::start(EVERYTHING, &[api]).unwrap();
+    (nginx, world)
+}
+
+#[test]
+fn before_nginx_before_go() {
+    let target = Target::start(Hand::Go).unwrap();
+    let (_nginx, world) = nginx_before(&target);
+    through(&world, &target);
+}
+
+#[test]
+fn mutants_before_nginx_before_go() {
+    let target = Target::start(Hand::Go).unwrap();
+    let (_nginx, world) = nginx_before(&target);
+    changed_by_chance(&world, &target, 5);
 }
 
 /// Before a target that keeps every byte: what is refused and what a client claims arrive in no form.
@@ -320,8 +333,8 @@ fn sent(world: &World, id: &str, port: u16) -> (Vec<Seen>, Vec<Seen>) {
 }
 
 /// Requests that chance has changed: whatever comes of them, a target reads what is on record, and
-/// as many requests as are. `port`: of the target that the gateway speaks to.
-fn changed_by_chance(world: &World, target: &Target, port: u16, seed: u64) {
+/// as many requests as are.
+fn changed_by_chance(world: &World, target: &Target, seed: u64) {
     let auth = format!("authorization: Bearer {}", world.token().unwrap());
     let all = mutants::all(seed, MUTANTS);
     for changed in &all {
@@ -336,7 +349,7 @@ fn changed_by_chance(world: &World, target: &Target, port: u16, seed: u64) {
     let listed: Value = serde_json::from_str(&listed.success().unwrap()).unwrap();
     let ids = listed.as_array().unwrap().iter().map(|one| one["session"].as_str().unwrap());
     let (mut answered, mut open) = (Vec::new(), Vec::new());
-    for (own, others) in ids.map(|id| sent(world, id, port)) {
+    for (own, others) in ids.map(|id| sent(world, id, target.port())) {
         answered.extend(own);
         open.extend(others);
     }
@@ -363,7 +376,7 @@ fn changed_by_chance(world: &World, target: &Target, port: u16, seed: u64) {
 fn mutants_before(hand: Hand, seed: u64) {
     let target = Target::start(hand).unwrap();
     let world = World::start(EVERYTHING, &[ApiSpec::new("api", target.port())]).unwrap();
-    changed_by_chance(&world, &target, target.port(), seed);
+    changed_by_chance(&world, &target, seed);
 }
 
 #[test]
