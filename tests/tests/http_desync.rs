@@ -196,7 +196,11 @@ fn h16_a_target_that_takes_nothing_is_late() {
             assert!(asked.elapsed() < LONG, "{path}, {client}: {}{}", done.out(), done.err());
         }
     }
-    assert_eq!(world.replayed().unwrap().matches("cut:first_byte").count(), 4);
+    // Whoever was cut off may look before the end of it is on disk.
+    let (until, late) = (Instant::now() + LONG, "cut:first_byte");
+    while world.replayed().unwrap().matches(late).count() != 4 {
+        assert!(Instant::now() < until, "not all are late");
+    }
     world.verified().unwrap();
 }
 
@@ -303,6 +307,9 @@ fn h15_a_body_without_a_length_is_not_cut_unseen() {
         let got = String::from_utf8_lossy(&raw.rest()).into_owned();
         assert_eq!(got.ends_with("0\r\n\r\n") && got.contains(" 200 "), whole, "{path}: {got}");
     }
-    assert_eq!(world.replayed().unwrap().matches("target_lost").count(), 1);
+    let until = Instant::now() + LONG;
+    while world.replayed().unwrap().matches("target_lost").count() != 1 {
+        assert!(Instant::now() < until, "the one that was cut is lost");
+    }
     world.verified().unwrap();
 }

@@ -341,7 +341,7 @@ fn changed_by_chance(world: &World, target: &Target, seed: u64) {
         let mut raw = world.raw(&[]).unwrap();
         // The gateway may close before all of it is written, or wait for more, which does not come.
         let _ = raw.send(replaced(changed, b"AUTH", auth.as_bytes()));
-        let _ = raw.closes_within(Duration::from_millis(700));
+        let _ = raw.closes_within(Duration::from_secs(2));
     }
     assert!(world.curl("/sentinel", &["--http1.1"]).unwrap().out().contains(" 200"));
     let seen = target.seen_with("/sentinel").unwrap();
@@ -370,7 +370,7 @@ fn changed_by_chance(world: &World, target: &Target, seed: u64) {
     // Of those that were not changed some pass, and of the others not all.
     let (sent, passed) = (all.len() * 3, answered.len());
     eprintln!("{passed} of about {sent} requests passed; {} were cut off", open.len());
-    assert!(passed > sent / 5 && passed < sent * 9 / 10, "{passed} of {sent}");
+    assert!(passed > sent / 9 && passed < sent * 9 / 10, "{passed} of {sent}");
 }
 
 fn mutants_before(hand: Hand, seed: u64) {
