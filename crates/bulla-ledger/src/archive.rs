@@ -162,6 +162,9 @@ pub(crate) struct Archive {
     pack: Option<Pack>,
     /// Objects that are not in the pack's file yet, with the index of their entry.
     objects: Vec<(u64, Hash, Vec<u8>)>,
+    /// Packs from this entry on are of runs that were cut off, and no checkpoint covers them. None
+    /// once they are gone.
+    residue: Option<u64>,
     files: Files,
     /// Taken in and not written.
     pending_bytes: usize,
@@ -216,6 +219,7 @@ impl Archive {
             records: vec![],
             pack: None,
             objects: vec![],
+            residue: Some(size),
             files,
             pending_bytes: 0,
             unpublished_bytes: 0,
@@ -439,16 +443,37 @@ impl Archive {
 
     /// Writes waiting objects into the pack. What was written is not written again.
     fn flush_objects(&mut self) -> Result<(), ArchiveError> {
-        let Some((first, _, _)) = self.objects.first() else { return Ok(()) };
+        let Some(first) = self.objects.first().map(|(first, ..)| *first) else { return Ok(()) };
+        self.remove_residue()?;
         let mut pack = match self.pack.take() {
             Some(pack) => pack,
-            None => self.new_pack(*first)?,
+            None => self.new_pack(first)?,
         };
         let path = self.dir.join(pack::pack_path(pack.first));
         let result = append_objects(&mut pack, &self.objects);
         self.pack = Some(pack);
         result.map_err(at(&path))?;
         self.objects.clear();
+        Ok(())
+    }
+
+    /// A pack that was begun behind the last checkpoint, and may be torn. Its objects are written
+    /// again, perhaps into the pack before it; nobody may find them in two places. Its names are gone
+    /// for good before there is a checkpoint over them.
+    fn remove_residue(&mut self) -> Result<(), ArchiveError> {
+        let Some(from) = self.residue else { return Ok(()) };
+        let dir = self.dir.join("objects");
+        let names = match self.vfs.list(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
+            other => other.map_err(at(&dir))?,
+        };
+        let is_residue = |name: &&String| pack::parse_pack_name(name).is_some_and(|n| n >= from);
+        for name in names.iter().filter(is_residue) {
+            let path = dir.join(name);
+            self.vfs.remove(&path).map_err(at(&path))?;
+            self.files.has_new_name(&dir);
+        }
+        self.residue = None;
         Ok(())
     }
 

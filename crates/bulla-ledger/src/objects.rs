@@ -146,7 +146,11 @@ impl Objects {
     }
 
     fn find_in(&self, first: u64, hash: &Hash) -> io::Result<Option<(Arc<Catalogue>, Place)>> {
-        let mut catalogue = self.catalogue(first)?;
+        let mut catalogue = match self.catalogue(first) {
+            // What a run that was cut off left behind goes when the next one begins.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
         let mut place = catalogue.find(hash);
         // The pack may have grown, or its index may be wrong.
         if place.is_none() && (!catalogue.scanned || catalogue.file.size()? != catalogue.len) {

@@ -1,11 +1,15 @@
 //! The archive by itself, on a simulated disk: what stands there between and after checkpoints.
 
-use bulla_tlog::{entry::Kind, verify::Verdict};
+use bulla_tlog::{
+    entry::{Direction, Encoding, Kind, Link, ObjectRef},
+    verify::{ObjectCheck, ObjectState, Verdict},
+};
 
 use super::*;
 use crate::{
     journal::writer::Written,
     keys::{Keys, Missing},
+    objects::Objects,
     vfs::sim::{Fault, Plan, SimVfs, Survive, Torn},
 };
 
@@ -131,6 +135,78 @@ fn a_crash_between_writing_and_a_checkpoint_loses_nothing() {
         assert_eq!(published.unwrap_or_else(|error| panic!("{context}: {error}")), end + 5);
         is_whole(&vfs, &keys, end + 5, &context);
         assert_eq!(names(&vfs, ".tmp"), Vec::<String>::new(), "{context}");
+    }
+}
+
+/// An entry with one object, which stands for itself.
+fn evidence(index: u64) -> (Payload, ObjectRef) {
+    let body = vec![index as u8; 300];
+    let object = ObjectRef {
+        ct_hash: Hash::of(&body),
+        ct_len: body.len() as u64,
+        pt_len: 284,
+        commit: Hash::of(b"commit"),
+        n: index,
+        dir: Direction::TargetToClient,
+        enc: Encoding::Stored,
+    };
+    let mut entry = Entry::new(Kind::Chunk, 1, index, [3; 16]);
+    entry.session = Some(Link { sid: [7; 16], seq: index, prev: Some(Hash::of(b"before")) });
+    entry.objs.push(object);
+    let mut payload = Payload::new(entry.encode().unwrap());
+    payload.objects.push((object.ct_hash, body));
+    (payload, object)
+}
+
+fn put(archive: &mut Archive, index: u64) {
+    let payloads = Some(vec![evidence(index).0]);
+    let written = Written { segment: 0, offset: 0, bytes: 0, index };
+    archive.batch(Path::new("/none"), Batch { written, payloads }).unwrap();
+}
+
+/// A pack is complete, the next one is begun, and the power goes: its name survives, its bytes do
+/// not.
+#[test]
+fn a_pack_that_was_begun_and_cut_off_is_in_nobodys_way() {
+    let (vfs, keys) = disk();
+    let mut archive = open(&vfs, &keys).unwrap();
+    feed(&mut archive, 0, 1).unwrap();
+    put(&mut archive, 1);
+    publish(&mut archive, &keys, Extent::Everything).unwrap();
+    put(&mut archive, 2);
+    archive.release().unwrap();
+    archive.spill().unwrap();
+    drop(archive);
+    let begun = Path::new(DIR).join(pack::pack_path(2));
+    let cut = vfs.after_crash(Survive::All);
+    cut.tamper(&begun, |bytes| *bytes.last_mut().unwrap() ^= 1).unwrap();
+    let without_state = |vfs: &SimVfs| {
+        let vfs = vfs.fork();
+        for name in vfs.list(Path::new("/state")).unwrap() {
+            vfs.remove(&Path::new("/state").join(name)).unwrap();
+        }
+        vfs
+    };
+    for vfs in [cut.fork(), without_state(&cut)] {
+        let mut archive = open(&vfs, &keys).unwrap();
+        // Nothing goes before the journal has been found whole.
+        assert!(vfs.exists(&begun).unwrap());
+        for index in [2, 3] {
+            put(&mut archive, index);
+        }
+        assert_eq!(publish(&mut archive, &keys, Extent::Everything).unwrap(), 4);
+        drop(archive);
+        let vfs = vfs.after_crash(Survive::Nothing);
+        for vfs in [vfs.fork(), without_state(&vfs)] {
+            let mut archive = open(&vfs, &keys).unwrap();
+            put(&mut archive, 4);
+            assert_eq!(publish(&mut archive, &keys, Extent::Everything).unwrap(), 5);
+            let objects = Objects::new(Arc::new(vfs.clone()), Path::new(DIR));
+            for index in 1..5 {
+                let state = objects.check(&evidence(index).1);
+                assert_eq!(state, ObjectState::Good, "{index}: {:?}", names(&vfs, "objects"));
+            }
+        }
     }
 }
 
