@@ -183,9 +183,11 @@ impl Gauge {
         self.waiting_bytes.load(Ordering::Relaxed)
     }
 
-    /// Ends the ledger for good. The first reason stands.
+    /// Ends the ledger for good. The first reason stands. Whoever has seen it finds the ledger
+    /// stopped.
     pub(crate) fn stop(&self, why: Arc<str>) {
-        self.stopped.lock().get_or_insert(why);
+        let mut stopped = self.stopped.lock();
+        stopped.get_or_insert(why);
         self.is_stopped.store(true, Ordering::Release);
     }
 
@@ -455,6 +457,9 @@ struct Loop {
 /// Whatever ends the thread, what waits is told so, and nothing more is taken.
 impl Drop for Loop {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.gauge.stop("the committer panicked".into());
+        }
         let items = {
             let mut waiting = self.shared.waiting.lock();
             waiting.state = State::Ended;

@@ -340,6 +340,7 @@ impl Ledger {
 
     /// Ends the run: closes the gateway's own session, writes everything that was appended, and
     /// publishes a last checkpoint. Sessions that are still open cannot append any more. Blocks.
+    /// Fails where any of it could not be done; what was acknowledged is in the journal all the same.
     pub fn shutdown(&self) -> Result<(), RecordError> {
         let Some(mut running) = self.running.lock().take() else { return Ok(()) };
         let closed = self.end_run();
@@ -349,7 +350,7 @@ impl Ledger {
         running.feed.stop();
         let archived = running.archive.join();
         closed.and_then(|pending| pending.map_or(Ok(()), |p| wait_durable(p).map(|_| ())))?;
-        archived.map_err(|error| RecordError::Write(error.to_string().into()))
+        archived.map_err(|e| RecordError::Write(format!("no last checkpoint: {e}").into()))
     }
 
     fn end_run(&self) -> Result<Option<Pending>, RecordError> {

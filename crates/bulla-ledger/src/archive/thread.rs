@@ -98,14 +98,27 @@ struct Work {
     error: Arc<Mutex<Option<Arc<str>>>>,
 }
 
+/// Nothing is recorded without an archive, however its thread ends.
+struct Fallen(Arc<Shared>);
+
+impl Drop for Fallen {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.gauge.stop("archive: its thread panicked".into());
+        }
+    }
+}
+
 impl Work {
     fn run(mut self) -> Result<(), ArchiveError> {
+        let _fallen = Fallen(self.shared.clone());
         let result = self.work();
         if let Err(error) = &result {
             tracing::error!(%error, "the archive has stopped, and the record with it");
             let why: Arc<str> = format!("archive: {error}").into();
-            *self.error.lock() = Some(why.clone());
-            self.shared.gauge.stop(why);
+            // First: whoever is told why finds the ledger stopped.
+            self.shared.gauge.stop(why.clone());
+            *self.error.lock() = Some(why);
         }
         result
     }
@@ -117,16 +130,11 @@ impl Work {
         loop {
             let stop = self.feed.wait(tick);
             self.take_in()?;
-            let late = Instant::now() >= tick;
             if stop {
-                self.publish(Extent::Everything)?;
-            } else if late {
+                return self.end();
+            }
+            if Instant::now() >= tick {
                 self.publish(Extent::Bundles)?;
-            }
-            if stop {
-                return Ok(());
-            }
-            if late {
                 tick = Instant::now() + self.checkpoint;
             }
             let entries = self.shared.gauge.entries.load(Ordering::Relaxed);
@@ -143,6 +151,21 @@ impl Work {
                 self.shared.gauge.latency.fade();
             }
         }
+    }
+
+    /// The last checkpoint, over everything. Fails where the disk is full: the journal keeps what it
+    /// does not cover, and the next run begins with it.
+    fn end(&mut self) -> Result<(), ArchiveError> {
+        loop {
+            self.archive.publish(&self.shared.keys.signer, &self.origin, Extent::Everything)?;
+            self.published.store(self.archive.published, Ordering::Release);
+            // The disk was full when it was taken out of the feed, and no longer is.
+            if self.taken.is_empty() {
+                break;
+            }
+            self.take_in()?;
+        }
+        self.archive.prune(&self.journal)
     }
 
     /// Takes in what waits, a bounded part at a time: frames that did not fit into memory are read

@@ -230,7 +230,23 @@ impl Drop for Supply {
     }
 }
 
+/// Nobody waits for a segment of a thread that is no more.
+struct Fallen<'a>(&'a (Mutex<Shelf>, Condvar));
+
+impl Drop for Fallen<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let (shelf, changed) = self.0;
+            let mut shelf = shelf.lock();
+            shelf.failed = Some("the thread that makes segments of the journal panicked".into());
+            (shelf.making, shelf.settled) = (false, true);
+            changed.notify_all();
+        }
+    }
+}
+
 fn supply(making: &Making, room: &Room, shared: &(Mutex<Shelf>, Condvar), mut next: u64) {
+    let _fallen = Fallen(shared);
     let (shelf, changed) = shared;
     loop {
         {

@@ -247,7 +247,8 @@ fn a_failing_disk_stops_the_ledger_for_good() {
                 let error = ledger.open(&open_record(9)).err();
                 assert!(matches!(error, Some(RecordError::Stopped(_))), "{error:?}");
             }
-            // Where every write fails, the archive's may be the first to say so.
+            // It says what failed. Where every write fails from one on, two threads meet that beside
+            // each other, and the reason is of whichever is first to say so.
             let error = ledger.health().error.unwrap_or_default();
             let is_told = error.contains("journal") || (forever && error.starts_with("archive: "));
             assert!(is_told, "{kind} at {n}: {error}");
@@ -282,6 +283,57 @@ fn a_failing_archive_stops_the_ledger_too() {
     let vfs = vfs.after_crash(Survive::Nothing);
     open(&vfs).unwrap().shutdown().unwrap();
     check(&vfs, &vkey, &receipts, "archive");
+}
+
+/// Whichever thread of the ledger it is: nothing waits for it, and nothing goes on without it.
+#[test]
+fn a_thread_that_panics_stops_the_ledger() {
+    for (path, why) in [
+        ("0000000000000000.seg", "the committer panicked"),
+        ("making.tmp", "the thread that makes segments"),
+        ("/archive", "archive: its thread panicked"),
+    ] {
+        let vfs = SimVfs::new();
+        let config = LedgerConfig { compression: crate::Compression::None, ..config() };
+        let ledger = Ledger::open_on(config, Arc::new(vfs.clone())).unwrap();
+        vfs.plan(Some(Plan { path: path.into(), at: 3, fault: Fault::Panic }));
+        let mut receipts = vec![];
+        let error = (0..2_000u64).find_map(|n| {
+            receipts.extend(work(&ledger, (n % 200) as u8));
+            // Whoever sees why finds the ledger stopped.
+            let error = ledger.health().error?;
+            let stopped = matches!(ledger.open(&open_record(9)), Err(RecordError::Stopped(_)));
+            assert!(stopped, "{path}: {error}");
+            Some(error)
+        });
+        let error = error.unwrap_or_else(|| panic!("{path}: it is not noticed"));
+        assert!(error.contains(why), "{path}: {error}");
+        assert!(ledger.shutdown().is_err(), "{path}");
+        let vkey = ledger.vkey().clone();
+        drop(ledger);
+        let vfs = vfs.after_crash(Survive::Nothing);
+        open(&vfs).unwrap().shutdown().unwrap();
+        check(&vfs, &vkey, &receipts, path);
+    }
+}
+
+#[test]
+fn a_run_that_ends_on_a_full_disk_says_so_and_loses_nothing() {
+    let vfs = SimVfs::new();
+    let config = LedgerConfig { checkpoint_ms: 1 << 40, ..config() };
+    let ledger = Ledger::open_on(config, Arc::new(vfs.clone())).unwrap();
+    let receipts = work(&ledger, 1);
+    assert_eq!(receipts.len(), 27);
+    // The journal has its place; the archive has none.
+    vfs.set_capacity(Some(0));
+    let error = ledger.shutdown().unwrap_err().to_string();
+    assert!(error.contains("no last checkpoint"), "{error}");
+    let vkey = ledger.vkey().clone();
+    drop(ledger);
+    let vfs = vfs.after_crash(Survive::Nothing);
+    vfs.set_capacity(None);
+    open(&vfs).unwrap().shutdown().unwrap();
+    check(&vfs, &vkey, &receipts, "full at the end");
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub enum Fault {
     Error(io::ErrorKind),
     /// From here on, every operation that writes fails.
     Forever(io::ErrorKind),
+    /// The thread that asks for it panics.
+    Panic,
 }
 
 /// When: at the `at`-th operation, from 0, that writes to a path which contains `path`.
@@ -212,6 +214,7 @@ fn crashed() -> io::Error {
 impl Disk {
     /// Counts an operation that writes, and lets the plan interfere. `Some` is the part that a
     /// crash leaves of it.
+    #[allow(clippy::panic, reason = "a fault that was asked for")]
     fn op(&mut self, path: &Path) -> io::Result<Option<Torn>> {
         if self.crashed {
             return Err(crashed());
@@ -236,6 +239,7 @@ impl Disk {
                 self.broken = Some(kind);
                 Err(kind.into())
             }
+            Fault::Panic => panic!("a thread that writes to `{}` shall panic", path.display()),
         }
     }
 
