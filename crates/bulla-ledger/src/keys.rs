@@ -360,7 +360,7 @@ impl KeyStore {
         };
         let number = day_of(session);
         if self.day.as_ref().is_none_or(|day| day.day != number) {
-            self.sync()?;
+            self.sync().map_err(sync_failed)?;
             self.day = Some(self.open_day(number, session)?);
         }
         let Some(day) = &mut self.day else { return Ok(()) };
@@ -377,8 +377,9 @@ impl KeyStore {
         let path = day_file(&self.dir, session);
         if !self.vfs.exists(&path)? {
             self.vfs.create(&path, Privacy::Private)?;
-            self.vfs.sync_dir(&self.dir)?;
         }
+        // Also where it is there: whoever made it may not have come to this.
+        self.vfs.sync_dir(&self.dir).map_err(sync_failed)?;
         let file = self.vfs.open(&path, Access::Write)?;
         let mut had = HashSet::new();
         let len = each_record(&*file, |record| {
@@ -403,6 +404,11 @@ impl KeyStore {
     }
 }
 
+/// Whatever the reason, a full disk too: another try would say that all is well.
+fn sync_failed(error: io::Error) -> io::Error {
+    io::Error::other(format!("sync: {error}"))
+}
+
 /// The log's public key out of a `keys` directory.
 pub fn log_vkey(keys_dir: &Path) -> Result<Vkey, KeyError> {
     let path = keys_dir.join("log.vkey");
@@ -414,6 +420,46 @@ pub fn log_vkey(keys_dir: &Path) -> Result<Vkey, KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vfs::{
+        is_full,
+        sim::{Fault, Plan, SimVfs, Survive},
+    };
+
+    /// A key whose file or its name could not be made durable is not taken for one that is, by whoever
+    /// tries again and by whoever comes after.
+    #[test]
+    fn a_key_is_durable_or_its_failure_is_final() {
+        let kek = Kek::new([1; 32]);
+        let wrapped = |day: u64| {
+            let at = bulla_core::Timestamp::from_secs(day * MS_PER_DAY / 1_000);
+            let session = SessionId::new(at, [3; 10]);
+            kek.wrap(session, &Dek::new([9; 32])).unwrap()
+        };
+        let disk = || {
+            let vfs = SimVfs::new();
+            let dir = Path::new("/sessions");
+            vfs.create_dir(dir, Privacy::Private).unwrap();
+            vfs.sync_dir(Path::new("/")).unwrap();
+            (KeyStore::new(Arc::new(vfs.clone()), Path::new("/")), vfs)
+        };
+        // The name: made, and then the process was killed, or the disk full.
+        let (mut store, vfs) = disk();
+        let fault = Fault::Error(io::ErrorKind::StorageFull);
+        vfs.plan(Some(Plan { path: "/sessions".into(), at: 1, fault }));
+        let error = store.append(&wrapped(5)).unwrap_err();
+        assert!(!is_full(&error), "{error}");
+        let mut next = KeyStore::new(Arc::new(vfs.clone()), Path::new("/"));
+        next.append(&wrapped(5)).unwrap();
+        next.sync().unwrap();
+        let vfs = vfs.after_crash(Survive::Nothing);
+        assert_eq!(vfs.read(&Path::new("/sessions").join("000005.keys"), 999).unwrap().len(), 96);
+        // The bytes, when the next day begins: create, sync of the name, write, and then its sync.
+        let (mut store, vfs) = disk();
+        vfs.plan(Some(Plan { path: "/sessions".into(), at: 3, fault }));
+        store.append(&wrapped(5)).unwrap();
+        let error = store.append(&wrapped(6)).unwrap_err();
+        assert!(!is_full(&error) && error.to_string().contains("sync"), "{error}");
+    }
 
     #[test]
     fn keys_unwrap_for_their_session_and_key_alone() {

@@ -166,6 +166,17 @@ impl RealVfs {
     }
 }
 
+/// A signal that is for another part of the process has cut a call off before it did anything:
+/// POSIX, `EINTR`. Nothing has failed.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
@@ -332,7 +343,7 @@ impl VfsFile for RealFile {
             return self.file.write_all_at(bytes, offset);
         }
         // A direct write is whole or it is an error: its rest would not be aligned.
-        match self.file.write_at(bytes, offset)? {
+        match uninterrupted(|| self.file.write_at(bytes, offset))? {
             n if n == bytes.len() => Ok(()),
             _ => Err(io::ErrorKind::WriteZero.into()),
         }
@@ -356,10 +367,10 @@ impl VfsFile for RealFile {
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         // SAFETY: the descriptor is open for as long as `self.file` lives; the call touches no
         // memory of ours.
-        match unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, len) } {
+        uninterrupted(|| match unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, len) } {
             0 => Ok(()),
             error => Err(io::Error::from_raw_os_error(error)),
-        }
+        })
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
@@ -417,6 +428,16 @@ mod tests {
             let missing = rename(&dir.join("none"), &dir.join("else")).unwrap_err();
             assert_eq!(missing.kind(), io::ErrorKind::NotFound, "{n}");
         }
+    }
+
+    #[test]
+    fn a_signal_is_no_failure_and_a_failure_is_not_tried_again() {
+        let interrupted = || io::ErrorKind::Interrupted.into();
+        let mut calls = vec![Ok(7), Err(interrupted()), Err(interrupted())];
+        assert_eq!(uninterrupted(|| calls.pop().unwrap()).unwrap(), 7);
+        let mut calls = vec![Ok(7), Err(io::ErrorKind::StorageFull.into()), Err(interrupted())];
+        let error = uninterrupted(|| calls.pop().unwrap()).unwrap_err();
+        assert_eq!((error.kind(), calls.len()), (io::ErrorKind::StorageFull, 1));
     }
 
     #[test]
