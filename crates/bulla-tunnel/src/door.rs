@@ -484,8 +484,11 @@ impl Door {
             round_trip_us: Default::default(),
             end: watch::channel(None).0,
         });
-        // Whoever stops the door waits for it.
-        let _here = self.stop.subscribe();
+        // Whoever stops the door waits for it, or it does not begin.
+        let here = self.stop.subscribe();
+        if *here.borrow() {
+            return;
+        }
         let words = format!("agent {member} connects from {peer}, {}", tunnel.build);
         if let Err(error) = self.notes.note("gateway", &words).await {
             tracing::error!(error, "record an agent's tunnel; it is closed");

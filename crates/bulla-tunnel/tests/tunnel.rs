@@ -5,7 +5,10 @@
 
 mod bed;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bed::{Bed, Echo, SOON, until};
 use bulla_core::Digest;
@@ -80,15 +83,18 @@ async fn a_stalled_stream_slows_no_other() {
     for _ in 0..64 {
         let mut joined = bed.open("hung").await.unwrap();
         let chunk = vec![0; 256 * 1024];
-        let mut sent = 0;
-        while let Ok(wrote) =
-            tokio::time::timeout(Duration::from_millis(30), joined.stream.write(&chunk)).await
-        {
-            sent += wrote.unwrap();
+        let (mut sent, since) = (0, Instant::now());
+        // Its whole window, less the request that opened it; a busy machine may stop before.
+        let mut is_full = false;
+        while !is_full {
+            let write = joined.stream.write(&chunk);
+            match tokio::time::timeout(Duration::from_millis(30), write).await {
+                Ok(wrote) => sent += wrote.unwrap(),
+                Err(_) => is_full = sent > 1_000_000,
+            }
             assert!(sent < 64 << 20, "nothing stops it");
+            assert!(since.elapsed() < SOON, "stopped after {sent} bytes");
         }
-        // Its whole window, less the request that opened it.
-        assert!(sent > 1_000_000, "{sent}");
         stalled.push(joined);
     }
     let mut live = bed.open("orders").await.unwrap();
@@ -127,20 +133,28 @@ async fn sessions_fail_over_and_take_turns() {
     one.break_targets(false);
     // One agent dies: its streams are lost at once, new ones go on.
     drop(first);
-    let mut lost = 0;
-    for joined in &mut open {
-        let mut byte = [0];
-        let read = tokio::time::timeout(Duration::from_millis(300), joined.stream.read(&mut byte));
-        match read.await {
-            Ok(Err(error)) => {
-                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
-                lost += 1;
+    let (mut lost, since) = (0, Instant::now());
+    while lost < 5 {
+        assert!(since.elapsed() < SOON, "{lost} lost");
+        let mut left = Vec::new();
+        for mut joined in open {
+            let mut byte = [0];
+            let read = joined.stream.read(&mut byte);
+            match tokio::time::timeout(Duration::from_millis(20), read).await {
+                Ok(Err(error)) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+                    lost += 1;
+                }
+                Ok(Ok(n)) => panic!("{n} bytes out of nowhere"),
+                Err(_) => left.push(joined),
             }
-            Ok(Ok(n)) => panic!("{n} bytes out of nowhere"),
-            Err(_) => {}
         }
+        open = left;
     }
-    assert_eq!(lost, 5);
+    assert_eq!(open.len(), 9, "as many as were on the other");
+    for joined in &mut open {
+        assert_eq!(echo(&mut joined.stream, b"still here").await, b"still here");
+    }
     bed.open("orders").await.unwrap();
 }
 
@@ -216,14 +230,27 @@ async fn an_agent_is_with_all_of_its_gateways_at_once() {
     assert_ne!(one.door.authority().pin(), two.door.authority().pin());
 }
 
+/// It stops while one is being met: that one does not begin, since nobody would wait for its end.
+#[tokio::test]
+async fn no_tunnel_begins_once_its_gateway_stops() {
+    let bed = Bed::start().await;
+    let tls = bed.evil_dial("eu-1", &["orders"]).await;
+    let notes = bed.notes.all();
+    bed.door.stop().await;
+    tokio::time::timeout(SOON, bed::serve(tls, b"{}")).await.expect("the tunnel stays");
+    assert!(bed.door.fleet.list().is_empty());
+    assert_eq!(bed.notes.all(), notes);
+}
+
 #[tokio::test]
 async fn a_certificate_is_renewed_before_it_ends() {
-    let bed = Bed::start_with(|config| config.certificate_ttl = Duration::from_secs(4)).await;
+    let bed = Bed::start_with(|config| config.certificate_ttl = Duration::from_secs(6)).await;
     let _agent = bed.agent("eu-1", &["orders"], Echo::default()).await;
     let mut joined = bed.open("orders").await.unwrap();
     let first = bed.door.roster.list()[0].expires;
-    until(|| bed.door.roster.list()[0].expires.secs() >= first.secs() + 4).await;
+    until(|| bed.door.roster.list()[0].expires > first).await;
     until(|| bed.notes.has("renews from")).await;
+    until(|| bed.now() > first).await;
     // The tunnel outlives the certificate that it was opened with.
     assert_eq!(echo(&mut joined.stream, b"x").await, b"x");
     assert_eq!(bed.door.roster.list().len(), 1);

@@ -27,9 +27,13 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+use tokio_rustls::client::TlsStream;
 
 /// How long anything may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// A tunnel is dead when it does not answer for this long, which a busy machine may keep it from.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Waits until something holds; a test that waits for ever fails.
 pub async fn until(mut holds: impl FnMut() -> bool) {
@@ -255,7 +259,7 @@ fn config(name: &str, data: PathBuf, address: &str) -> AgentConfig {
             pin: None,
         }],
         connections: 1,
-        keepalive: Duration::from_millis(500),
+        keepalive: KEEPALIVE,
         drain: SOON,
         build: "test".into(),
     }
@@ -297,7 +301,7 @@ impl Bed {
             address: "127.0.0.1:0".parse().unwrap(),
             gateway: "gw".into(),
             certificate_ttl: Duration::from_secs(600),
-            keepalive: Duration::from_millis(500),
+            keepalive: KEEPALIVE,
         };
         change(&mut config);
         let identities = Identities {
@@ -442,14 +446,8 @@ impl Bed {
         self.door.fleet.open(wanted).await
     }
 
-    /// A process with an agent's good certificate that answers every request for a target with
-    /// `answer`, and greets as it should.
-    pub async fn evil_agent(
-        &self,
-        name: &str,
-        resources: &[&str],
-        answer: &'static [u8],
-    ) -> JoinHandle<()> {
+    /// A connection of somebody who has an agent's good certificate, and says nothing on it yet.
+    pub async fn evil_dial(&self, name: &str, resources: &[&str]) -> TlsStream<TcpStream> {
         let data = self.data();
         let token = self.token(name, resources).reveal();
         let mut config = config(name, data.clone(), &self.address);
@@ -458,29 +456,44 @@ impl Bed {
         until(|| !self.door.fleet.list().is_empty()).await;
         drop(honest);
         until(|| self.door.fleet.list().is_empty()).await;
-        let tls = dial(&std::fs::read(data.join("gw.pem")).unwrap(), &self.address).await;
-        tokio::spawn(async move {
-            let mut connection = h2::server::handshake(tls).await.unwrap();
-            while let Some(Ok((request, mut respond))) = connection.accept().await {
-                let mut send = respond.send_response(http::Response::new(()), false).unwrap();
-                let welcome: &[u8] = br#"{"version":1,"build":"evil",
-                    "capabilities":["login","cancel"],"targets":[]}"#;
-                let mut out = BytesMut::new();
-                if request.uri().path() == "/hello" {
-                    out.extend_from_slice(&u32::try_from(welcome.len()).unwrap().to_be_bytes());
-                    out.extend_from_slice(welcome);
-                    send.send_data(out.freeze(), false).unwrap();
-                    std::mem::forget(send);
-                } else {
-                    if answer.starts_with(b"{") {
-                        let length = u32::try_from(answer.len()).unwrap();
-                        out.extend_from_slice(&length.to_be_bytes());
-                    }
-                    out.extend_from_slice(answer);
-                    send.send_data(out.freeze(), true).unwrap();
-                }
+        until(|| self.notes.has("disconnects")).await;
+        dial(&std::fs::read(data.join("gw.pem")).unwrap(), &self.address).await
+    }
+
+    /// A process with an agent's good certificate that answers every request for a target with
+    /// `answer`, and greets as it should.
+    pub async fn evil_agent(
+        &self,
+        name: &str,
+        resources: &[&str],
+        answer: &'static [u8],
+    ) -> JoinHandle<()> {
+        tokio::spawn(serve(self.evil_dial(name, resources).await, answer))
+    }
+}
+
+/// Greets as an agent should, and answers every request for a target with `answer`, until the
+/// tunnel ends.
+pub async fn serve(tls: TlsStream<TcpStream>, answer: &'static [u8]) {
+    let mut connection = h2::server::handshake(tls).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+        let welcome: &[u8] = br#"{"version":1,"build":"evil",
+            "capabilities":["login","cancel"],"targets":[]}"#;
+        let mut out = BytesMut::new();
+        if request.uri().path() == "/hello" {
+            out.extend_from_slice(&u32::try_from(welcome.len()).unwrap().to_be_bytes());
+            out.extend_from_slice(welcome);
+            send.send_data(out.freeze(), false).unwrap();
+            std::mem::forget(send);
+        } else {
+            if answer.starts_with(b"{") {
+                let length = u32::try_from(answer.len()).unwrap();
+                out.extend_from_slice(&length.to_be_bytes());
             }
-        })
+            out.extend_from_slice(answer);
+            send.send_data(out.freeze(), true).unwrap();
+        }
     }
 }
 
@@ -491,14 +504,11 @@ pub fn chain(data: &Path) -> Vec<CertificateDer<'static>> {
 }
 
 /// Dials a door with an identity as an agent keeps it.
-async fn dial(pem: &[u8], address: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
+async fn dial(pem: &[u8], address: &str) -> TlsStream<TcpStream> {
     try_dial(pem, address).await.unwrap()
 }
 
-async fn try_dial(
-    pem: &[u8],
-    address: &str,
-) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+async fn try_dial(pem: &[u8], address: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).map(Result::unwrap).collect();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(chain[1].clone()).unwrap();
