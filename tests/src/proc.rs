@@ -4,7 +4,9 @@
 //! "kill when the parent dies" is tied to the thread that forked.
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
@@ -67,16 +69,52 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    open_streams: u32,
+    stdout: Stream,
+    stderr: Stream,
     status: Option<ExitStatus>,
 }
 
-#[derive(Clone, Copy)]
-enum Stream {
-    Out,
-    Err,
+/// One stream of its output: what was read of it, and the pipe until its end. Whoever looks reads
+/// first what is there, so that what the child wrote before it did anything that a test has seen is
+/// in its log, whether or not the thread that follows it has had its turn.
+#[derive(Debug, Default)]
+struct Stream {
+    kept: Vec<u8>,
+    pipe: Option<File>,
+}
+
+impl Stream {
+    /// Reads all that is there. Never waits.
+    fn read(&mut self) {
+        let Some(pipe) = &mut self.pipe else { return };
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(length @ 1..) => {
+                    self.kept.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                    if self.kept.len() > OUTPUT_BYTES_MAX {
+                        self.kept.drain(..OUTPUT_BYTES_MAX / 2);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Ok(0) | Err(_) => break,
+            }
+        }
+        self.pipe = None;
+    }
+}
+
+impl State {
+    fn read(&mut self) {
+        self.stdout.read();
+        self.stderr.read();
+    }
+
+    /// It has ended, and all of its output is read.
+    fn is_over(&self) -> bool {
+        self.status.is_some() && self.stdout.pipe.is_none() && self.stderr.pipe.is_none()
+    }
 }
 
 impl Proc {
@@ -110,10 +148,16 @@ impl Proc {
         let shown = format!("{command:?}");
         let mut child = start(command).with_context(|| format!("start {name}: {shown}"))?;
         let shared = Arc::new(Shared::default());
-        shared.lock().open_streams = 2;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        follow(&shared, Stream::Out, stdout.context("standard output")?);
-        follow(&shared, Stream::Err, stderr.context("standard error")?);
+        let stdout = pipe(stdout.context("standard output")?)?;
+        let stderr = pipe(stderr.context("standard error")?)?;
+        let (out, err) = (stdout.try_clone()?, stderr.try_clone()?);
+        {
+            let mut state = shared.lock();
+            (state.stdout.pipe, state.stderr.pipe) = (Some(stdout), Some(stderr));
+        }
+        follow(&shared, |state| &mut state.stdout, out);
+        follow(&shared, |state| &mut state.stderr, err);
         if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
             // A child that ends early closes its input; that is its affair.
             thread::spawn(move || stdin.write_all(&input));
@@ -153,7 +197,7 @@ impl Proc {
     /// # Errors
     /// It is still running after `within`.
     pub fn wait(&self, within: Duration) -> Result<ExitStatus> {
-        let ended = self.until(within, |state| state.status.filter(|_| state.open_streams == 0));
+        let ended = self.until(within, |state| state.status.filter(|_| state.is_over()));
         let Some(status) = ended else {
             bail!("{} still runs after {within:?}{}", self.name, Tail(&self.log()))
         };
@@ -166,10 +210,9 @@ impl Proc {
     /// It ended without, or did not write it within the time.
     pub fn wait_line(&self, needle: &str, within: Duration) -> Result<String> {
         let found = self.until(within, |state| {
-            let line =
-                find_line(&state.stdout, needle).or_else(|| find_line(&state.stderr, needle));
-            let ended = state.status.is_some() && state.open_streams == 0;
-            line.map(Ok).or_else(|| ended.then_some(Err(state.status)))
+            let line = find_line(&state.stdout.kept, needle)
+                .or_else(|| find_line(&state.stderr.kept, needle));
+            line.map(Ok).or_else(|| state.is_over().then_some(Err(state.status)))
         });
         match found {
             Some(Ok(line)) => Ok(line),
@@ -185,17 +228,19 @@ impl Proc {
 
     /// Everything that it wrote, standard output first.
     pub fn log(&self) -> String {
-        let state = self.shared.lock();
-        let mut log = String::from_utf8_lossy(&state.stdout).into_owned();
-        log.push_str(&String::from_utf8_lossy(&state.stderr));
+        let (stdout, stderr) = self.output();
+        let mut log = String::from_utf8_lossy(&stdout).into_owned();
+        log.push_str(&String::from_utf8_lossy(&stderr));
         log
     }
 
     /// What it wrote on standard error behind so many bytes, and how many there are now.
     pub fn errors_from(&self, from: usize) -> (String, usize) {
-        let state = self.shared.lock();
-        let rest = state.stderr.get(from..).unwrap_or_default();
-        (String::from_utf8_lossy(rest).into_owned(), state.stderr.len())
+        let mut state = self.shared.lock();
+        state.read();
+        let kept = &state.stderr.kept;
+        let rest = kept.get(from..).unwrap_or_default();
+        (String::from_utf8_lossy(rest).into_owned(), kept.len())
     }
 
     /// The last lines that it wrote, for messages.
@@ -205,8 +250,9 @@ impl Proc {
 
     /// Its standard output and standard error.
     pub fn output(&self) -> (Vec<u8>, Vec<u8>) {
-        let state = self.shared.lock();
-        (state.stdout.clone(), state.stderr.clone())
+        let mut state = self.shared.lock();
+        state.read();
+        (state.stdout.kept.clone(), state.stderr.kept.clone())
     }
 
     /// Kills it at once, as a power cut would, and waits until it is gone.
@@ -349,24 +395,39 @@ fn start(command: Command) -> std::io::Result<Child> {
     answer.recv().map_err(|_| gone())?
 }
 
-fn follow(shared: &Arc<Shared>, stream: Stream, mut from: impl Read + Send + 'static) {
+/// The end of a pipe that a child writes to, for reading what is there without waiting for more.
+fn pipe(from: impl Into<OwnedFd>) -> Result<File> {
+    let end: OwnedFd = from.into();
+    let fd = end.as_raw_fd();
+    // SAFETY: the descriptor is open and ours, and both calls touch no memory of ours. The flag is of
+    // our end alone.
+    let set = unsafe {
+        let flags = libc::fcntl(fd, libc::F_GETFL);
+        flags >= 0 && libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) >= 0
+    };
+    ensure!(set, "set up a pipe: {}", std::io::Error::last_os_error());
+    Ok(File::from(end))
+}
+
+/// Reads what comes on one stream, to its end, and wakes who waits for it.
+fn follow(shared: &Arc<Shared>, stream: fn(&mut State) -> &mut Stream, end: File) {
     let shared = Arc::clone(shared);
     thread::spawn(move || {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(length @ 1..) = from.read(&mut buffer) {
+        loop {
+            let mut awaited =
+                libc::pollfd { fd: end.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: `awaited` is one valid `pollfd`, and its descriptor is open as long as `end`.
+            unsafe { libc::poll(&raw mut awaited, 1, -1) };
             let mut state = shared.lock();
-            let kept = match stream {
-                Stream::Out => &mut state.stdout,
-                Stream::Err => &mut state.stderr,
-            };
-            kept.extend_from_slice(buffer.get(..length).unwrap_or_default());
-            if kept.len() > OUTPUT_BYTES_MAX {
-                kept.drain(..OUTPUT_BYTES_MAX / 2);
-            }
+            let stream = stream(&mut state);
+            stream.read();
+            let over = stream.pipe.is_none();
+            drop(state);
             shared.changed.notify_all();
+            if over {
+                return;
+            }
         }
-        shared.lock().open_streams -= 1;
-        shared.changed.notify_all();
     });
 }
 
@@ -407,6 +468,7 @@ fn find_line(text: &[u8], needle: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::place::TempDir;
 
     const SOON: Duration = Duration::from_secs(20);
 
@@ -432,6 +494,22 @@ mod tests {
         let ended = Proc::spawn("sh", shell("echo one; exit 7")).unwrap();
         let error = ended.wait_line("three", SOON).unwrap_err().to_string();
         assert!(error.contains("exit status: 7") && error.contains("one"), "{error}");
+    }
+
+    /// Whoever sees what a process has done sees what it wrote before.
+    #[test]
+    fn what_was_written_is_in_the_log_at_once() {
+        let dir = TempDir::new("log").unwrap();
+        for n in 0..40 {
+            let done = dir.join(format!("done-{n}"));
+            let script = format!("echo one; echo two >&2; : > '{}'; sleep 100", done.display());
+            let proc = Proc::spawn("sh", shell(&script)).unwrap();
+            let until = Instant::now() + SOON;
+            while !done.exists() {
+                assert!(Instant::now() < until, "{}", proc.log());
+            }
+            assert_eq!(proc.log(), "one\ntwo\n", "{n}");
+        }
     }
 
     #[test]

@@ -429,15 +429,20 @@ fn a_hung_target_leaves_other_sessions_alone() {
             full
         });
     }
-    let during = p99(&world.dial());
+    // A stalled tunnel would cost seconds, each time; a busy machine costs milliseconds, or has just
+    // become one.
+    let mut during = Vec::new();
+    let goes_on = (0..5).any(|_| {
+        during.push(p99(&world.dial()));
+        during.last().is_some_and(|during| *during < before * 3 + 20_000)
+    });
     for pid in pids.lines() {
         let pid = pid.parse().unwrap();
         // SAFETY: as above.
         unsafe { libc::kill(pid, libc::SIGKILL) };
     }
-    println!("p99 in microseconds: {before} before, {during} beside a hung target");
-    // A stalled tunnel would cost seconds; a busy machine costs milliseconds.
-    assert!(during < before * 3 + 20_000, "{before} before, {during} during");
+    println!("p99 in microseconds: {before} before, {during:?} beside a hung target");
+    assert!(goes_on, "{before} before, {during:?} during");
 }
 
 /// The hosts of a network, with the gateway in the middle and an agent beside the server.

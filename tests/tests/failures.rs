@@ -128,7 +128,7 @@ fn a_lost_target_is_said_and_recorded_and_never_retried() {
 
 #[test]
 fn a_drain_ends_sessions_at_safe_points() {
-    let world = World::start("", &[("BULLA_GATEWAY__DRAIN", "3s")]);
+    let world = World::start("", &[("BULLA_GATEWAY__DRAIN", "8s")]);
     let [mut idle, mut writes, mut works] = [world.client(), world.client(), world.client()];
     assert_eq!(run(&mut idle, "SELECT 1"), None);
     assert_eq!(run(&mut writes, "BEGIN"), None);

@@ -10,9 +10,10 @@ use bulla_e2e::http::recorded;
 #[test]
 fn slow_clients_are_ended_and_hurt_nobody() {
     let (world, _target) = recorded().unwrap();
-    let started = Instant::now();
+    let mut started = Instant::now();
     let mut slow: Vec<_> = (0..200)
         .map(|_| {
+            started = Instant::now();
             let mut raw = world.raw(&[]).unwrap();
             raw.send("GET / HTTP/1.1\r\nhost: local").unwrap();
             raw

@@ -226,6 +226,12 @@ fn a_hold_times_out_is_rejected_and_is_withdrawn() {
     let world = World::start(LEAST);
     let delete = "DELETE FROM customers WHERE id = 7;\n";
     has(&world.script(delete), &["waiting for approval", "57014"]);
+    // From here on somebody answers, who needs more than a moment for it.
+    let patient = LEAST.replace("@expires(\"2s\")", "@expires(\"2m\")");
+    assert_ne!(patient, LEAST);
+    world.gateway.write_policy("orders.cedar", &patient).unwrap();
+    world.gateway.reload().unwrap();
+    world.gateway.proc().wait_line("reloaded: bundle", Duration::from_secs(20)).unwrap();
     let psql = |sql: &str| {
         let dial = world.gateway.dial(&world.token());
         let mut psql = dial.command(&program("psql").unwrap());

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use bulla_e2e::arena::Arena;
 use bulla_e2e::gateway::cli_in;
+use bulla_e2e::proc::Signal;
 use bulla_e2e::raw::{
     Raw, V3_0, bind_as, copy_data, describe, execute, frame, parse_typed, query, startup, sync,
 };
@@ -201,10 +202,13 @@ fn secrets(arena: &Arena) -> Result<()> {
         ("its signature", signature.as_bytes()),
         ("the target's password", bulla_e2e::postgres::SUPERUSER_PASSWORD.as_bytes()),
     ] {
-        ensure!(!anywhere(&data, secret)?, "{what} is in the record");
+        ensure!(!anywhere(arena, &data, secret)?, "{what} is in the record");
     }
     // Parameters are sealed in the archive: its reader without the key does not see them.
-    ensure!(!anywhere(&arena.gateway.archive(), marker.as_bytes())?, "a value is in the clear");
+    ensure!(
+        !anywhere(arena, &arena.gateway.archive(), marker.as_bytes())?,
+        "a value is in the clear"
+    );
     let (_, events) = arena.session_of("A5")?;
     ensure!(serde_json::to_string(&events)?.contains(marker), "whoever has the key sees it");
     ensure!(!arena.gateway.log().contains(marker), "a value is in the gateway's log");
@@ -224,12 +228,20 @@ fn files(dir: &Path, all: &mut Vec<std::path::PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn anywhere(dir: &Path, needle: &[u8]) -> Result<bool> {
+/// The gateway stands still while its files are looked through: it renames and removes some of them
+/// once a second.
+fn anywhere(arena: &Arena, dir: &Path, needle: &[u8]) -> Result<bool> {
+    arena.gateway.proc().signal(Signal::Stop)?;
+    let found = is_under(dir, needle);
+    arena.gateway.proc().signal(Signal::Continue)?;
+    found
+}
+
+fn is_under(dir: &Path, needle: &[u8]) -> Result<bool> {
     let mut all = Vec::new();
     files(dir, &mut all)?;
     for path in all {
-        // A segment may be moved while we look.
-        let Ok(bytes) = fs::read(&path) else { continue };
+        let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         if bytes.windows(needle.len()).any(|part| part == needle) {
             eprintln!("found in {}", path.display());
             return Ok(true);

@@ -424,7 +424,8 @@ fn a_lost_target_ends_its_session_at_once() {
         drop(target);
         let started = std::time::Instant::now();
         task.await.unwrap();
-        assert!(started.elapsed() < std::time::Duration::from_secs(2), "it lingers");
+        // Waiting until those bytes have gone would take 5 s.
+        assert!(started.elapsed() < std::time::Duration::from_secs(4), "it lingers");
         assert_eq!(kept.0.lock().last().unwrap(), "close target_lost");
     });
 }

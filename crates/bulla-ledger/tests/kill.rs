@@ -37,7 +37,7 @@ fn child(dir: TempDir, round: u8) -> ! {
                         writeln!(out, "ack {} {}", receipt.index, receipt.leaf).unwrap();
                         out.flush().unwrap();
                     };
-                    let (mut journal, opened) = ledger.open(&open).unwrap();
+                    let (mut journal, opened) = append(|| ledger.open(&open));
                     say(opened);
                     for number in 1..=20 {
                         say(intent(&mut *journal, number, "select 1", b"Q select 1"));

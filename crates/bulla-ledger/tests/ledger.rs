@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use bulla_core::*;
 use bulla_ledger::*;
@@ -53,7 +56,6 @@ fn every_byte_comes_back() {
         number += 1;
         let (asked, answered) = (noise(number, len), noise(number + 50, len));
         let text: String = "select '".chars().chain(std::iter::repeat_n('x', len)).collect();
-        // Waited for: a busy disk may not set room aside as fast as this asks for it.
         wait_durable(intent(&mut *journal, number, &text, &asked)).unwrap();
         to_target.extend_from_slice(&asked);
         for piece in answered.chunks(700_000) {
@@ -244,7 +246,7 @@ fn many_threads_append_and_every_session_is_whole() {
         for n in 1..=8u8 {
             let ledger: &Arc<Ledger> = &ledger;
             scope.spawn(move || {
-                let (mut journal, _) = ledger.open(&open_record(n)).unwrap();
+                let (mut journal, _) = append(|| ledger.open(&open_record(n)));
                 for number in 1..=100 {
                     intent(&mut *journal, number, "select 1", &noise(number, 300));
                     let end = Some(outcome(1));
@@ -267,6 +269,56 @@ fn many_threads_append_and_every_session_is_whole() {
     assert_eq!(session.events().filter(|event| event.is_ok()).count(), 202);
     // The journal is cut down to what the archive does not have.
     assert!(std::fs::read_dir(ledger.dir().join("journal")).unwrap().count() <= 4);
+}
+
+/// Bundles, tiles and packs grow, partial ones go and segments are removed while somebody reads.
+#[test]
+fn whoever_reads_beside_a_busy_ledger_sees_a_whole_log() {
+    let dir = TempDir::new("beside");
+    let ledger = Ledger::open(LedgerConfig { checkpoint_ms: 1, ..config(&dir) }).unwrap();
+    wait_published(&ledger);
+    let (writers, mut seen, mut looks) = (AtomicUsize::new(3), 0, 0);
+    std::thread::scope(|scope| {
+        for thread in 0..3u8 {
+            let (ledger, writers): (&Arc<Ledger>, _) = (&ledger, &writers);
+            scope.spawn(move || {
+                for n in 0..40u8 {
+                    let mut open = open_record(thread);
+                    open.session = SessionId::new(open.at, [thread, n, 7, 7, 7, 7, 7, 7, 7, 7]);
+                    let (mut journal, _) = append(|| ledger.open(&open));
+                    for number in 1..=15 {
+                        intent(&mut *journal, number, "select 1", b"Q select 1");
+                        let (bytes, end) = (noise(number, 3_000), Some(outcome(number)));
+                        let end = evidence(&mut *journal, number, Flow::ToClient, &bytes, end);
+                        wait_durable(end).unwrap();
+                    }
+                    wait_durable(close(&mut *journal)).unwrap();
+                }
+                writers.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        while writers.load(Ordering::SeqCst) > 0 {
+            let report = verify(ledger.dir());
+            assert_eq!(report.verdict, Verdict::Complete, "{:?}", report.findings);
+            assert!(report.entries >= seen, "{} after {seen}", report.entries);
+            (seen, looks) = (report.entries, looks + 1);
+            let reader = Reader::open(ReaderConfig::of_ledger(ledger.dir())).unwrap();
+            assert!(reader.len() >= seen);
+            for session in reader.sessions().take(5) {
+                let session = reader.session(session.unwrap().1).unwrap();
+                for event in session.events() {
+                    let event = event.unwrap();
+                    let bytes = session.payload_bytes(&event).unwrap();
+                    let is_answer = event.flow() == Some(Flow::ToClient);
+                    assert!(!is_answer || bytes == noise(event.command().unwrap(), 3_000));
+                }
+            }
+        }
+    });
+    assert!(looks > 0);
+    ledger.shutdown().unwrap();
+    let report = verify(ledger.dir());
+    assert_eq!((report.verdict, report.sessions.closed), (Verdict::Complete, 120));
 }
 
 #[test]

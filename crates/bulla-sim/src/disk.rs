@@ -52,9 +52,10 @@ pub fn fill(vfs: &SimVfs, ledger: &Ledger, but: u64) -> Box<dyn Journal> {
 
 fn pieces(vfs: &SimVfs, ledger: &Ledger, max: u64) -> (Box<dyn Journal>, u64) {
     let soon = || std::thread::sleep(std::time::Duration::from_millis(1));
-    // The spare segments are made by a thread of the ledger's own; then nothing else fits.
-    let journal = Path::new("/ledger/journal");
-    while vfs.list(journal).unwrap().len() < 3 {
+    // The spare segments are made by a thread of the ledger's own; then nothing else fits. One that
+    // is being made has no name of a segment yet, and none of its room.
+    let is_made = |name: &&String| name.ends_with(".seg");
+    while vfs.list(Path::new("/ledger/journal")).unwrap().iter().filter(is_made).count() < 3 {
         soon();
     }
     vfs.set_capacity(Some(vfs.used()));
