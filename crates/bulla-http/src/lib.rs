@@ -13,6 +13,8 @@
 //! - **No request is sent but out of a `Cleared`, no piece of its body but out of a `Released`.**
 //! - **No caller's credential goes further, and no target's credential is recorded.**
 //! - **No connection to a target serves two principals.**
+//! - **What nobody took of a message is of no other one**, in either direction.
+//! - **An answer ends with its session**, read or not.
 //! - **No request is sent twice**, but one that was never written.
 //! - **No 202 that was not asked for.**
 //!
