@@ -385,6 +385,28 @@ pub fn recorded() -> Result<(World, Recorder)> {
     Ok((World::start(EVERYTHING, &[api])?, target))
 }
 
+/// A trust domain `example.com`, and where its bundle is.
+#[derive(Debug)]
+pub struct Mesh {
+    pub authority: Authority,
+    pub dir: TempDir,
+}
+
+/// The same, with certificates of a trust domain for clients.
+///
+/// # Errors
+/// Something does not start.
+pub fn meshed() -> Result<(World, Recorder, Mesh)> {
+    let (target, mesh) = (Recorder::start()?, Authority::new("mesh")?);
+    let dir = TempDir::new("mesh")?;
+    let bundle = dir.write("bundle.pem", mesh.pem())?;
+    let more =
+        format!("[trust_domains.mesh]\ntrust_domain = \"example.com\"\nbundle = {bundle:?}\n");
+    let api = ApiSpec::new("api", target.port());
+    let world = World::start_with(EVERYTHING, &[api], &more)?;
+    Ok((world, target, Mesh { authority: mesh, dir }))
+}
+
 /// curl, trusting one authority, with status line and headers in the answer.
 ///
 /// # Errors

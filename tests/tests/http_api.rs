@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bulla_e2e::ca::{Authority, Wish};
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::http::{ApiSpec, Recorder, World, python};
+use bulla_e2e::http::{ApiSpec, Recorder, World, gzip, meshed, python};
 use bulla_e2e::place::{Port, TempDir};
 use bulla_e2e::proc::{Proc, Signal, capture};
 
@@ -198,6 +198,15 @@ fn an_approval_is_spent_by_the_identical_request_once() {
         &pay("{\"a\":1}", &["-H", "transfer-encoding: chunked", "--http1.1"]),
         &["403", "cannot wait"],
     );
+    // Nor can what an approver could not read.
+    has(&pay("{\"a\":3}", &["-H", "content-encoding: gzip"]), &["HTTP/2 400", "not compressed"]);
+    let packed = world.dir.write("packed", gzip(b"{\"a\":4}").unwrap()).unwrap();
+    let packed = format!("@{}", packed.display());
+    for media in ["application/json", "application/octet-stream"] {
+        let media = format!("content-type: {media}");
+        let own = ["-H", &media, "-H", "content-encoding: gzip", "--data-binary", &packed];
+        has(&world.curl("/pay", &own).unwrap().out(), &["HTTP/2 403", "cannot wait"]);
+    }
     // One that still waits when the gateway stops is withdrawn, and its session closed.
     let started = std::time::Instant::now();
     world.verified().unwrap();
@@ -572,18 +581,13 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_token_bound_to_a_certificate_needs_it() {
-    let target = Recorder::start().unwrap();
-    let mesh = Authority::new("mesh").unwrap();
-    let dir = TempDir::new("mesh").unwrap();
-    let bundle = dir.write("bundle.pem", mesh.pem()).unwrap();
-    let more =
-        format!("[trust_domains.mesh]\ntrust_domain = \"example.com\"\nbundle = {bundle:?}\n");
-    let api = ApiSpec::new("api", target.port());
-    let world = World::start_with(EVERYTHING, &[api], &more).unwrap();
+    let (world, _target, mesh) = meshed().unwrap();
     let issue = |name: &str| {
-        let leaf =
-            mesh.issue(&Wish::spiffe(&format!("spiffe://example.com/{name}")).unwrap()).unwrap();
-        let (cert, key) = leaf.write(&dir, name).unwrap();
+        let leaf = mesh
+            .authority
+            .issue(&Wish::spiffe(&format!("spiffe://example.com/{name}")).unwrap())
+            .unwrap();
+        let (cert, key) = leaf.write(&mesh.dir, name).unwrap();
         (cert.display().to_string(), key.display().to_string(), leaf.cert_der.as_ref().to_vec())
     };
     let (cert, key, der) = issue("billing");

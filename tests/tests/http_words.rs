@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use bulla_e2e::ca::{Authority, Wish};
+use bulla_e2e::ca::Wish;
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::http::{ApiSpec, EVERYTHING, Recorder, World};
+use bulla_e2e::http::{ApiSpec, Recorder, World, meshed};
 use bulla_e2e::place::TempDir;
 use serde_json::Value;
 
@@ -114,13 +114,7 @@ fn what_is_wrong_with_a_body_is_told() {
 /// Clients are told the same words, whatever was wrong with what they showed; the record tells more.
 #[test]
 fn who_is_turned_away_is_looked_up_by_its_id() {
-    let (target, mesh) = (Recorder::start().unwrap(), Authority::new("mesh").unwrap());
-    let dir = TempDir::new("mesh").unwrap();
-    let bundle = dir.write("bundle.pem", mesh.pem()).unwrap();
-    let more =
-        format!("[trust_domains.mesh]\ntrust_domain = \"example.com\"\nbundle = {bundle:?}\n");
-    let api = ApiSpec::new("api", target.port());
-    let world = World::start_with(EVERYTHING, &[api], &more).unwrap();
+    let (world, target, mesh) = meshed().unwrap();
     let mint = world.issuer.mint().unwrap().subject("billing");
     let token = mint.claim("aud", "elsewhere").token().unwrap();
     let auth = format!("authorization: Bearer {token}");
@@ -131,7 +125,7 @@ fn who_is_turned_away_is_looked_up_by_its_id() {
         ("stranger", Wish::spiffe("spiffe://example.org/a").unwrap()),
         ("expired", Wish::spiffe("spiffe://example.com/a").unwrap().expired()),
     ] {
-        let (cert, key) = mesh.issue(&wish).unwrap().write(&dir, name).unwrap();
+        let (cert, key) = mesh.authority.issue(&wish).unwrap().write(&mesh.dir, name).unwrap();
         let (cert, key) = (cert.display().to_string(), key.display().to_string());
         let answer = world.bare_curl("/a", &["--cert", &cert, "--key", &key]).unwrap();
         has_not(&answer.out(), &["HTTP/"]);

@@ -244,6 +244,7 @@ impl Exchange {
             hold::key(&live.session().principal().id, &resource, &parts)
         };
         let streams = outbound.plan == Plan::Stream || outbound.head.upgrade;
+        let shown = !streams && (length == 0 || !reading::is_coded(&outbound.head));
         // Who waits for leave to send a body has sent none.
         let unwanted = !outbound.head.expects_continue;
         let respond_async = outbound.head.respond_async;
@@ -309,8 +310,8 @@ impl Exchange {
                 self.say(Own::refusal(&refusal, None)).await
             }
             None => {
-                let Some(holding) = told.lock().take().filter(|_| !streams) else {
-                    // Nobody can approve a body that nobody has seen.
+                let Some(holding) = told.lock().take().filter(|_| shown) else {
+                    // Nobody can approve a body that nobody has seen, or can read.
                     drop(judging);
                     shed(stream, unwanted).await;
                     return self.unseen(number, &canonical).await;
@@ -330,7 +331,8 @@ impl Exchange {
 
     async fn unseen(&self, number: u64, bytes: &Bytes) -> Reply {
         let message = "refused: it needs an approval, and cannot wait for one as it is";
-        let hint = "send the body with a `content-length` of up to 65536, or ask for a permit";
+        let hint = "send the body uncompressed, with a `content-length` of up to 65536, or ask for a \
+                    permit";
         let refusal = Refusal::plain(RefusalKind::HoldUnavailable, message, hint);
         let refusal = self.live().refuse(number, bytes, refusal);
         self.say(Own::refusal(&refusal, None).closing()).await

@@ -64,7 +64,8 @@ fn is_form(media: &str) -> bool {
     media == "application/x-www-form-urlencoded"
 }
 
-fn is_coded(head: &Head) -> bool {
+/// Whether the body is compressed, or in another coding.
+pub fn is_coded(head: &Head) -> bool {
     head.headers.all("content-encoding").any(|coding| coding != "identity")
 }
 
