@@ -149,26 +149,13 @@ const ACTIONS: &[ActionSpec] = &[
     ActionSpec { verb: "message", groups: &["write"], about: "send a message on a WebSocket" },
 ];
 
-/// Names of actions and groups that are not an operation's: of each method, of what the gateway
-/// reads itself, and of what policy says of every protocol.
-pub const RESERVED: &[&str] = &[
-    "get",
-    "head",
-    "options",
-    "post",
-    "put",
-    "patch",
-    "delete",
-    "call",
-    "query",
-    "mutation",
-    "websocket",
-    "message",
-    "read",
-    "write",
-    "known",
-    "unknown",
-];
+/// Whether an action of this name, or a group, is the gateway's own: no operation may be called so.
+pub fn is_reserved(name: &str) -> bool {
+    // What policy says of every protocol.
+    const ALWAYS: &[&str] = &["known", "unknown"];
+    let own = |spec: &ActionSpec| spec.verb == name || spec.groups.contains(&name);
+    ACTIONS.iter().any(own) || ALWAYS.contains(&name)
+}
 
 const FACTS: &[FactSpec] = &[
     fact("method", FactKind::Text, true, "the method, in capital letters"),
@@ -238,7 +225,7 @@ pub fn descriptor(apis: &[Api]) -> Result<&'static Descriptor, String> {
         for (action, method, template) in api.routes.actions() {
             let name = action.as_str().strip_prefix("http:").unwrap_or(action.as_str());
             let own = verb(method.unwrap_or(&Method::POST));
-            if ACTIONS.iter().any(|spec| spec.verb == name) {
+            if is_reserved(name) {
                 return Err(format!(
                     "operation `{name}` of `{}` has the name of an action of the gateway",
                     api.resource

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bulla_core::{ActionName, NAME_BYTES_MAX};
 
 use crate::{
-    api::RESERVED,
+    api::is_reserved,
     document::{self, Node, Table},
     route::Route,
 };
@@ -321,7 +321,7 @@ impl<'a> Reader<'a> {
         let shown = text.escape_debug();
         let verb = if key == ACTION { text.to_owned() } else { plain(text) };
         let problem = match &*verb {
-            own if RESERVED.contains(&own) => Some("is an action of the gateway itself"),
+            own if is_reserved(own) => Some("is an action of the gateway itself"),
             own if own.len() > NAME_BYTES_MAX - "http:".len() => Some("is too long"),
             own if own != plain(own) => Some("holds more than letters, digits and `_-.:/`"),
             own if !own.contains(|c: char| c.is_ascii_alphanumeric()) => {
