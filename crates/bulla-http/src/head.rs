@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use bulla_core::{PrincipalId, Secret};
+use bulla_mask::normal;
 use http::{Method, request::Parts};
 
 use crate::{
@@ -87,6 +88,13 @@ pub const OVERRIDE_NAMES: &[&str] = &[
 /// the most lenient: without blanks, in any case, up to a bracket, with `_` for what is no letter.
 pub fn replaces_method(name: &str) -> bool {
     OVERRIDE_NAMES.contains(&leniently(name).as_str())
+}
+
+/// The same of a name in a body, however it is spelled: escaped, or in other letters that look alike.
+pub fn replaces_method_in_body(name: &str) -> bool {
+    let plain = normal::normalise(name.as_bytes());
+    let plain = plain.map(|plain| String::from_utf8_lossy(plain.bytes()).into_owned());
+    replaces_method(name) || plain.is_some_and(|plain| replaces_method(&plain))
 }
 
 /// A name of a query or a form as the most lenient servers read it.

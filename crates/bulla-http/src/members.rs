@@ -5,11 +5,9 @@
 //! (comments, other quotes, names without quotes) is a doubt, and refused. The rest of the grammar is
 //! the target's to check.
 
-use bulla_mask::normal;
-
 use crate::{
     coding::{CodingError, Decoder, codings},
-    head::{Head, replaces_method},
+    head::{Head, replaces_method_in_body},
     wire::{Fault, bad},
 };
 
@@ -214,10 +212,7 @@ impl Scan {
         }
         let name = unescaped(&self.name);
         self.name.clear();
-        let plain = normal::normalise(name.as_bytes());
-        let plain = plain.map(|plain| String::from_utf8_lossy(plain.bytes()).into_owned());
-        let replaces = replaces_method(&name) || plain.is_some_and(|own| replaces_method(&own));
-        if replaces { Err(OVERRIDE) } else { Ok(()) }
+        if replaces_method_in_body(&name) { Err(OVERRIDE) } else { Ok(()) }
     }
 }
 

@@ -4,10 +4,8 @@
 //! line and could be read as `content-disposition` by somebody is, wherever it stands. A file that
 //! holds such a line with such a name is refused too.
 
-use bulla_mask::normal;
-
 use crate::{
-    head::replaces_method,
+    head::replaces_method_in_body,
     wire::{Fault, bad},
 };
 
@@ -124,9 +122,7 @@ fn replaces(headers: &str) -> bool {
             _ => value.split([';', '\r', '\n']).next().unwrap_or_default().to_owned(),
         };
         let name = if extended { name.rsplit('\'').next().unwrap_or_default() } else { &name };
-        let plain = normal::normalise(name.as_bytes());
-        let plain = plain.map(|plain| String::from_utf8_lossy(plain.bytes()).into_owned());
-        replaces_method(name) || plain.is_some_and(|plain| replaces_method(&plain))
+        replaces_method_in_body(name)
     })
 }
 
