@@ -1,5 +1,11 @@
 //! Frames and fields of HTTP/2, written out: nothing is checked (RFC 9113, RFC 7541).
 
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    thread,
+};
+
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const PRIORITY: u8 = 2;
@@ -88,6 +94,42 @@ fn digits(text: &[u8]) -> Vec<u8> {
                 rest = rest.get(6..).unwrap_or_default();
             }
             _ => return out,
+        }
+    }
+}
+
+/// A target of HTTP/2 without TLS that answers the first request of each connection with the frames
+/// of the next row, on stream 1, and goes on reading.
+///
+/// # Errors
+/// There is no port to be had.
+pub fn answering(rows: Vec<Vec<u8>>) -> io::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    thread::spawn(move || {
+        for (answer, stream) in rows.into_iter().zip(listener.incoming().flatten()) {
+            thread::spawn(move || answer_with(&answer, stream));
+        }
+    });
+    Ok(port)
+}
+
+/// Its end, whichever, is no matter of the test's.
+fn answer_with(answer: &[u8], mut stream: TcpStream) -> Option<()> {
+    stream.read_exact(&mut [0; 24]).ok()?;
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).ok()?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).ok()?;
+        let [a, b, c, kind, flags, ..] = head;
+        let mut payload = vec![0; usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)];
+        stream.read_exact(&mut payload).ok()?;
+        match kind {
+            SETTINGS if flags == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).ok()?,
+            HEADERS => stream.write_all(answer).ok()?,
+            PING if flags == 0 => stream.write_all(&frame(PING, 1, 0, &payload)).ok()?,
+            GOAWAY => return None,
+            _ => {}
         }
     }
 }

@@ -40,6 +40,7 @@ pub mod agent;
 pub mod arena;
 pub mod ca;
 pub mod client;
+pub mod dice;
 pub mod disk;
 pub mod expect;
 pub mod fake;

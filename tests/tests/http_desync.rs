@@ -5,13 +5,15 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bulla_e2e::ca::{Authority, Wish};
 use bulla_e2e::expect::{has, has_not};
-use bulla_e2e::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, SETTINGS, fields, frame};
+use bulla_e2e::frames::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS, answering, fields, frame,
+};
 use bulla_e2e::http::{ApiSpec, EVERYTHING, Recorder, World};
 use rustls::ServerConfig;
 
@@ -83,35 +85,6 @@ fn h2_what_nobody_read_of_a_body_is_in_no_other() {
     world.verified().unwrap();
 }
 
-/// A target of HTTP/2 whose connections answer the first request with one row each, and leave the
-/// stream open.
-fn open_streams(rows: Vec<Vec<u8>>) -> u16 {
-    let rows = Arc::new(Mutex::new(rows.into_iter()));
-    scripted(move |stream| {
-        let answer = rows.lock().unwrap().next().unwrap();
-        // Its end, whichever, is no matter of the test's.
-        let _ = open_stream(stream, &answer);
-    })
-}
-
-fn open_stream(mut stream: TcpStream, answer: &[u8]) -> Option<()> {
-    stream.read_exact(&mut [0; 24]).ok()?;
-    stream.write_all(&frame(SETTINGS, 0, 0, &[])).ok()?;
-    loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).ok()?;
-        let [a, b, c, kind, flags, ..] = head;
-        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        stream.read_exact(&mut vec![0; length]).ok()?;
-        match kind {
-            SETTINGS if flags == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).ok()?,
-            HEADERS => stream.write_all(answer).ok()?,
-            GOAWAY => return None,
-            _ => {}
-        }
-    }
-}
-
 /// What a stream holds beyond the end of an answer would be the next answer in HTTP/1.1.
 #[test]
 fn h15_nothing_behind_the_end_of_an_answer_is_another_one() {
@@ -133,7 +106,7 @@ fn h15_nothing_behind_the_end_of_an_answer_is_another_one() {
         (method, status, [head, data].concat())
     })
     .collect();
-    let target = open_streams(all.iter().map(|row| row.2.clone()).collect());
+    let target = answering(all.iter().map(|row| row.2.clone()).collect()).unwrap();
     let world = world(target, "version = \"2\"");
     let auth = bearer(&world);
     let mut wrong = Vec::new();
@@ -178,7 +151,7 @@ fn h16_a_target_that_takes_nothing_is_late() {
         drop(stream);
     });
     // HTTP/1.1, and HTTP/2 without a window for more.
-    let two = open_streams(vec![Vec::new(); 2]);
+    let two = answering(vec![Vec::new(); 2]).unwrap();
     let own = [("one", target, "1.1"), ("two", two, "2")].map(|(name, port, version)| {
         let settings = format!("path = \"/{name}\"\nversion = \"{version}\"");
         ApiSpec::new(name, port).http(&settings).http("first_byte = \"1s\"")

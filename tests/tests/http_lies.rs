@@ -2,16 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bulla_e2e::ca::Authority;
 use bulla_e2e::expect::{has, has_not};
 use bulla_e2e::frames::{
-    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PUSH_PROMISE, RST_STREAM, SETTINGS,
-    field, fields, frame, status,
+    DATA, END_HEADERS, END_STREAM, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, answering, field,
+    fields, frame, status,
 };
 use bulla_e2e::http::{ApiSpec, Raw, Recorder, World};
 use bulla_e2e::place::Port;
@@ -440,39 +439,6 @@ fn an_early_answer_holds_nobody_up() {
     world.verified().unwrap();
 }
 
-/// A target of HTTP/2 without TLS that answers the first request of each connection with the frames
-/// of the next row, on stream 1.
-fn streams(rows: Vec<Vec<u8>>) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for (answer, stream) in rows.into_iter().zip(listener.incoming().flatten()) {
-            thread::spawn(move || answer_with(&answer, stream));
-        }
-    });
-    port
-}
-
-/// Its end, whichever, is no matter of the test's.
-fn answer_with(answer: &[u8], mut stream: TcpStream) -> Option<()> {
-    stream.read_exact(&mut [0; 24]).ok()?;
-    stream.write_all(&frame(SETTINGS, 0, 0, &[])).ok()?;
-    loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).ok()?;
-        let [a, b, c, kind, flags, ..] = head;
-        let mut payload = vec![0; usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)];
-        stream.read_exact(&mut payload).ok()?;
-        match kind {
-            SETTINGS if flags == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).ok()?,
-            HEADERS => stream.write_all(answer).ok()?,
-            PING if flags == 0 => stream.write_all(&frame(PING, 1, 0, &payload)).ok()?,
-            GOAWAY => return None,
-            _ => {}
-        }
-    }
-}
-
 const SECRET: &str = "the-secret-of-the-target";
 
 /// Answers in HTTP/2, by their frames on stream 1.
@@ -571,7 +537,7 @@ fn h15_no_stream_has_two_meanings() {
     let all = answers_in_frames();
     let clients = ["--http1.1", "--http2"];
     let each = all.iter().flat_map(|row| clients.iter().map(|_| row.1.concat()));
-    let api = ApiSpec::new("api", streams(each.collect())).secret(SECRET);
+    let api = ApiSpec::new("api", answering(each.collect()).unwrap()).secret(SECRET);
     let api = api.http("login = \"bearer\"\nversion = \"2\"");
     let world = World::start(EVERYTHING, &[api]).unwrap();
     let mut wrong = Vec::new();

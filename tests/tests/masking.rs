@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bulla_e2e::ca::Authority;
+use bulla_e2e::dice::Dice;
 use bulla_e2e::expect::has;
 use bulla_e2e::gateway::{Gateway, ResourceSpec, Spec};
 use bulla_e2e::issuer::Issuer;
@@ -352,28 +353,11 @@ fn a_permit_that_comes_and_goes_counts_at_once() {
     world.verified();
 }
 
-/// Deterministic choices: a statement is a number.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, n: usize) -> usize {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % n as u64).unwrap()
-    }
-    fn of<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.roll(list.len())]
-    }
-}
-
 /// A value over the columns of `c`.
 fn value(dice: &mut Dice, depth: usize) -> String {
-    if depth == 0 || dice.roll(3) == 0 {
+    if depth == 0 || dice.below(3) == 0 {
         return dice
-            .of(&[
+            .one(&[
                 "c.ssn",
                 "c.email",
                 "c.name",
@@ -392,10 +376,10 @@ fn value(dice: &mut Dice, depth: usize) -> String {
     }
     let inner = value(dice, depth - 1);
     let other = value(dice, depth - 1);
-    match dice.roll(14) {
+    match dice.below(14) {
         0 => format!("upper({inner})"),
         1 => format!("md5({inner})"),
-        2 => format!("substr({inner}, {}, {})", 1 + dice.roll(6), 1 + dice.roll(4)),
+        2 => format!("substr({inner}, {}, {})", 1 + dice.below(6), 1 + dice.below(4)),
         3 => format!("concat({inner}, {other})"),
         4 => format!("({inner} || {other})"),
         5 => format!("length({inner})::text"),
@@ -406,24 +390,24 @@ fn value(dice: &mut Dice, depth: usize) -> String {
         10 => format!("regexp_replace({inner}, '[0-9]+', '#')"),
         11 => format!("to_json({inner})::text"),
         12 => format!("nullif({inner}, {other})"),
-        _ => format!("split_part({inner}, '-', {})", 1 + dice.roll(3)),
+        _ => format!("split_part({inner}, '-', {})", 1 + dice.below(3)),
     }
 }
 
 fn condition(dice: &mut Dice) -> String {
     let (a, b) = (value(dice, 2), value(dice, 2));
-    match dice.roll(6) {
+    match dice.below(6) {
         0 => format!("{a} = {b}"),
-        1 => format!("{a} LIKE '%{}%'", dice.roll(10)),
-        2 => format!("{a} < {b} OR c.id = {}", 7 + dice.roll(4)),
-        3 => format!("length({a}) > {}", dice.roll(12)),
-        4 => format!("{a} IN (SELECT ssn FROM customers WHERE id > {})", 6 + dice.roll(5)),
+        1 => format!("{a} LIKE '%{}%'", dice.below(10)),
+        2 => format!("{a} < {b} OR c.id = {}", 7 + dice.below(4)),
+        3 => format!("length({a}) > {}", dice.below(12)),
+        4 => format!("{a} IN (SELECT ssn FROM customers WHERE id > {})", 6 + dice.below(5)),
         _ => format!("EXISTS (SELECT FROM orders o WHERE o.customer_id = c.id AND o.item > {a})"),
     }
 }
 
 fn statement(dice: &mut Dice) -> String {
-    let from = dice.of(&[
+    let from = dice.one(&[
         "customers c",
         "public.customers AS c",
         "customers c JOIN orders o ON o.customer_id = c.id",
@@ -432,7 +416,7 @@ fn statement(dice: &mut Dice) -> String {
         "(SELECT id, ssn, email, name, region, since FROM customers UNION ALL SELECT id, ssn, email, name, region, since FROM customers) c",
     ]);
     let (a, b, when) = (value(dice, 3), value(dice, 2), condition(dice));
-    match dice.roll(12) {
+    match dice.below(12) {
         0 => format!("SELECT {a} FROM {from} WHERE {when} ORDER BY {b}, c.id"),
         1 => format!("SELECT {a}, count(*) FROM {from} GROUP BY 1 ORDER BY 1"),
         2 => format!("SELECT count(*) FROM {from} WHERE {when}"),
@@ -450,7 +434,7 @@ fn statement(dice: &mut Dice) -> String {
         ),
         9 => format!(
             "BEGIN; UPDATE customers c SET region = 'US' WHERE c.id = {} RETURNING {a}; ROLLBACK",
-            7 + dice.roll(5)
+            7 + dice.below(5)
         ),
         10 => format!("BEGIN; UPDATE customers c SET name = 'n' WHERE {when}; ROLLBACK"),
         _ => {
